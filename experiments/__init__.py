@@ -1,0 +1,1 @@
+"""Experiments, run as modules with flags: ``python -m experiments.imitate --help``."""

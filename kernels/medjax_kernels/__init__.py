@@ -1,0 +1,1 @@
+"""Fused kernels for the two hot paths of medical imaging in JAX."""

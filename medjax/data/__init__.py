@@ -1,0 +1,1 @@
+"""File formats and input pipelines, with no domain knowledge."""

@@ -1,0 +1,1 @@
+"""Networks that two or more domains use, as pure Linen modules."""

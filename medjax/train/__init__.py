@@ -1,0 +1,1 @@
+"""One sharded training loop for every system."""

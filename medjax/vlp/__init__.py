@@ -1,0 +1,1 @@
+"""Radiographs and reports: pre-training, probes, rendering."""

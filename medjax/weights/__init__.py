@@ -1,0 +1,1 @@
+"""Safetensors to parameter trees and back, one name table per network."""

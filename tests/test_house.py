@@ -1,0 +1,67 @@
+"""The rules of the house, held by walking the import graph."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = {"nn", "metrics", "data", "weights", "train"}
+DOMAINS = {"vlp", "mri", "heart", "segmentation"}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Absolute names that a file imports, whether at its top or inside a function."""
+    names: set[str] = set()
+    package = path.relative_to(ROOT).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*package[: -node.level], base]).strip(".")
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def rooms(names: set[str]) -> set[str]:
+    """The rooms of medjax that a set of module names reaches into."""
+    return {n.split(".")[1] for n in names if n.startswith("medjax.")}
+
+
+@pytest.mark.parametrize("path", files("medjax"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_medjax_imports_only_what_its_room_may(path):
+    names = imported_modules(path)
+    room = path.relative_to(ROOT / "medjax").parts[0]
+    assert not any(n.split(".")[0] in {"experiments", "tests", "torch"} for n in names)
+    if room in SHARED:
+        assert not rooms(names) & DOMAINS, f"{room} knows no domain"
+    if room in DOMAINS:
+        assert not rooms(names) & (DOMAINS - {room}), "no domain knows another"
+
+
+@pytest.mark.parametrize(
+    "path", files("kernels/medjax_kernels"), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_kernels_know_nothing_of_medjax(path):
+    tops = {n.split(".")[0] for n in imported_modules(path)}
+    assert not tops & {"medjax", "experiments", "flax", "optax", "tests"}
+
+
+def test_kernels_folder_never_shadows_a_package_of_that_name():
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+def test_no_drawer_without_a_name():
+    assert not [p for p in files("medjax") if p.name in {"utils.py", "helpers.py"}]
+
+
+def test_no_file_outgrows_its_room():
+    every = [*files("medjax"), *files("experiments"), *files("kernels/medjax_kernels")]
+    long = {str(p.relative_to(ROOT)): n for p in every if (n := len(p.open().readlines())) > 500}
+    assert not long
