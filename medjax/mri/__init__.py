@@ -1,0 +1,1 @@
+"""k-space to images to maps: MRI reconstruction and relaxometry."""
