@@ -1,1 +1,33 @@
 """One sharded training loop for every system."""
+
+from medjax.train.checkpoint import load_variables
+from medjax.train.feed import DataIterator
+from medjax.train.log import Writer, read_metrics
+from medjax.train.loop import NonFiniteError, TrainConfig, fit
+from medjax.train.mesh import LaunchConfig, MeshConfig, launch, make_mesh
+from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from medjax.train.preemption import Preempted
+from medjax.train.sharding import fsdp, replicate, shard_batch
+from medjax.train.state import TrainState
+
+__all__ = [
+    "DataIterator",
+    "LaunchConfig",
+    "MeshConfig",
+    "NonFiniteError",
+    "OptimizerConfig",
+    "Preempted",
+    "TrainConfig",
+    "TrainState",
+    "Writer",
+    "fit",
+    "fsdp",
+    "launch",
+    "load_variables",
+    "make_mesh",
+    "make_optimizer",
+    "make_schedule",
+    "read_metrics",
+    "replicate",
+    "shard_batch",
+]

@@ -1,0 +1,230 @@
+"""Checkpoints: state, place in the data and the run's settings, through orbax v1.
+
+One folder per step, three parts in each::
+
+    checkpoints/<step>/variables    params and the other variable collections
+    checkpoints/<step>/training     step, optimiser state, average
+    checkpoints/<step>/data         place in the data, one JSON file per process
+
+so that variables load alone (`load_variables`) without knowing the optimiser. Saving
+is asynchronous: arrays are copied to the host before `save` returns, files are written
+while training goes on, and a folder gets its final name only when it is complete, so a
+process killed while writing resumes from the checkpoint before.
+
+Arrays are stored whole, not per device: a run saved on 8 devices resumes on 4 or 1,
+because restoring always passes the shapes together with the shardings wanted now.
+"""
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+from jax.sharding import SingleDeviceSharding
+from orbax.checkpoint import v1 as ocp
+
+from medjax.train.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+class DataState:
+    """The place of every process's iterator, as orbax saves and loads it.
+
+    Args:
+      state: What `get_state` gave: JSON-able, or bytes.
+    """
+
+    def __init__(self, state: Any = None) -> None:
+        if isinstance(state, bytes):
+            state = {"base64": base64.b64encode(state).decode()}
+        self._text = json.dumps(state)
+
+    @property
+    def state(self) -> Any:
+        """What `set_state` takes."""
+        state = json.loads(self._text)
+        if isinstance(state, dict) and set(state) == {"base64"}:
+            return base64.b64decode(state["base64"])
+        return state
+
+    async def save(self, directory: Any) -> Any:
+        """Writes this process's file (orbax calls this)."""
+        name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+
+        async def write() -> None:
+            folder = await directory.await_creation()
+            await asyncio.to_thread((folder / name).write_text, self._text)
+
+        return write()
+
+    async def load(self, directory: Any) -> Any:
+        """Reads this process's file (orbax calls this)."""
+
+        async def read() -> None:
+            self._text = await asyncio.to_thread(self._read, Path(directory))
+
+        return read()
+
+    @staticmethod
+    def _read(folder: Path) -> str:
+        name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+        if (folder / name).exists():
+            return (folder / name).read_text()
+        # Another number of processes. Where all stood at the same place (each reads
+        # every n-th example of one shuffled order) that place means the same now.
+        places = {path.read_text() for path in folder.glob("process_*.json")}
+        if len(places) == 1:
+            return places.pop()
+        raise ValueError(
+            f"data: {folder} holds {len(places)} different places, and this "
+            f"run has {jax.process_count()}; resume with as many processes"
+        )
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      folder: Where the step folders are.
+      keep: How many of the latest to keep.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self._checkpointer = ocp.training.Checkpointer(
+            folder.absolute(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(
+        self, state: TrainState, data: Any, settings: Mapping[str, Any], *, wait: bool
+    ) -> None:
+        """Saves a state under its step; does nothing if that step is there already.
+
+        Args:
+          state: The state.
+          data: What the iterator's `get_state` gave for the batch last consumed.
+          settings: JSON-able settings to compare on resume.
+          wait: Whether to return only when the files are complete.
+        """
+        step = int(state.step)
+        if step != self.latest:
+            training = {"step": state.step, "opt_state": state.opt_state}
+            if state.ema is not None:
+                training["ema"] = state.ema
+            self._checkpointer.save_checkpointables_async(
+                step,
+                {
+                    "variables": state.variables,
+                    "training": training,
+                    "data": DataState(data),
+                },
+                force=True,
+                custom_metadata=dict(settings),
+            )
+        if wait:
+            self._checkpointer.wait()
+
+    def settings(self, step: int) -> dict[str, Any]:
+        """The settings saved with a step."""
+        metadata = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        return dict(metadata or {})
+
+    def restore_data(self, step: int) -> Any:
+        """Loads this process's place in the data, for `set_state`.
+
+        Args:
+          step: Which.
+
+        Raises:
+          ValueError: If the number of processes changed and their places differ.
+        """
+        loaded = self._checkpointer.load_checkpointables(step, {"data": DataState()})
+        return loaded["data"].state
+
+    def restore(self, step: int, shapes: TrainState) -> TrainState:
+        """Loads a state onto the devices of this run, however it was saved.
+
+        Args:
+          step: Which.
+          shapes: `jax.ShapeDtypeStruct`s with the shardings wanted.
+
+        Returns:
+          The state.
+
+        Raises:
+          ValueError: If the checkpoint holds another model or optimiser.
+        """
+        training = {"step": shapes.step, "opt_state": shapes.opt_state}
+        if shapes.ema is not None:
+            training["ema"] = shapes.ema
+        try:
+            loaded = self._checkpointer.load_checkpointables(
+                step, {"variables": shapes.variables, "training": training}
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"checkpoint {step} does not fit this model and optimiser (use "
+                f"another workdir to start afresh): {error}"
+            ) from error
+        variables = dict(loaded["variables"])
+        return TrainState(
+            step=loaded["training"]["step"],
+            params=variables.pop("params"),
+            extra=variables,
+            opt_state=loaded["training"]["opt_state"],
+            ema=loaded["training"].get("ema"),
+        )
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._checkpointer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def load_variables(
+    workdir: str | Path, *, step: int | None = None, sharding: Any = None
+) -> dict[str, Any]:
+    """Loads variables alone, for evaluation or export, on any number of devices.
+
+    Args:
+      workdir: Folder of the run.
+      step: Which checkpoint; default the newest.
+      sharding: Where to put every leaf; default the first local device.
+
+    Returns:
+      ``{"params": ..., "batch_stats": ...}``. An average, where the run keeps one, is
+      in the state that `fit` returns.
+
+    Raises:
+      ValueError: If there is no such checkpoint.
+    """
+    folder = Path(workdir).absolute() / "checkpoints"
+    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    step = (steps[-1] if steps else None) if step is None else step
+    if step not in steps:
+        raise ValueError(f"workdir: no checkpoint {step} in {folder}; there: {steps}")
+    sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
+    path = folder / str(step)
+    stored = ocp.checkpointables_metadata(path).metadata["variables"]
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        stored,
+    )
+    return ocp.load_checkpointables(path, {"variables": shapes})["variables"]

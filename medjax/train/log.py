@@ -1,0 +1,156 @@
+"""What a run says: a line on stdout, a row of JSON, TensorBoard events, wandb if asked.
+
+``metrics.jsonl`` is the record: one row per logged step, ``{"step": 10, "loss": ...}``.
+A resumed run drops the rows after the step it restored, since it will write them anew,
+so that the curve in the file is the curve of one uninterrupted run.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+from tqdm import tqdm
+
+Scalars = Mapping[str, float | int | None]
+"""Names to numbers; None where a number is not known here."""
+
+
+class Writer:
+    """Writes scalars by step; on processes other than 0 it does nothing.
+
+    Args:
+      workdir: Folder of the run.
+      step: Step the run starts from; later rows are dropped.
+      config: Settings shown by wandb.
+      wandb: Project name, or None for no wandb.
+
+    Raises:
+      ImportError: If wandb is asked for and not installed.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        step: int = 0,
+        config: Mapping[str, Any] | None = None,
+        wandb: str | None = None,
+    ) -> None:
+        self.active = jax.process_index() == 0
+        self._wandb: Any = None
+        if not self.active:
+            return
+        path = workdir / "metrics.jsonl"
+        truncate(path, step)
+        self._rows = path.open("a", buffering=1)
+        from tensorboardX import SummaryWriter
+
+        self._events = SummaryWriter(str(workdir), purge_step=step + 1)
+        if wandb is not None:
+            self._wandb = _start_wandb(wandb, workdir, config or {})
+
+    def write(self, step: int, scalars: Scalars, *, line: bool = True) -> None:
+        """Records scalars of a step.
+
+        Args:
+          step: Number of updates done.
+          scalars: Names to numbers; None is left out of the events.
+          line: Whether to print them as well.
+        """
+        if not self.active:
+            return
+        # JSON has no NaN; null keeps every line readable by every parser.
+        row = {name: _json_number(value) for name, value in scalars.items()}
+        self._rows.write(json.dumps({"step": step, **row}) + "\n")
+        known = {k: v for k, v in scalars.items() if v is not None}
+        for name, value in known.items():
+            self._events.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(known), step=step)
+        if line:
+            text = "  ".join(f"{name} {_short(value)}" for name, value in known.items())
+            # Through tqdm, so that the line does not tear the progress bar.
+            tqdm.write(f"[{step}] {text}", file=sys.stdout)
+
+    def close(self) -> None:
+        """Flushes and closes everything."""
+        if self.active:
+            self._rows.close()
+            self._events.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def truncate(path: Path, step: int) -> None:
+    """Drops the rows of a metrics file after `step`, and a row cut off by a kill.
+
+    Args:
+      path: The file; it need not exist.
+      step: Last step to keep.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for text in path.read_text().splitlines():
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if row["step"] <= step:
+            kept.append(text + "\n")
+    # Replaced in one move: a kill in between must not cost the whole curve.
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+    """The rows of a run's ``metrics.jsonl``, oldest first.
+
+    Args:
+      workdir: Folder of the run.
+
+    Returns:
+      One dict per row, with its ``step``.
+    """
+    text = (Path(workdir) / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _json_number(value: float | int | None) -> float | int | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _short(value: float | int) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _start_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            "train.wandb: wandb is not installed; pip install 'medjax[track]'"
+        ) from error
+    # The id lives in the workdir, so that a resumed run goes on in the same chart.
+    path = workdir / "wandb_id"
+    if not path.exists():
+        path.write_text(wandb.util.generate_id())
+    return wandb.init(
+        project=project,
+        dir=str(workdir),
+        id=path.read_text(),
+        resume="allow",
+        config=dict(config),
+    )
