@@ -1,0 +1,124 @@
+"""Report -> radiograph: the generator interface, and the one that ships embedded.
+
+Synthetic-data pre-training (Liu, Shah, Bai, Arcucci, arXiv 2310.07027) replaces every
+real image by one generated from its report. What generates is open: a diffusion model
+fine-tuned on radiographs, or, with no weights at all, `DrawnGenerator`, which parses
+the report and *draws* a frontal film. Drawn films let every experiment and test run on
+true image-text pairs whose labels are known, from invented or from real reports.
+
+The film is a density map in anatomical coordinates, x to the viewer's right and y down,
+both in [-1, 1]; the patient's left is at x > 0. Anatomy (rotation, size, heart, domes,
+exposure, grain) changes with the seed, and whatever the report leaves open (no side, no
+severity) is drawn at random, so images of one report differ as films of one diagnosis
+do. An image depends only on (report, seed, position in the call).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from medjax.vlp.rendering import lesions
+from medjax.vlp.rendering.film import Film, band, disc, edge, segment
+from medjax.vlp.rendering.graph import FindingGraph
+from medjax.vlp.rendering.parser import parse
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Anything that makes one grey square image per report."""
+
+    def __call__(
+        self, reports: Sequence[str], *, seed: int
+    ) -> UInt8[np.ndarray, "b h w"]:
+        """Generates the images; equal arguments give equal images."""
+        ...
+
+
+@dataclass(frozen=True)
+class DrawnGenerator:
+    """Draws what the parser reads. Attributes: `size`, the side in pixels."""
+
+    size: int = 64
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.size <= 4096:
+            raise ValueError(f"size: expected 16 to 4096 pixels, got {self.size}")
+
+    def __call__(
+        self, reports: Sequence[str], *, seed: int
+    ) -> UInt8[np.ndarray, "b h w"]:
+        """One film per report."""
+        films = np.empty((len(reports), self.size, self.size), np.uint8)
+        for row, report in enumerate(reports):
+            films[row] = draw(
+                parse(report), self.size, np.random.default_rng([seed, row])
+            )
+        return films
+
+
+GENERATORS = {"drawn": DrawnGenerator}
+
+
+def generator(name: str, *, size: int) -> Generator:
+    """The generator of that name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name not in GENERATORS:
+        raise ValueError(f"generator: expected one of {list(GENERATORS)}, got {name!r}")
+    return GENERATORS[name](size)
+
+
+def draw(
+    graph: FindingGraph, size: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w"]:
+    """Draws one film of a finding graph.
+
+    Args:
+        graph: what to show; stated absences need no drawing.
+        size: side in pixels.
+        rng: anatomy, noise, and everything the graph leaves open.
+    """
+    film = Film.of_patient(size, rng)
+    # The shape of the chest comes before what lies in it.
+    for name in lesions.SHAPES:
+        if name in graph.present:
+            lesions.SHAPES[name](film, graph.present[name])
+    density = _anatomy(film)
+    for name in lesions.LESIONS:
+        if name in graph.present:
+            density = lesions.LESIONS[name](film, density, graph.present[name])
+    return _expose(film, density)
+
+
+def _anatomy(film: Film) -> Float[np.ndarray, "h w"]:
+    """Body, lungs, heart, spine, ribs, clavicles and vessels, as density."""
+    y, across = film.y, film.across
+    shoulders = 0.5 + 0.9 * np.clip(y + 1.0, 0.0, 0.5)
+    density = 0.05 + 0.52 * edge(across - shoulders, film.soft)
+    density -= film.blackness * film.air()
+    density += 0.07 * film.heart
+    vertebrae = 0.75 + 0.25 * np.cos(2 * np.pi * y / 0.17)
+    density += 0.07 * edge(across - 0.07, film.soft) * vertebrae
+    density += film.rib_contrast * film.ribs()
+    clavicle = segment(across, y, (0.08, -0.66), (0.72, -0.80))
+    density += 0.10 * band(clavicle, 0.022, film.soft)
+    hilum = disc(across, y, (0.24, -0.02), (0.20, 0.34))
+    return density + 0.09 * film.air() * hilum * np.abs(film.fine)
+
+
+def _expose(film: Film, density: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Tube settings, scatter, grain and the marker, then eight bits."""
+    rng = film.rng
+    light = density + rng.uniform(0.02, 0.05) * film.coarse
+    light = rng.uniform(0.85, 1.15) * np.clip(light, 0.0, None) ** rng.uniform(0.8, 1.2)
+    light += rng.uniform(-0.05, 0.05)
+    light += rng.uniform(0.015, 0.04) * rng.standard_normal(light.shape, np.float32)
+    if rng.random() < 0.5:
+        corner = (rng.choice((-0.85, 0.85)), rng.uniform(-0.92, -0.8))
+        light = np.maximum(light, 0.9 * disc(film.x0, film.y0, corner, (0.06, 0.06)))
+    return np.round(255 * np.clip(light, 0.0, 1.0)).astype(np.uint8)
