@@ -13,7 +13,7 @@ def complex_normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def inner(x: jax.Array, y: jax.Array) -> complex:
-    """The inner product <x, y>, conjugate in the first argument, in double precision."""
+    """The inner product <x, y>, conjugating x, in double precision."""
     return complex(np.vdot(np.asarray(x, np.complex128), np.asarray(y, np.complex128)))
 
 
