@@ -3,10 +3,12 @@
 from medjax.train.checkpoint import load_variables
 from medjax.train.feed import DataIterator
 from medjax.train.log import Writer, read_metrics
-from medjax.train.loop import NonFiniteError, TrainConfig, fit
+from medjax.train.loop import fit
 from medjax.train.mesh import LaunchConfig, MeshConfig, launch, make_mesh
+from medjax.train.nonfinite import NonFiniteError
 from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from medjax.train.preemption import Preempted
+from medjax.train.settings import TrainConfig
 from medjax.train.sharding import fsdp, replicate, shard_batch
 from medjax.train.state import TrainState
 

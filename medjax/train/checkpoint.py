@@ -1,9 +1,10 @@
 """Checkpoints: state, place in the data and the run's settings, through orbax v1.
 
-One folder per step, three parts in each::
+One folder per step, with these parts::
 
     checkpoints/<step>/variables    params and the other variable collections
-    checkpoints/<step>/training     step, optimiser state, average
+    checkpoints/<step>/average      average of the trainable params, if the run has one
+    checkpoints/<step>/training     step and optimiser state
     checkpoints/<step>/data         place in the data, one JSON file per process
 
 so that variables load alone (`load_variables`) without knowing the optimiser. Saving
@@ -27,7 +28,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
-from medjax.train.state import TrainState
+from medjax.train.state import TrainState, merge
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +96,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self._folder = folder.absolute()
         self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(),
+            self._folder,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
         )
@@ -120,16 +122,9 @@ class Checkpoints:
         """
         step = int(state.step)
         if step != self.latest:
-            training = {"step": state.step, "opt_state": state.opt_state}
-            if state.ema is not None:
-                training["ema"] = state.ema
             self._checkpointer.save_checkpointables_async(
                 step,
-                {
-                    "variables": state.variables,
-                    "training": training,
-                    "data": DataState(data),
-                },
+                {**_parts(state), "data": DataState(data)},
                 force=True,
                 custom_metadata=dict(settings),
             )
@@ -138,8 +133,8 @@ class Checkpoints:
 
     def settings(self, step: int) -> dict[str, Any]:
         """The settings saved with a step."""
-        metadata = self._checkpointer.checkpointables_metadata(step).custom_metadata
-        return dict(metadata or {})
+        metadata = ocp.metadata(self._folder / str(step), "variables")
+        return dict(metadata.custom_metadata or {})
 
     def restore_data(self, step: int) -> Any:
         """Loads this process's place in the data, for `set_state`.
@@ -166,13 +161,8 @@ class Checkpoints:
         Raises:
           ValueError: If the checkpoint holds another model or optimiser.
         """
-        training = {"step": shapes.step, "opt_state": shapes.opt_state}
-        if shapes.ema is not None:
-            training["ema"] = shapes.ema
         try:
-            loaded = self._checkpointer.load_checkpointables(
-                step, {"variables": shapes.variables, "training": training}
-            )
+            loaded = self._checkpointer.load_checkpointables(step, _parts(shapes))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"checkpoint {step} does not fit this model and optimiser (use "
@@ -184,7 +174,7 @@ class Checkpoints:
             params=variables.pop("params"),
             extra=variables,
             opt_state=loaded["training"]["opt_state"],
-            ema=loaded["training"].get("ema"),
+            ema=loaded.get("average"),
         )
 
     def close(self) -> None:
@@ -198,19 +188,32 @@ class Checkpoints:
         self.close()
 
 
+def _parts(state: TrainState) -> dict[str, Any]:
+    """A state (or its shapes) as the named parts of a checkpoint."""
+    parts = {
+        "variables": state.variables,
+        "training": {"step": state.step, "opt_state": state.opt_state},
+    }
+    return parts if state.ema is None else {**parts, "average": state.ema}
+
+
 def load_variables(
-    workdir: str | Path, *, step: int | None = None, sharding: Any = None
+    workdir: str | Path,
+    *,
+    step: int | None = None,
+    averaged: bool = True,
+    sharding: Any = None,
 ) -> dict[str, Any]:
     """Loads variables alone, for evaluation or export, on any number of devices.
 
     Args:
       workdir: Folder of the run.
       step: Which checkpoint; default the newest.
+      averaged: Whether to take averaged parameters, where the run kept an average.
       sharding: Where to put every leaf; default the first local device.
 
     Returns:
-      ``{"params": ..., "batch_stats": ...}``. An average, where the run keeps one, is
-      in the state that `fit` returns.
+      ``{"params": ..., "batch_stats": ...}``.
 
     Raises:
       ValueError: If there is no such checkpoint.
@@ -220,11 +223,20 @@ def load_variables(
     step = (steps[-1] if steps else None) if step is None else step
     if step not in steps:
         raise ValueError(f"workdir: no checkpoint {step} in {folder}; there: {steps}")
-    sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
     path = folder / str(step)
-    stored = ocp.checkpointables_metadata(path).metadata["variables"]
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        stored,
-    )
-    return ocp.load_checkpointables(path, {"variables": shapes})["variables"]
+    sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
+    names = ["variables"]
+    if averaged and (path / "average").exists():
+        names.append("average")
+    shapes = {
+        name: jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            ocp.metadata(path, name).metadata,
+        )
+        for name in names
+    }
+    loaded = ocp.load_checkpointables(path, shapes)
+    variables = dict(loaded["variables"])
+    if "average" in loaded:
+        variables["params"] = merge(variables["params"], loaded["average"])
+    return variables

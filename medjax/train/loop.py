@@ -16,29 +16,28 @@ checkpoint n holds the state after it.
 
 import contextlib
 import dataclasses
-import json
 import logging
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from medjax.train import settings as run_settings
 from medjax.train import speed
 from medjax.train.checkpoint import Checkpoints
 from medjax.train.feed import DataIterator, Fed, Feed
 from medjax.train.log import Writer
 from medjax.train.mesh import MeshConfig, make_mesh, parse_absl_flags
+from medjax.train.nonfinite import record_nonfinite
 from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from medjax.train.preemption import Preempted, PreemptionGuard
+from medjax.train.settings import TrainConfig
 from medjax.train.sharding import DEFAULT_RULES, Rules, replicated
 from medjax.train.state import (
     Init,
@@ -50,69 +49,18 @@ from medjax.train.state import (
     state_shardings,
 )
 from medjax.train.step import Loss, make_train_step
-from medjax.typing import Variables
+from medjax.typing import Key, Variables
 
 logger = logging.getLogger(__name__)
 
 Eval = Callable[[TrainState, int], Mapping[str, Any]]
 """``evaluate(state, step) -> scalars``; logged as ``eval/<name>``."""
 
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Length of the run, and what happens how often."""
-
-    steps: int = 1000
-    """Updates in all."""
-    log_every: int = 10
-    """Log the metrics of every n-th step (and of the first and last)."""
-    eval_every: int = 0
-    """Evaluate every n steps and after the last; 0: after the last only."""
-    checkpoint_every: int = 1000
-    """Save every n steps and after the last."""
-    keep: int = 2
-    """Checkpoints to keep."""
-    seed: int = 0
-    """Seed of initialisation and of all randomness in the steps."""
-    accumulate: int = 1
-    """Microbatches per update; a contrastive loss contrasts within a microbatch."""
-    ema: float | None = None
-    """Decay of an exponential moving average of the parameters; None: no average."""
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    """Loss or gradient not finite: save and stop, or pass over the batch."""
-    profile: str | None = None
-    """Trace these steps ("10:15", both included) into the profile folder."""
-    wandb: str | None = None
-    """Log to this wandb project as well."""
-    allow_config_change: bool = False
-    """Resume although settings that change the result differ."""
-
-
 DEFAULT_OPTIMIZER, DEFAULT_TRAIN, DEFAULT_MESH = (
     OptimizerConfig(),
     TrainConfig(),
     MeshConfig(),
 )
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss or gradient was not finite; the state from before it is saved.
-
-    Attributes:
-      step: The step that failed.
-      index: Rows of the data set in its batch (empty if the batch has no ``index``).
-      folder: Where the batch and the metrics are.
-    """
-
-    def __init__(self, step: int, index: list[int], folder: Path) -> None:
-        rows = f"; rows of the batch: {index}" if index else ""
-        super().__init__(
-            f"loss or gradient is not finite at step {step}. Checkpoint {step - 1} is "
-            f"the state before it; {folder} has the batch and its metrics. The same "
-            f"command tries the step again, --train.on_nonfinite skip passes over it"
-            f"{rows}"
-        )
-        self.step, self.index, self.folder = step, index, folder
 
 
 def fit(
@@ -158,13 +106,10 @@ def fit(
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = make_mesh(mesh) if isinstance(mesh, MeshConfig) else mesh
-    settings = _settings(optimizer, train)
-    _write_config(workdir, config, optimizer, train, mesh)
-    tx, schedule = (
-        make(optimizer, train.steps) for make in (make_optimizer, make_schedule)
-    )
-    profile = _profiled_steps(train.profile)
-    tracing = contextlib.ExitStack()
+    settings = run_settings.resume_settings(optimizer, train)
+    run_settings.write_config(workdir, config, optimizer, train, mesh)
+    tx = make_optimizer(optimizer, train.steps)
+    schedule = make_schedule(optimizer, train.steps)
 
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
@@ -172,37 +117,48 @@ def fit(
         guard = enter(PreemptionGuard())
         checkpoints = enter(Checkpoints(workdir / "checkpoints", keep=train.keep))
         feed = enter(Feed(data, mesh))
-        start = checkpoints.latest or 0
-        if checkpoints.latest is not None:
-            _compare(checkpoints.settings(start), settings, train.allow_config_change)
+        start = checkpoints.latest
+        if start is not None:
+            run_settings.compare(
+                checkpoints.settings(start), settings, allowed=train.allow_config_change
+            )
             feed.iterator.set_state(checkpoints.restore_data(start))
         feed.start()
         fed = feed.next()
-        shapes = {name: value.shape for name, value in fed.device.items()}
-        examples = next(iter(shapes.values()))[0]
 
-        everywhere = replicated(mesh)
         init_key, key = jax.jit(
-            lambda: run_keys(train.seed), out_shardings=(everywhere, everywhere)
+            lambda: run_keys(train.seed),
+            out_shardings=(replicated(mesh), replicated(mesh)),
         )()
         make_state = make_state_init(
             init, tx, optimizer.frozen, ema=train.ema is not None
         )
-        abstract = jax.eval_shape(make_state, init_key, fed.device)
-        shardings = state_shardings(abstract, tx, optimizer.frozen, mesh, rules)
-        if checkpoints.latest is None:
-            state = jax.jit(make_state, out_shardings=shardings)(init_key, fed.device)
-            if pretrained is not None:
-                state = overlay(state, pretrained)
-        else:
+        state, shardings = _first_state(
+            make_state,
+            init_key,
+            fed,
+            tx,
+            optimizer,
+            mesh,
+            rules,
+            checkpoints,
+            pretrained,
+        )
+        if start is not None:
             target = jax.tree.map(
                 lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                abstract,
+                shapes,
                 shardings,
             )
             state = checkpoints.restore(start, target)
             logger.info("resumed from step %d of %s", start, workdir)
-        if start >= train.steps:
+        else:
+            # Jitted with shardings, so that no device ever holds a whole large model.
+            start_state = jax.jit(make_state, out_shardings=shardings)
+            state = start_state(init_key, fed.device)
+            if pretrained is not None:
+                state = overlay(state, pretrained)
+        if int(state.step) >= train.steps:
             return state
 
         train_step = make_train_step(
@@ -216,182 +172,168 @@ def fit(
             ema=train.ema,
             on_nonfinite=train.on_nonfinite,
         )
-        proceed = jax.jit(lambda: jnp.ones((), bool), out_shardings=everywhere)()
+        if jax.process_index() == 0:
+            frozen = partition(state.params, optimizer.frozen)[1]
+            print(speed.parameter_table(state.params, frozen))
+        writer = enter(
+            Writer(workdir, step=start or 0, config=settings, wandb=train.wandb)
+        )
+        run = _Run(workdir, train, settings, guard, checkpoints, feed, writer, evals)
+        return run.advance(state, fed, train_step, key, mesh)
+
+
+@dataclasses.dataclass
+class _Run:
+    """The loop itself, with all it writes to."""
+
+    workdir: Path
+    train: TrainConfig
+    settings: Mapping[str, Any]
+    guard: PreemptionGuard
+    checkpoints: Checkpoints
+    feed: Feed
+    writer: Writer
+    evals: Sequence[Eval]
+
+    def advance(
+        self, state: TrainState, fed: Fed, step: Any, key: Key, mesh: Mesh
+    ) -> TrainState:
+        """Takes all steps from `state` on; `fed` is the first batch."""
+        train, start = self.train, int(state.step)
+        shapes = {name: value.shape for name, value in fed.device.items()}
+        examples = next(iter(shapes.values()))[0]
+        proceed = jax.jit(lambda: jnp.ones((), bool), out_shardings=replicated(mesh))()
         # Compiled ahead: a batch of another shape is then an error, not a silent second
         # compilation, and the compiler's counts of FLOPs and bytes are at hand.
-        step_fn = train_step.lower(state, fed.device, key, proceed).compile()  # pyright: ignore
-        flops = speed.step_flops(step_fn, repeats=train.accumulate)
-
-        writer = enter(Writer(workdir, step=start, config=settings, wandb=train.wandb))
-        first = jax.process_index() == 0
-        if first:
-            print(
-                speed.parameter_table(
-                    abstract.params, partition(abstract.params, optimizer.frozen)[1]
-                )
-            )
-        bar = enter(
-            tqdm(
-                total=train.steps,
-                initial=start,
-                file=sys.stderr,
-                disable=not first,
-                unit="step",
-                # In a log file every refresh is a line.
-                mininterval=0.5 if sys.stderr.isatty() else 30.0,
-            )
-        )
+        compiled = step.lower(state, fed.device, key, proceed).compile()
+        flops = speed.step_flops(compiled, repeats=train.accumulate)
+        trace = _Trace(train.profile, self.workdir / "profile")
         clock = speed.Clock()
+        unchecked: tuple[int, Fed, Mapping[str, jax.Array]] | None = None
 
-        def stop_if_bad(n: int, fed: Fed, metrics: Mapping[str, jax.Array]) -> None:
-            """Looks at the guard of step n (which waits for that step to finish)."""
-            if not bool(metrics["finite"]):
-                checkpoints.save(state, fed.before, settings, wait=True)
-                raise _nonfinite(workdir, n, fed, metrics)
+        with trace, _progress_bar(start, train.steps) as bar:
+            for n in range(start + 1, train.steps + 1):
+                if n > start + 1:
+                    began = time.perf_counter()
+                    fed = self.feed.next()
+                    clock.waited(time.perf_counter() - began)
+                    _check_shapes(fed, shapes)
+                trace.before(n)
+                with jax.profiler.StepTraceAnnotation("train", step_num=n):
+                    state, metrics = compiled(state, fed.device, key, proceed)
+                proceed = metrics["finite"]
+                clock.tick()
+                bar.update()
 
-        before: tuple[int, Fed, Mapping[str, jax.Array]] | None = None
-        for n in range(start + 1, train.steps + 1):
-            waited = 0.0
-            if n > start + 1:
-                began = time.perf_counter()
-                fed = feed.next()
-                waited = time.perf_counter() - began
-                _check_shapes(fed, shapes)
-            if profile and n == profile[0]:
-                jax.profiler.start_trace(str(workdir / "profile"))
-                tracing = enter(contextlib.ExitStack())
-                tracing.callback(jax.profiler.stop_trace)
-            with jax.profiler.StepTraceAnnotation("train", step_num=n):
-                state, metrics = step_fn(state, fed.device, key, proceed)
-            proceed = metrics["finite"]
-            clock.tick(waited)
-            bar.update()
-            # One step behind, so that the device always has a step to work on.
-            if before is not None:
-                stop_if_bad(*before)
-            before = (n, fed, metrics)
+                last = n == train.steps
+                logs = n == 1 or last or n % train.log_every == 0
+                saves = last or n % train.checkpoint_every == 0
+                evaluates = last or (train.eval_every > 0 and n % train.eval_every == 0)
+                signum = self.guard.requested(n)
+                asked = signum is not None and not last
+                # Step n - 1 is looked at while n runs, so that the device always has
+                # work; step n itself only where its state or numbers leave the device.
+                if unchecked is not None:
+                    self._check(state, *unchecked)
+                unchecked = (n, fed, metrics)
+                if logs or saves or evaluates or asked or trace.ends(n):
+                    self._check(state, *unchecked)
+                    unchecked = None
+                trace.after(n)
 
-            last = n == train.steps
-            logs = n == 1 or last or n % train.log_every == 0
-            evaluates = last or (train.eval_every > 0 and n % train.eval_every == 0)
-            saves = last or n % train.checkpoint_every == 0
-            signum = guard.requested(n)
-            if profile and n == profile[1]:
-                stop_if_bad(*before)
-                tracing.close()
-            if not (logs or evaluates or saves or signum is not None):
-                continue
-            stop_if_bad(*before)
-            if logs:
-                scalars = {k: float(v) for k, v in metrics.items() if k != "finite"}
-                rates = clock.read(
-                    examples=examples, remaining=train.steps - n, flops=flops
-                )
-                memory = {"peak_memory_bytes": speed.peak_memory(step_fn)}
-                writer.write(n, {**scalars, **rates, **memory})
-                bar.set_postfix(loss=f"{scalars['loss']:.4g}", refresh=False)
-            began = time.perf_counter()
-            if evaluates and (last or signum is None):
-                for evaluate in evals:
-                    scores = {
-                        f"eval/{k}": float(v) for k, v in evaluate(state, n).items()
-                    }
-                    writer.write(n, scores)
-            if saves or signum is not None:
-                # Rows go first: a resume from this checkpoint keeps them.
-                wait = last or signum is not None
-                checkpoints.save(state, fed.after, settings, wait=wait)
-            clock.exclude(time.perf_counter() - began)
-            if signum is not None and not last:
-                logger.warning("stopped by signal %d after step %d, saved", signum, n)
-                raise Preempted(n, signum)
+                if logs:
+                    row = {k: float(v) for k, v in metrics.items() if k != "finite"}
+                    rates = clock.read(
+                        examples=examples, remaining=train.steps - n, flops=flops
+                    )
+                    memory = {"peak_memory_bytes": speed.peak_memory(compiled)}
+                    self.writer.write(n, {**row, **rates, **memory})
+                    bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
+                with clock.excluded():
+                    if evaluates and not asked:
+                        self._evaluate(state, n)
+                    if saves or asked:
+                        # After the rows: a resume from here keeps them.
+                        self.checkpoints.save(
+                            state, fed.after, self.settings, wait=last or asked
+                        )
+                if signum is not None and not last:
+                    logger.warning("saved and stopped by signal %d, step %d", signum, n)
+                    raise Preempted(n, signum)
         return state
 
+    def _check(
+        self, state: TrainState, n: int, fed: Fed, metrics: Mapping[str, jax.Array]
+    ) -> None:
+        """Looks at the guard of step n, which waits for that step to finish.
 
-def _settings(optimizer: OptimizerConfig, train: TrainConfig) -> dict[str, Any]:
-    """The settings that change what a run computes, as JSON gives them back."""
-    settings = {
-        "optimizer": dataclasses.asdict(optimizer),
-        "seed": train.seed,
-        "accumulate": train.accumulate,
-        "ema": train.ema,
-    }
-    if optimizer.schedule == "cosine":  # the only one that knows where the run ends
-        settings["steps"] = train.steps
-    return json.loads(json.dumps(settings))
+        If it tripped, `state` is still the state from before step n.
+        """
+        if not bool(metrics["finite"]):
+            self.checkpoints.save(state, fed.before, self.settings, wait=True)
+            raise record_nonfinite(self.workdir, n, fed, metrics)
 
-
-def _compare(saved: dict[str, Any], settings: dict[str, Any], allowed: bool) -> None:
-    """Refuses to go on with other settings than the checkpoint's.
-
-    Raises:
-      ValueError: If they differ and that is not `allowed`.
-    """
-    then, now = (_flatten(tree) for tree in (saved, settings))
-    changed = [
-        f"{name}: was {then.get(name)!r}, now {now.get(name)!r}"
-        for name in sorted(then.keys() | now.keys())
-        if then.get(name) != now.get(name)
-    ]
-    if changed and not allowed:
-        raise ValueError(
-            "train: the checkpoint in this workdir was made with other settings; use "
-            "another workdir, or --train.allow_config_change to go on with the new "
-            f"ones. {'; '.join(changed)}"
-        )
-    if changed:
-        logger.warning("resuming with changed settings: %s", "; ".join(changed))
+    def _evaluate(self, state: TrainState, n: int) -> None:
+        """Runs the hooks and logs what they return."""
+        for evaluate in self.evals:
+            scores = evaluate(state, n)
+            if scores:
+                self.writer.write(n, {f"eval/{k}": float(v) for k, v in scores.items()})
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _write_config(
-    workdir: Path,
-    config: Any,
-    optimizer: OptimizerConfig,
-    train: TrainConfig,
-    mesh: Mesh,
-) -> None:
-    """Writes config.json once: what the run was started with, and on what."""
-    path = workdir / "config.json"
-    if jax.process_index() or path.exists():
-        return
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        config = dataclasses.asdict(config)
-    device = mesh.devices.flat[0]
-    content = {
-        "experiment": config,
-        "optimizer": dataclasses.asdict(optimizer),
-        "train": dataclasses.asdict(train),
-        "mesh": dict(mesh.shape),
-        "devices": f"{mesh.size} x {device.device_kind}",
-        "processes": jax.process_count(),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
-    path.write_text(json.dumps(content, indent=2, default=str) + "\n")
-
-
-def _profiled_steps(text: str | None) -> tuple[int, int] | None:
-    """Parses "10:15".
+class _Trace:
+    """Profiles the steps named by "first:last", both included.
 
     Raises:
-      ValueError: If it is not two increasing numbers.
+      ValueError: If that is not two increasing step numbers.
     """
-    if text is None:
+
+    def __init__(self, steps: str | None, folder: Path) -> None:
+        first, _, last = (steps or "0:0").partition(":")
+        ordered = first.isdigit() and last.isdigit() and int(first) <= int(last)
+        if not ordered or (steps and int(first) < 1):
+            raise ValueError(f'train.profile: expected "first:last", got {steps!r}')
+        self._first, self._last, self._folder = int(first), int(last), folder
+        self._on = False
+
+    def before(self, n: int) -> None:
+        """Starts at the first step."""
+        if n == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._on = True
+
+    def ends(self, n: int) -> bool:
+        """Whether step n is the last to trace, and is to be waited for."""
+        return self._on and n == self._last
+
+    def after(self, n: int) -> None:
+        """Stops after the last step."""
+        if self.ends(n):
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._on:
+            self._on = False
+            jax.profiler.stop_trace()
+
+    def __enter__(self) -> None:
         return None
-    first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
-        raise ValueError(f'train.profile: expected "first:last" steps, got {text!r}')
-    return int(first), int(last)
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()
+
+
+def _progress_bar(start: int, steps: int) -> tqdm:
+    """A bar on stderr of process 0; where that is a file, seldom a line."""
+    return tqdm(
+        total=steps,
+        initial=start,
+        file=sys.stderr,
+        disable=jax.process_index() != 0,
+        unit="step",
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+    )
 
 
 def _check_shapes(fed: Fed, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -406,23 +348,3 @@ def _check_shapes(fed: Fed, shapes: Mapping[str, tuple[int, ...]]) -> None:
             f"data: the step is compiled for batches of {dict(shapes)}, got {now}; "
             "drop the remainder of an epoch and pad texts to one length"
         )
-
-
-def _nonfinite(
-    workdir: Path, step: int, fed: Fed, metrics: Mapping[str, jax.Array]
-) -> NonFiniteError:
-    """Writes down the batch of a bad step, and makes the error that tells of it."""
-    folder = workdir / "nonfinite" / f"step_{step}"
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"batch_process_{jax.process_index()}.npz", **fed.host)  # pyright: ignore
-    index: list[int] = []
-    if "index" in fed.device:
-        # All processes are here, since all see the same guard.
-        rows = multihost_utils.process_allgather(fed.device["index"], tiled=True)
-        index = np.asarray(rows).tolist()
-    if jax.process_index() == 0:
-        # As text: JSON has neither NaN nor infinity, and which of them it was matters.
-        values = {name: str(float(value)) for name, value in metrics.items()}
-        content = {"step": step, "index": index, "metrics": values}
-        (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
-    return NonFiniteError(step, index, folder)

@@ -6,8 +6,10 @@ the compiled step (so recomputation under remat counts as work), the peak is the
 dense bfloat16 rate, whatever dtype the model computes in.
 """
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -44,7 +46,7 @@ def step_flops(compiled: Any, *, repeats: int = 1) -> float | None:
     Args:
       compiled: The compiled step (``jit(...).lower(...).compile()``).
       repeats: Iterations of the accumulation loop: the compiler counts a loop's body
-        once.
+        once (so a model that scans over its layers shows too few).
 
     Returns:
       FLOPs per device and step.
@@ -76,21 +78,27 @@ def peak_memory(compiled: Any) -> int | None:
 
 
 class Clock:
-    """Rates since the last reading, without the time spent in `pause`d work."""
+    """Rates since the last reading, without the time spent in `excluded` work."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
         self._steps = 0
         self._waited = 0.0
 
-    def tick(self, waited: float) -> None:
-        """Counts a step, of which `waited` seconds went by waiting for its batch."""
+    def tick(self) -> None:
+        """Counts a step."""
         self._steps += 1
-        self._waited += waited
 
-    def exclude(self, seconds: float) -> None:
-        """Leaves out time that was not training (evaluation, checkpoint, compiling)."""
-        self._start += seconds
+    def waited(self, seconds: float) -> None:
+        """Counts time in which the loop had no batch."""
+        self._waited += seconds
+
+    @contextlib.contextmanager
+    def excluded(self) -> Iterator[None]:
+        """Leaves out what runs inside: evaluation, saving."""
+        began = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - began
 
     def read(
         self, *, examples: int, remaining: int, flops: float | None

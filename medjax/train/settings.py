@@ -1,0 +1,118 @@
+"""What a run was started with, and whether it may go on with something else."""
+
+import dataclasses
+import json
+import logging
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from jax.sharding import Mesh
+
+from medjax.train.optimizer import OptimizerConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Length of the run, and what happens how often."""
+
+    steps: int = 1000
+    """Updates in all."""
+    log_every: int = 10
+    """Log the metrics of every n-th step (and of the first and last)."""
+    eval_every: int = 0
+    """Evaluate every n steps and after the last; 0: after the last only."""
+    checkpoint_every: int = 1000
+    """Save every n steps and after the last."""
+    keep: int = 2
+    """Checkpoints to keep."""
+    seed: int = 0
+    """Seed of initialisation and of all randomness in the steps."""
+    accumulate: int = 1
+    """Microbatches per update; a contrastive loss contrasts within a microbatch."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the parameters; None: no average."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """Loss or gradient not finite: save and stop, or pass over the batch."""
+    profile: str | None = None
+    """Trace these steps ("10:15", both included) into the profile folder."""
+    wandb: str | None = None
+    """Log to this wandb project as well."""
+    allow_config_change: bool = False
+    """Resume although settings that change the result differ."""
+
+
+def resume_settings(optimizer: OptimizerConfig, train: TrainConfig) -> dict[str, Any]:
+    """The settings that change what a run computes, as JSON gives them back."""
+    settings = {
+        "optimizer": dataclasses.asdict(optimizer),
+        "seed": train.seed,
+        "accumulate": train.accumulate,
+        "ema": train.ema,
+    }
+    if optimizer.schedule == "cosine":  # the only one that knows where the run ends
+        settings["steps"] = train.steps
+    return json.loads(json.dumps(settings))
+
+
+def compare(saved: dict[str, Any], settings: dict[str, Any], *, allowed: bool) -> None:
+    """Refuses to go on with other settings than the checkpoint's.
+
+    Raises:
+      ValueError: If they differ and that is not `allowed`.
+    """
+    then, now = (_flatten(tree) for tree in (saved, settings))
+    changed = [
+        f"{name}: was {then.get(name)!r}, now {now.get(name)!r}"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
+    if changed and not allowed:
+        raise ValueError(
+            "train: the checkpoint in this workdir was made with other settings; use "
+            "another workdir, or --train.allow_config_change to go on with the new "
+            f"ones. {'; '.join(changed)}"
+        )
+    if changed:
+        logger.warning("resuming with changed settings: %s", "; ".join(changed))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def write_config(
+    workdir: Path,
+    config: Any,
+    optimizer: OptimizerConfig,
+    train: TrainConfig,
+    mesh: Mesh,
+) -> None:
+    """Writes config.json once: what the run was started with, and on what."""
+    path = workdir / "config.json"
+    if jax.process_index() or path.exists():
+        return
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        config = dataclasses.asdict(config)
+    device = mesh.devices.flat[0]
+    content = {
+        "experiment": config,
+        "optimizer": dataclasses.asdict(optimizer),
+        "train": dataclasses.asdict(train),
+        "mesh": dict(mesh.shape),
+        "devices": f"{mesh.size} x {device.device_kind}",
+        "processes": jax.process_count(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+    path.write_text(json.dumps(content, indent=2, default=str) + "\n")
