@@ -97,9 +97,10 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
         self._folder = folder.absolute()
+        policy: Any = ocp.training.preservation_policies.LatestN(keep)
         self._checkpointer = ocp.training.Checkpointer(
-            self._folder,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            str(self._folder),
+            preservation_policy=policy,
             cleanup_tmp_directories=True,
         )
 
@@ -133,8 +134,9 @@ class Checkpoints:
 
     def settings(self, step: int) -> dict[str, Any]:
         """The settings saved with a step."""
-        metadata = ocp.metadata(self._folder / str(step), "variables")
-        return dict(metadata.custom_metadata or {})
+        metadata = ocp.metadata(str(self._folder / str(step)), "variables")
+        settings: Any = metadata.custom_metadata
+        return dict(settings or {})
 
     def restore_data(self, step: int) -> Any:
         """Loads this process's place in the data, for `set_state`.
@@ -231,11 +233,11 @@ def load_variables(
     shapes = {
         name: jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            ocp.metadata(path, name).metadata,
+            ocp.metadata(str(path), name).metadata,
         )
         for name in names
     }
-    loaded = ocp.load_checkpointables(path, shapes)
+    loaded = ocp.load_checkpointables(str(path), shapes)
     variables = dict(loaded["variables"])
     if "average" in loaded:
         variables["params"] = merge(variables["params"], loaded["average"])

@@ -130,20 +130,10 @@ def fit(
             lambda: run_keys(train.seed),
             out_shardings=(replicated(mesh), replicated(mesh)),
         )()
-        make_state = make_state_init(
-            init, tx, optimizer.frozen, ema=train.ema is not None
-        )
-        state, shardings = _first_state(
-            make_state,
-            init_key,
-            fed,
-            tx,
-            optimizer,
-            mesh,
-            rules,
-            checkpoints,
-            pretrained,
-        )
+        averages = train.ema is not None
+        make_state = make_state_init(init, tx, optimizer.frozen, ema=averages)
+        shapes = jax.eval_shape(make_state, init_key, fed.device)
+        shardings = state_shardings(shapes, tx, optimizer.frozen, mesh, rules)
         if start is not None:
             target = jax.tree.map(
                 lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -154,8 +144,8 @@ def fit(
             logger.info("resumed from step %d of %s", start, workdir)
         else:
             # Jitted with shardings, so that no device ever holds a whole large model.
-            start_state = jax.jit(make_state, out_shardings=shardings)
-            state = start_state(init_key, fed.device)
+            new_state = jax.jit(make_state, out_shardings=shardings)
+            state = new_state(init_key, fed.device)
             if pretrained is not None:
                 state = overlay(state, pretrained)
         if int(state.step) >= train.steps:

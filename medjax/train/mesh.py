@@ -19,7 +19,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -46,7 +46,7 @@ class MeshConfig:
 
 
 def make_mesh(
-    config: MeshConfig = MeshConfig(), *, devices: Sequence[jax.Device] | None = None
+    config: MeshConfig = MeshConfig(), *, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """Arranges the devices of all processes into the three named axes.
 

@@ -66,6 +66,16 @@ DEFAULT_RULES: Rules = ((".*", fsdp()),)
 """Everything large is split over ``fsdp``; with ``--mesh.fsdp 1`` that is nothing."""
 
 
+def flatten(tree: Any) -> dict[str, Any]:
+    """A nested dict as one dict of paths, ``{"tower/conv/kernel": leaf}``."""
+    return dict(traverse_util.flatten_dict(tree, sep="/"))
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dict that `flatten` took apart."""
+    return traverse_util.unflatten_dict(dict(flat), sep="/")
+
+
 def param_shardings(params: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
     """Shardings of a tree of parameters.
 
@@ -80,12 +90,12 @@ def param_shardings(params: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> An
     Raises:
       ValueError: If a written-out spec does not divide the parameter it matches.
     """
-    flat = traverse_util.flatten_dict(params, sep="/")
+    flat = flatten(params)
     shardings = {
         name: NamedSharding(mesh, _spec(name, tuple(leaf.shape), mesh, rules))
         for name, leaf in flat.items()
     }
-    return traverse_util.unflatten_dict(shardings, sep="/")
+    return unflatten(shardings)
 
 
 def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> PartitionSpec:
@@ -185,8 +195,8 @@ def load_into(target: Any, source: Mapping[str, Any]) -> Any:
     Raises:
       ValueError: If a name of `source` is unknown or has another shape.
     """
-    flat = traverse_util.flatten_dict(target, sep="/")
-    for name, value in traverse_util.flatten_dict(source, sep="/").items():
+    flat = flatten(target)
+    for name, value in flatten(source).items():
         leaf, value = flat.get(name), np.asarray(value)
         if leaf is None or leaf.shape != value.shape:
             expected = "no such entry" if leaf is None else f"shape {leaf.shape}"
@@ -198,4 +208,4 @@ def load_into(target: Any, source: Mapping[str, Any]) -> Any:
         flat[name] = jax.make_array_from_callback(
             leaf.shape, leaf.sharding, lambda index, value=value: value[index]
         )
-    return traverse_util.unflatten_dict(flat, sep="/")
+    return unflatten(flat)

@@ -14,7 +14,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
+
+from medjax.train.sharding import flatten
 
 PEAK_FLOPS = {
     "NVIDIA A100": 312e12,
@@ -34,7 +35,7 @@ PEAK_FLOPS = {
 """Dense bfloat16 FLOP/s by prefix of `device_kind` (vendors' data sheets)."""
 
 
-def peak_flops(device: jax.Device) -> float | None:
+def peak_flops(device: Any) -> float | None:
     """Peak dense bfloat16 FLOP/s of a device, None where it is not in the table."""
     kinds = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
     return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
@@ -51,8 +52,7 @@ def step_flops(compiled: Any, *, repeats: int = 1) -> float | None:
     Returns:
       FLOPs per device and step.
     """
-    cost = compiled.cost_analysis()
-    cost = cost[0] if isinstance(cost, list) and cost else cost
+    cost: Any = compiled.cost_analysis()
     flops = float(cost.get("flops", 0.0)) if cost else 0.0
     return flops * repeats if flops > 0 else None
 
@@ -139,10 +139,10 @@ def parameter_table(params: Any, frozen: Any) -> str:
     Returns:
       A table to print: one row per group, and the totals.
     """
-    still = set(traverse_util.flatten_dict(frozen, sep="/"))
+    still = set(flatten(frozen))
     groups: dict[str, list[int]] = {}
     trainable = 0
-    for name, leaf in traverse_util.flatten_dict(params, sep="/").items():
+    for name, leaf in flatten(params).items():
         size = math.prod(np.shape(leaf))
         group = groups.setdefault("/".join(name.split("/")[:2]), [0, 0, 0])
         group[0] += 1

@@ -12,16 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct, traverse_util
+from flax import struct
 from jax.sharding import Mesh
 
 from medjax.train.sharding import (
     DEFAULT_RULES,
     Rules,
+    flatten,
     load_into,
     opt_state_shardings,
     param_shardings,
     replicated,
+    unflatten,
 )
 from medjax.typing import Batch, Key, Variables
 
@@ -71,7 +73,7 @@ def partition(params: Any, frozen: Sequence[str]) -> tuple[Any, Any]:
     Raises:
       ValueError: If an expression matches nothing, or nothing is left to train.
     """
-    flat = traverse_util.flatten_dict(params, sep="/")
+    flat = flatten(params)
     for pattern in frozen:
         if not any(re.search(pattern, name) for name in flat):
             raise ValueError(
@@ -83,15 +85,15 @@ def partition(params: Any, frozen: Sequence[str]) -> tuple[Any, Any]:
         parts[any(re.search(p, name) for p in frozen)][name] = leaf
     if not parts[0]:
         raise ValueError(f"frozen: {tuple(frozen)} leaves no parameter to train")
-    trainable, rest = (traverse_util.unflatten_dict(part, sep="/") for part in parts)
+    trainable, rest = (unflatten(part) for part in parts)
     return trainable, rest
 
 
 def merge(params: Any, part: Any) -> Any:
     """Puts the leaves of `part` back into the tree `params` they were cut from."""
-    flat = traverse_util.flatten_dict(params, sep="/")
-    flat |= traverse_util.flatten_dict(part, sep="/")
-    return traverse_util.unflatten_dict(flat, sep="/")
+    flat = flatten(params)
+    flat |= flatten(part)
+    return unflatten(flat)
 
 
 def run_keys(seed: int) -> tuple[Key, Key]:
@@ -184,9 +186,7 @@ def overlay(state: TrainState, pretrained: Mapping[str, Any]) -> TrainState:
     params = variables.pop("params")
     ema = state.ema
     if ema is not None:
-        names = traverse_util.flatten_dict(ema, sep="/")
-        flat = traverse_util.flatten_dict(params, sep="/")
-        ema = traverse_util.unflatten_dict(
-            {n: jnp.copy(flat[n]) for n in names}, sep="/"
-        )
+        names = flatten(ema)
+        flat = flatten(params)
+        ema = unflatten({n: jnp.copy(flat[n]) for n in names})
     return state.replace(params=params, extra=variables, ema=ema)
