@@ -293,7 +293,7 @@ def describe(
         raise ValueError("mask samples nothing")
     if (every == every[..., :1]).all():  # whole readout lines
         every = every[..., :1]
-    common = every.all(axis=0)
+    common = np.asarray(every.all(axis=0))
     lines = every.shape[-1] == 1
     acs = _central_run(common[:, 0]) if lines else _central_square(common)
     counts = every.sum(axis=(1, 2))

@@ -1,0 +1,68 @@
+"""BART's array files: a text header ``.hdr`` and raw complex floats ``.cfl``.
+
+Axes keep BART's own order: (read, phase 1, phase 2, coil, maps, TE, ...), first axis
+fastest on disk, trailing axes of size one dropped.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+
+def read(path: str | Path) -> np.ndarray:
+    """Read a BART array.
+
+    Args:
+        path: the name with or without ``.cfl``/``.hdr``.
+
+    Returns:
+        complex64, axes in BART's order.
+
+    Raises:
+        FileNotFoundError: where header or data is missing.
+        ValueError: where the header has no dimensions or the sizes disagree.
+    """
+    header, data = _pair(path)
+    for file in (header, data):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such file")
+    shape = _dimensions(header)
+    expected, found = 8 * int(np.prod(shape)), data.stat().st_size
+    if found != expected:
+        raise ValueError(
+            f"{data}: {found} bytes, but {header.name} says {shape}: {expected} bytes"
+        )
+    return np.fromfile(data, "<c8").reshape(shape, order="F")
+
+
+def write(path: str | Path, array: np.ndarray) -> None:
+    """Write a BART array.
+
+    Args:
+        path: the name with or without ``.cfl``/``.hdr``.
+        array: any numbers, axes in BART's order; stored as complex64.
+    """
+    header, data = _pair(path)
+    shape = (*array.shape, *[1] * (16 - array.ndim))
+    header.write_text("# Dimensions\n" + " ".join(map(str, shape)) + "\n")
+    np.asarray(array).astype("<c8").ravel(order="F").tofile(data)
+
+
+def _pair(path: str | Path) -> tuple[Path, Path]:
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix in {".cfl", ".hdr"} else path
+    return stem.with_name(stem.name + ".hdr"), stem.with_name(stem.name + ".cfl")
+
+
+def _dimensions(header: Path) -> tuple[int, ...]:
+    """The line after ``# Dimensions``; other sections are skipped."""
+    lines = iter(header.read_text().splitlines())
+    for line in lines:
+        if line.strip().lower() == "# dimensions":
+            words = next(lines, "").split()
+            if words and all(word.isdigit() for word in words):
+                shape = [int(word) for word in words]
+                while len(shape) > 1 and shape[-1] == 1:
+                    shape.pop()
+                return tuple(shape)
+    raise ValueError(f"{header}: no line of sizes after '# Dimensions'")
