@@ -1,0 +1,19 @@
+"""Cartesian data consistency: the SENSE operator and everything built on it."""
+
+from medjax_kernels.data_consistency.api import (
+    blend,
+    blend_image,
+    gradient_step,
+    normal_operator,
+    proximal_solve,
+    varnet_update,
+)
+
+__all__ = [
+    "blend",
+    "blend_image",
+    "gradient_step",
+    "normal_operator",
+    "proximal_solve",
+    "varnet_update",
+]
