@@ -22,7 +22,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 from jax.sharding import SingleDeviceSharding
@@ -183,7 +183,7 @@ class Checkpoints:
         """Waits for what is being written."""
         self._checkpointer.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *exception: object) -> None:

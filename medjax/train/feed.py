@@ -11,7 +11,7 @@ import dataclasses
 import queue
 import threading
 from collections.abc import Iterable
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -108,7 +108,7 @@ class Feed:
         if self._owned and hasattr(self.iterator, "close"):
             self.iterator.close()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Feed":
         return self
 
     def __exit__(self, *exception: object) -> None:

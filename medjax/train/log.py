@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 from tqdm import tqdm
@@ -85,7 +85,7 @@ class Writer:
             if self._wandb is not None:
                 self._wandb.finish()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -45,7 +45,7 @@ class PreemptionGuard:
         self._signum: int | None = None
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "PreemptionGuard":
         if threading.current_thread() is threading.main_thread():
             signals = [signal.SIGINT]
             if jax.process_count() == 1:

@@ -42,7 +42,7 @@ class TrainState(struct.PyTreeNode):
       ema: Exponential moving average of the trainable parameters, or None.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     extra: Any
     opt_state: Any
@@ -159,7 +159,7 @@ def state_shardings(
     trainable, _ = partition(params, frozen)
     everywhere = replicated(mesh)
     return TrainState(
-        step=everywhere,  # pyright: ignore[reportArgumentType]
+        step=everywhere,
         params=params,
         # Statistics are small, and every device needs them in every forward pass.
         extra=jax.tree.map(lambda _: everywhere, state.extra),

@@ -1,0 +1,346 @@
+"""The loop in one process: resume, topology, accumulation, guards, records."""
+
+import json
+import os
+import signal
+import sys
+
+import grain
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from medjax import train
+from medjax.train.feed import Feed
+from medjax.train.log import Writer, truncate
+from medjax.train.speed import peak_flops
+from tests.train.tiny import Stream, init, loss, quiet_loss
+
+OPTIMIZER = train.OptimizerConfig(lr=1e-2)
+
+
+def run(workdir, steps=6, *, loss=loss, data=None, optimizer=OPTIMIZER, **options):
+    """A short run that logs every step; loop settings and `fit` options alike."""
+    names = train.TrainConfig.__dataclass_fields__
+    loop = {k: options.pop(k) for k in list(options) if k in names}
+    return train.fit(
+        init,
+        loss,
+        data or Stream(),
+        workdir=workdir,
+        optimizer=optimizer,
+        train=train.TrainConfig(steps=steps, log_every=1, **loop),
+        **options,
+    )
+
+
+def curve(workdir, name="loss"):
+    rows = [row for row in train.read_metrics(workdir) if name in row]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row[name] for row in rows]
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def leave(workdir, at, how, **options):
+    """Runs until a hook at step `at` interrupts it."""
+
+    def hook(state, step):
+        del state
+        if step == at:
+            how()
+        return {}
+
+    return run(workdir, evals=[hook], eval_every=1, **options)
+
+
+def crash():
+    raise OSError("the disk is gone")
+
+
+def test_a_crashed_run_resumes_bit_equal(tmp_path):
+    options = dict(steps=9, checkpoint_every=2, ema=0.9)
+    whole = run(tmp_path / "whole", **options)
+    with pytest.raises(OSError, match="disk"):
+        leave(tmp_path / "cut", 5, crash, **options)
+    resumed = run(tmp_path / "cut", **options)
+    assert_equal(whole, resumed)
+    assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
+    # A finished run is given back as it is.
+    assert_equal(whole, run(tmp_path / "cut", **options))
+    kept = {p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()}
+    assert {"8", "9"} <= kept and "2" not in kept
+
+
+def test_sigterm_saves_exactly_there_and_leaves_with_its_status(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(train.Preempted) as stopped:
+        leave(tmp_path, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    # The signal came in the hook, so the step after it is the last.
+    assert stopped.value.step == 4 and stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "checkpoints" / "4" / "variables").is_dir()
+    run(tmp_path)
+    assert len(curve(tmp_path)) == 6
+
+
+def test_fsdp_follows_the_replicated_curve(tmp_path):
+    small = [(".*", train.fsdp(min_size=0))]
+    mesh = train.MeshConfig(data=2, fsdp=4)
+    split = run(tmp_path / "fsdp", mesh=mesh, rules=small)
+    copied = run(tmp_path / "data")
+    kernel = split.params["encoder"]["kernel"]
+    assert kernel.sharding.spec == PartitionSpec(None, "fsdp")
+    np.testing.assert_allclose(
+        curve(tmp_path / "fsdp"), curve(tmp_path / "data"), rtol=1e-5
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        jax.device_get(split.params),
+        jax.device_get(copied.params),
+    )
+
+
+def test_a_run_moves_from_8_devices_to_4_to_1(tmp_path):
+    rules = [(".*", train.fsdp(min_size=0))]
+    options = dict(rules=rules, loss=quiet_loss)
+    run(tmp_path / "whole", 9, mesh=train.MeshConfig(fsdp=8), **options)
+    for count, steps in ((8, 3), (4, 6), (1, 9)):
+        devices = jax.devices()[:count]
+        mesh = train.make_mesh(train.MeshConfig(fsdp=count), devices=devices)
+        state = run(tmp_path / "moved", steps, mesh=mesh, **options)
+        assert state.params["head"]["kernel"].sharding.device_set == set(devices)
+    np.testing.assert_allclose(
+        curve(tmp_path / "moved"), curve(tmp_path / "whole"), rtol=1e-5
+    )
+
+
+def test_accumulated_microbatches_equal_the_full_batch(tmp_path):
+    for parts in (1, 2):
+        mesh = train.MeshConfig(data=4, model=2)
+        run(tmp_path / str(parts), mesh=mesh, accumulate=parts, loss=quiet_loss)
+    for name in ("loss", "grad_norm", "update_norm"):
+        np.testing.assert_allclose(
+            curve(tmp_path / "1", name), curve(tmp_path / "2", name), rtol=1e-5
+        )
+
+
+def test_a_non_finite_loss_stops_and_nothing_is_lost(tmp_path):
+    bad = Stream(bad=3)
+    with pytest.raises(train.NonFiniteError, match="step 4") as stopped:
+        run(tmp_path / "bad", data=bad)
+    # The state saved is that of a run which never saw the bad batch.
+    good = run(tmp_path / "good", 3)
+    saved = train.load_variables(tmp_path / "bad", step=3)
+    assert_equal(jax.device_get(saved), jax.device_get(good.variables))
+    with np.load(stopped.value.folder / "batch_process_0.npz") as batch:
+        assert stopped.value.index == batch["index"].tolist()
+        assert np.isnan(batch["x"]).sum() == 1
+    told = json.loads((stopped.value.folder / "metrics.json").read_text())
+    assert told["step"] == 4 and told["metrics"]["loss"] == "nan"
+    # The same command meets the same batch; asked to skip, it passes over it.
+    with pytest.raises(train.NonFiniteError, match="step 4"):
+        run(tmp_path / "bad", data=Stream(bad=3))
+    state = run(tmp_path / "bad", data=Stream(bad=3), on_nonfinite="skip")
+    assert int(state.step) == 6
+    assert curve(tmp_path / "bad", "loss")[3] is None  # NaN is null in JSON
+    assert np.isfinite(jax.tree.reduce(lambda s, x: s + x.sum(), state.params, 0.0))
+
+
+def test_frozen_parameters_never_change(tmp_path):
+    optimizer = train.OptimizerConfig(
+        lr=1e-2, weight_decay=0.5, frozen=("^encoder/kernel",)
+    )
+    start = run(tmp_path / "start", 1, optimizer=optimizer)
+    end = run(tmp_path / "end", 6, optimizer=optimizer)
+    assert_equal(start.params["encoder"]["kernel"], end.params["encoder"]["kernel"])
+    for name, part in (("encoder", "bias"), ("head", "kernel")):
+        assert (start.params[name][part] != end.params[name][part]).all()
+
+
+def test_the_average_is_the_exponential_one_and_loads_alone(tmp_path):
+    seen = []
+
+    def hook(state, step):
+        seen.append(jax.device_get((state.params["head"], state.ema["head"])))
+        return {}
+
+    run(tmp_path, evals=[hook], eval_every=1, ema=0.75)
+    for (_, before), (params, after) in zip(seen, seen[1:], strict=False):
+        want = 0.75 * before["kernel"] + 0.25 * params["kernel"]
+        np.testing.assert_allclose(after["kernel"], want, rtol=1e-5, atol=1e-7)
+    params, average = seen[-1]
+    for averaged, want in ((True, average), (False, params)):
+        loaded = train.load_variables(tmp_path, averaged=averaged)
+        assert set(loaded) == {"params", "batch_stats"}
+        assert_equal(jax.device_get(loaded["params"]["head"]), want)
+    with pytest.raises(ValueError, match="no checkpoint 5"):
+        train.load_variables(tmp_path, step=5)
+
+
+def test_the_step_is_traced_once_and_leaves_its_records(tmp_path):
+    traces = []
+
+    def counted(variables, batch, key):
+        traces.append(1)
+        # What a contrastive loss does: a collective over the mesh it runs under.
+        mesh = jax.sharding.get_abstract_mesh()
+        spec = PartitionSpec(("data", "fsdp"))
+        total = jax.shard_map(
+            lambda x: jax.lax.psum(x.sum(), ("data", "fsdp")),
+            mesh=mesh,
+            in_specs=spec,
+            out_specs=PartitionSpec(),
+        )(batch["x"])
+        value, (metrics, updated) = loss(variables, batch, key)
+        return value, ({**metrics, "total": total}, updated)
+
+    state = run(
+        tmp_path,
+        loss=counted,
+        profile="2:3",
+        evals=[lambda state, step: {"score": step}],
+        eval_every=3,
+        config={"preset": "tiny"},
+    )
+    assert len(traces) == 1
+    assert (state.extra["batch_stats"]["mean"] != 0).all()
+    stream = Stream()
+    totals = [next(stream)["x"].sum() for _ in range(6)]
+    np.testing.assert_allclose(curve(tmp_path, "total"), totals, rtol=1e-4, atol=1e-4)
+    scores = [r for r in train.read_metrics(tmp_path) if "eval/score" in r]
+    assert [row["step"] for row in scores] == [3, 6]
+    row = train.read_metrics(tmp_path)[0]
+    for name in ("grad_norm", "param_norm", "update_norm", "lr", "examples_per_s"):
+        assert row[name] > 0
+    assert row["peak_memory_bytes"] > 0 and row["mfu"] is None
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["experiment"] == {"preset": "tiny"}
+    assert written["mesh"] == {"data": 8, "fsdp": 1, "model": 1}
+
+
+def test_resuming_with_settings_that_matter_is_refused(tmp_path):
+    run(tmp_path, 2)
+    faster = train.OptimizerConfig(lr=2e-2)
+    with pytest.raises(ValueError, match=r"optimizer.lr: was 0.01, now 0.02"):
+        run(tmp_path, 4, optimizer=faster)
+    run(tmp_path, 3, keep=1, eval_every=1)  # these change nothing that is computed
+    state = run(tmp_path, 4, optimizer=faster, allow_config_change=True)
+    assert int(state.step) == 4
+
+
+def test_resuming_another_model_is_refused(tmp_path):
+    run(tmp_path, 2)
+
+    def wider(key, batch):
+        variables = init(key, batch)
+        head = {"kernel": np.zeros((32, 5), np.float32)}
+        return {**variables, "params": {**variables["params"], "head": head}}
+
+    with pytest.raises(ValueError, match="does not fit this model"):
+        train.fit(wider, loss, Stream(), workdir=tmp_path, optimizer=OPTIMIZER)
+
+
+class Ragged(Stream):
+    """Its third batch is shorter."""
+
+    def __next__(self):
+        batch = super().__next__()
+        return {k: v[:8] for k, v in batch.items()} if self.position == 3 else batch
+
+
+class Short(Stream):
+    """Ends after two batches."""
+
+    def __next__(self):
+        if self.position == 2:
+            raise StopIteration
+        return super().__next__()
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (Ragged(), "compiled for batches"),
+        (Short(), "ended before the last step"),
+        (iter([]), "get_state and set_state"),
+        (Stream(batch=4), "global batch of 4"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(tmp_path, data, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, data=data)
+
+
+def test_a_metric_that_is_no_scalar_is_refused(tmp_path):
+    def vector(variables, batch, key):
+        value, (_, updated) = loss(variables, batch, key)
+        return value, ({"per_example": batch["y"]}, updated)
+
+    with pytest.raises(ValueError, match="per_example"):
+        run(tmp_path, loss=vector)
+
+
+def test_a_profile_window_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="train.profile"):
+        run(tmp_path, profile="9:3")
+
+
+def test_the_feed_tells_the_place_of_the_batch_consumed_not_read():
+    data = (
+        grain.MapDataset.range(64)
+        .shuffle(seed=1)
+        .map(lambda i: {"x": np.full(2, i, np.float32)})
+        .repeat()
+        .batch(8)
+        .to_iter_dataset()
+    )
+    want = [batch["x"] for batch, _ in zip(iter(data), range(12), strict=False)]
+    with Feed(data, train.make_mesh()) as feed:
+        feed.start()
+        for i in range(9):  # past the end of an epoch
+            fed = feed.next()
+            np.testing.assert_array_equal(fed.device["x"], want[i])
+        for place, batch in ((fed.before, want[8]), (fed.after, want[9])):
+            iterator = iter(data)
+            iterator.set_state(json.loads(json.dumps(place)))
+            np.testing.assert_array_equal(next(iterator)["x"], batch)
+
+
+def test_a_resumed_log_drops_later_rows_and_a_torn_one(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.dumps({"step": n, "loss": 1.0 / n}) for n in (1, 2, 3)]
+    path.write_text("\n".join([*rows, '{"step": 2, "lo']))
+    truncate(path, 2)
+    assert [row["step"] for row in train.read_metrics(tmp_path)] == [1, 2]
+    with Writer(tmp_path, step=2) as writer:
+        writer.write(3, {"loss": float("inf"), "mfu": None})
+    assert train.read_metrics(tmp_path)[-1] == {"step": 3, "loss": None, "mfu": None}
+
+
+def test_wandb_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match=r"medjax\[track\]"):
+        Writer(tmp_path, wandb="project")
+
+
+@pytest.mark.parametrize(
+    "kind, peak",
+    [
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA L40S", None),
+        ("TPU v5 lite", 197e12),
+        ("cpu", None),
+    ],
+)
+def test_peaks_are_known_by_the_longest_name(kind, peak):
+    class Device:
+        device_kind = kind
+
+    assert peak_flops(Device()) == peak
