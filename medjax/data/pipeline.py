@@ -1,0 +1,196 @@
+"""From rows to batches: shuffled by seed, split over processes, checkpointable.
+
+Built on grain's ``MapDataset``, in this order::
+
+    source -> shuffle(seed) -> random map -> batch -> [process] -> repeat -> iterator
+
+Every process shuffles the *whole* index with the same seed, and takes its slice of each
+global batch: local batch ``j`` of process ``p`` of ``P`` is block ``j P + p`` of the
+epoch. So the concatenation of the processes' batches is the batch that one process
+alone would have read, step by step; the number of processes changes neither the
+curve nor the meaning of a saved iterator state (a count of steps). Slicing the source
+by process first, as is often shown, has neither property.
+
+Batches never straddle two epochs (a contrastive batch would hold the same pair twice,
+a false negative), and each epoch is shuffled anew.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, SupportsIndex, runtime_checkable
+
+import grain
+import numpy as np
+
+Example = Mapping[str, Any]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Rows by number: what ``RecordSource`` and ``ArraySource`` are."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: SupportsIndex, /) -> Any: ...
+
+
+class ArraySource:
+    """Arrays in memory as a source: the embedded data use the same pipeline."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Wrap columns.
+
+        Args:
+            arrays: Name to array; the leading axis counts rows.
+
+        Raises:
+            ValueError: If there is no array or the leading axes differ.
+        """
+        lengths = {k: len(v) for k, v in arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"arrays: leading axes must be equal, got {lengths}")
+        self.arrays = dict(arrays)
+        self._length = next(iter(lengths.values()))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, row: SupportsIndex) -> dict[str, np.ndarray]:
+        return {k: v[row] for k, v in self.arrays.items()}
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How rows become batches.
+
+    Attributes:
+        batch_size: Of the global batch, over all processes.
+        seed: Of the shuffle and of the random maps; below 2**32.
+        shuffle: Whether to shuffle, anew each epoch.
+        epochs: How many; ``None`` repeats for ever.
+        remainder: What becomes of a last batch that is not full: ``drop`` it (train),
+            or ``pad`` it with copies of the last row whose ``index`` is -1, so that
+            shapes stay fixed and every row is seen (evaluate).
+        threads: Batches prepared ahead at the same time, per process.
+        prefetch: How many batches may wait.
+        workers: Extra interpreters per process; 0 reads in threads, which is enough
+            for prepared sets (reading is mostly copying).
+    """
+
+    batch_size: int = 128
+    seed: int = 0
+    shuffle: bool = True
+    epochs: int | None = None
+    remainder: Literal["drop", "pad"] = "drop"
+    threads: int = 4
+    prefetch: int = 8
+    workers: int = 0
+
+
+class _Indexed:
+    """A source whose rows know their number, padded to a whole number of batches."""
+
+    def __init__(self, source: Source, length: int) -> None:
+        self.source, self.length = source, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, row: SupportsIndex) -> dict[str, Any]:
+        row = row.__index__()
+        last = len(self.source) - 1
+        return {
+            **self.source[min(row, last)],
+            "index": np.int32(row if row <= last else -1),
+        }
+
+
+def stack(examples: Sequence[Example]) -> dict[str, Any]:
+    """One batch from equal-shaped examples: arrays are stacked, texts listed."""
+    return {
+        k: [e[k] for e in examples]
+        if isinstance(first, str)
+        else np.stack([e[k] for e in examples])
+        for k, first in examples[0].items()
+    }
+
+
+def build_pipeline(
+    source: Source,
+    config: PipelineConfig,
+    *,
+    transform: Callable[[dict[str, Any], np.random.Generator], Example] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.IterDataset:
+    """The stream of this process's share of every global batch.
+
+    Args:
+        source: Rows by number; each row a dictionary of equal-shaped values (or made
+            so by ``transform``). ``index``, the row number, is added to it.
+        config: See ``PipelineConfig``.
+        transform: Maps one row, with a generator that depends only on the seed, the
+            epoch and the row's place in the epoch, not on processes or threads.
+        process_index: Which process this is (``jax.process_index()``).
+        process_count: Of how many (``jax.process_count()``).
+
+    Returns:
+        A grain ``IterDataset`` of dictionaries with leading axis ``batch_size /
+        process_count``. Its iterator has ``get_state`` and ``set_state``; close it (or
+        let it run out) when ``workers > 0``.
+
+    Raises:
+        ValueError: If the batch cannot be split over the processes, or there are fewer
+            rows than one batch and they are to be dropped.
+    """
+    size, rows = config.batch_size, len(source)
+    if size % process_count:
+        raise ValueError(
+            f"batch_size: {size} cannot be split over {process_count} processes"
+        )
+    batches = rows // size if config.remainder == "drop" else -(-rows // size)
+    if batches == 0:
+        raise ValueError(
+            f"batch_size: {size} is more than the {rows} rows there are, so every "
+            "batch would be dropped"
+        )
+    padded = batches * size if config.remainder == "pad" else rows
+    data = grain.MapDataset.source(_Indexed(source, padded)).seed(config.seed)
+    if config.shuffle:
+        data = data.shuffle()
+    if transform is not None:
+        data = data.random_map(transform)
+    data = data.batch(size // process_count, drop_remainder=True, batch_fn=stack)
+    data = data[process_index : batches * process_count : process_count]
+    if config.epochs != 1:
+        data = data.repeat(config.epochs)
+    stream = data.to_iter_dataset(
+        grain.ReadOptions(
+            num_threads=config.threads, prefetch_buffer_size=config.prefetch
+        )
+    )
+    if config.workers:
+        _mark_flags_parsed()
+        stream = stream.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=config.workers)
+        )
+    return stream
+
+
+def batches_per_epoch(rows: int, config: PipelineConfig) -> int:
+    """How many global batches one pass over ``rows`` rows gives."""
+    full = rows // config.batch_size
+    padded = config.remainder == "pad" and rows % config.batch_size
+    return full + 1 if padded else full
+
+
+def _mark_flags_parsed() -> None:
+    """Let grain's workers start in a program that does not use absl's command line.
+
+    grain 0.2.17 and 0.2.18 read an absl flag in each worker and crash if flags were
+    never parsed (google/grain#1361).
+    """
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

@@ -1,0 +1,313 @@
+"""Prepared sets: ArrayRecord files written and described through TFDS, read by row.
+
+A data set is turned once into rows that need no decoding work any more: a pre-resized
+``uint8`` image, token ids, labels, texts. The files are ordinary TFDS files
+(``tfds.builder_from_directory(folder)`` opens them), and nothing here needs TensorFlow.
+
+Three things are done differently from a stock TFDS builder, each for a reason:
+
+* **Writing** goes through ``tfds.core.SequentialWriter``. The shuffling writer of
+  ``GeneratorBasedBuilder`` spills to disk through TensorFlow once a split passes one
+  gigabyte, so a real data set could not be written without it; sequential writing also
+  keeps the source order, so a row number means something.
+* **Tensors are stored as raw bytes**, ragged ones without padding.
+* **Reading** decodes the ``tf.train.Example`` message itself and only the fields asked
+  for, about eight times the rate of the generic TFDS decoder.
+
+A set is built in a hidden folder beside its place and moved there when complete: a
+folder that exists is whole.
+"""
+
+import io
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex
+
+import numpy as np
+from PIL import Image
+
+METADATA = "metadata.json"
+FORMAT = 1
+SHARD = 4096  # rows of one file: 270 MB of 256 px images
+CHUNK = 64  # rows handed to TFDS at once; it rewrites its JSON after every call
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one column of a row holds.
+
+    Attributes:
+        kind: ``array`` (raw bytes), ``png`` (a grey image, losslessly compressed: about
+            half the disk for about a tenth of the reading rate) or ``text``.
+        shape: Of an array; the first axis may be ``None`` (ragged).
+        dtype: Of an array, by NumPy's name.
+    """
+
+    kind: Literal["array", "png", "text"] = "array"
+    shape: tuple[int | None, ...] = ()
+    dtype: str = "float32"
+
+    def feature(self) -> Any:
+        """The TFDS feature that describes this column."""
+        import tensorflow_datasets as tfds
+
+        if self.kind == "text":
+            return tfds.features.Text()
+        if self.kind == "png":
+            return tfds.features.Image(shape=(*self.shape, 1), encoding_format="png")
+        return tfds.features.Tensor(
+            shape=self.shape,
+            dtype=np.dtype(self.dtype),
+            encoding=tfds.features.Encoding.BYTES,
+        )
+
+    def encode(self, value: Any) -> Any:
+        """One value as TFDS wants it; dtype and shape are checked by TFDS."""
+        if self.kind == "text":
+            return value
+        if self.kind == "array":
+            return np.ascontiguousarray(value)
+        packed = io.BytesIO()
+        Image.fromarray(value, "L").save(packed, "PNG")
+        return packed.getvalue()
+
+    def decode(self, value: bytes) -> np.ndarray | str:
+        """One value from the bytes of a row; arrays come back read-only."""
+        if self.kind == "text":
+            return value.decode()
+        if self.kind == "png":
+            with Image.open(io.BytesIO(value)) as image:
+                return np.asarray(image)
+        shape = tuple(-1 if n is None else n for n in self.shape)
+        array = np.frombuffer(value, self.dtype)
+        if array.size == 0 and -1 in shape:  # -1 cannot be inferred from nothing
+            shape = tuple(0 if n == -1 else n for n in shape)
+        return array.reshape(shape)
+
+
+@dataclass
+class RecordWriter:
+    """Takes rows, split by split, in any interleaving; see ``write_records``."""
+
+    writer: Any
+    fields: Mapping[str, Field]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    waiting: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def add(self, split: str, row: Mapping[str, Any]) -> None:
+        """Append one row.
+
+        Args:
+            split: Name of the split; created at its first row.
+            row: One value for every field.
+
+        Raises:
+            ValueError: If the row lacks a field or has one too many.
+        """
+        if row.keys() != self.fields.keys():
+            raise ValueError(
+                f"row has fields {sorted(row)}, expected {sorted(self.fields)}"
+            )
+        if split not in self.counts:
+            self.writer.initialize_splits([split])
+            self.counts[split], self.waiting[split] = 0, []
+        encoded = {k: self.fields[k].encode(v) for k, v in row.items()}
+        self.waiting[split].append(encoded)
+        self.counts[split] += 1
+        if len(self.waiting[split]) >= CHUNK:
+            self.flush(split)
+
+    def flush(self, split: str) -> None:
+        """Hand the waiting rows of a split to TFDS."""
+        if self.waiting[split]:
+            self.writer.add_examples({split: self.waiting[split]})
+            self.waiting[split] = []
+
+
+@contextmanager
+def write_records(
+    folder: str | Path,
+    *,
+    name: str,
+    fields: Mapping[str, Field],
+    overwrite: bool = False,
+) -> Iterator[RecordWriter]:
+    """Write a set; it appears under ``folder`` only if the block ends without error.
+
+    Args:
+        folder: Where the finished set will lie.
+        name: Name of the data set (lower case and underscores: TFDS puts it in the
+            file names).
+        fields: The columns.
+        overwrite: Replace a finished set that is already there.
+
+    Yields:
+        A writer; call ``add`` for rows and put what should be remembered (counts,
+        tokenizer, source) into its ``metadata``, which must be plain JSON.
+
+    Raises:
+        FileExistsError: If ``folder`` exists and ``overwrite`` is false.
+        ValueError: If no row was added.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = Path(folder).absolute()
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"{folder} already exists; overwrite=True replaces it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = _fresh_build_folder(folder)
+    try:
+        info = tfds.core.DatasetInfo(
+            builder=tfds.core.DatasetIdentity(
+                name=name, version="1.0.0", data_dir=str(building), module_name="medjax"
+            ),
+            features=tfds.features.FeaturesDict(
+                {k: f.feature() for k, f in fields.items()}
+            ),
+        )
+        writer = RecordWriter(
+            tfds.core.SequentialWriter(
+                info, max_examples_per_shard=SHARD, file_format="array_record"
+            ),
+            fields,
+        )
+        yield writer
+        if not writer.counts:
+            raise ValueError(f"{name}: no row was added, nothing to write")
+        for split in writer.counts:
+            writer.flush(split)
+        writer.writer.close_all()
+        description = {
+            "format": FORMAT,
+            "name": name,
+            "fields": {k: [f.kind, list(f.shape), f.dtype] for k, f in fields.items()},
+            "splits": writer.counts,
+            **writer.metadata,
+        }
+        (building / METADATA).write_text(json.dumps(description, indent=1) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _fresh_build_folder(folder: Path) -> Path:
+    """A hidden folder of this process beside ``folder``; sweeps those of dead ones."""
+    stem = f".{folder.name}.incomplete.{socket.gethostname()}."
+    for left in folder.parent.glob(f"{stem}*"):
+        pid = left.name.removeprefix(stem)
+        if pid.isdigit() and (int(pid) == os.getpid() or not _is_running(int(pid))):
+            shutil.rmtree(left)
+    building = folder.parent / f"{stem}{os.getpid()}"
+    building.mkdir()
+    return building
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def read_metadata(folder: str | Path) -> dict[str, Any]:
+    """What a prepared set says of itself: fields, split sizes, and how it was made.
+
+    Args:
+        folder: A folder that ``write_records`` finished.
+
+    Raises:
+        ValueError: If this is not a prepared set, or one of another format version.
+    """
+    path = Path(folder) / METADATA
+    if not path.is_file():
+        found = sorted(p.name for p in Path(folder).glob("*"))[:5]
+        raise ValueError(
+            f"folder: {folder} is not a prepared set: expected {METADATA} in it, found "
+            f"{found or 'nothing'}"
+        )
+    metadata = json.loads(path.read_text())
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"folder: {folder} has format {metadata.get('format')}, this version reads "
+            f"format {FORMAT}: prepare it again"
+        )
+    return metadata
+
+
+class RecordSource:
+    """Random access to one split of a prepared set: a grain data source.
+
+    ``source[i]`` is a dictionary of the chosen fields. The object may be sent to
+    another process (it reopens its files there).
+    """
+
+    def __init__(
+        self, folder: str | Path, split: str, *, fields: Sequence[str] | None = None
+    ) -> None:
+        """Open a split.
+
+        Args:
+            folder: A folder that ``write_records`` finished.
+            split: Its name.
+            fields: Which columns to decode; ``None`` is all. Fewer is faster.
+
+        Raises:
+            ValueError: If the folder is no prepared set, or has no such split or field.
+        """
+        self.metadata = read_metadata(folder)
+        if split not in self.metadata["splits"]:
+            raise ValueError(
+                f"split: {folder} has no {split!r}, only {list(self.metadata['splits'])}"
+            )
+        known = {
+            k: Field(kind, tuple(shape), dtype)
+            for k, (kind, shape, dtype) in self.metadata["fields"].items()
+        }
+        missing = [f for f in fields or () if f not in known]
+        if missing:
+            raise ValueError(f"fields: {folder} has no {missing}, only {list(known)}")
+        self.fields = {k: known[k] for k in (known if fields is None else fields)}
+        self.folder, self.split = Path(folder), split
+        self._open()
+
+    def _open(self) -> None:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        builder = tfds.builder_from_directory(self.folder)
+        self._raw = builder.as_data_source(
+            self.split,
+            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+        )
+        self._parse = tf_example_pb2.Example.FromString
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_raw", "_parse")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def __repr__(self) -> str:
+        return f"RecordSource({self.metadata['name']}, {self.split}, {len(self)} rows)"
+
+    def __len__(self) -> int:
+        return self.metadata["splits"][self.split]
+
+    def __getitem__(self, row: SupportsIndex) -> dict[str, Any]:
+        found = self._parse(self._raw[row]).features.feature
+        return {
+            k: f.decode(found[k].bytes_list.value[0]) for k, f in self.fields.items()
+        }
