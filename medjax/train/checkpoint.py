@@ -28,6 +28,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
+from medjax.train.sharding import flatten
 from medjax.train.state import TrainState, merge
 
 logger = logging.getLogger(__name__)
@@ -163,12 +164,22 @@ class Checkpoints:
         Raises:
           ValueError: If the checkpoint holds another model or optimiser.
         """
+        stored: Any = ocp.metadata(str(self._folder / str(step)), "variables").metadata
+        then = {name: tuple(x.shape) for name, x in flatten(stored).items()}
+        now = {name: tuple(x.shape) for name, x in flatten(shapes.variables).items()}
+        if differing := sorted(dict(then.items() ^ now.items())):
+            name = differing[0]
+            raise ValueError(
+                f"checkpoint {step} is of another model (use another workdir to start "
+                f"afresh): {len(differing)} variables differ; {name} has shape "
+                f"{then.get(name, 'none')} there and {now.get(name, 'none')} here"
+            )
         try:
             loaded = self._checkpointer.load_checkpointables(step, _parts(shapes))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"checkpoint {step} does not fit this model and optimiser (use "
-                f"another workdir to start afresh): {error}"
+                f"checkpoint {step} does not fit this optimiser (use another "
+                f"workdir to start afresh): {error}"
             ) from error
         variables = dict(loaded["variables"])
         return TrainState(

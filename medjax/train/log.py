@@ -45,14 +45,14 @@ class Writer:
         self._wandb: Any = None
         if not self.active:
             return
+        if wandb is not None:
+            self._wandb = _start_wandb(wandb, workdir, config or {})
         path = workdir / "metrics.jsonl"
         truncate(path, step)
         self._rows = path.open("a", buffering=1)
         from tensorboardX import SummaryWriter
 
         self._events = SummaryWriter(str(workdir), purge_step=step + 1)
-        if wandb is not None:
-            self._wandb = _start_wandb(wandb, workdir, config or {})
 
     def write(self, step: int, scalars: Scalars, *, line: bool = True) -> None:
         """Records scalars of a step.

@@ -37,7 +37,9 @@ PEAK_FLOPS = {
 
 def peak_flops(device: Any) -> float | None:
     """Peak dense bfloat16 FLOP/s of a device, None where it is not in the table."""
-    kinds = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
+    # Whole words only: an L40S is no L4.
+    name = f"{device.device_kind} "
+    kinds = [kind for kind in PEAK_FLOPS if name.startswith(f"{kind} ")]
     return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
 
 

@@ -119,7 +119,7 @@ def test_pretrained_leaves_replace_initialised_ones_in_place():
     before = state.params["tower"]["kernel"]
     assert after.params["tower"]["kernel"].sharding == before.sharding
     for wrong in ({"tower": {"kernel": kernel.T}}, {"towel": kernel}):
-        with pytest.raises(ValueError, match="pretrained: tow"):
+        with pytest.raises(ValueError, match="pretrained: params/tow"):
             overlay(state, {"params": wrong})
 
 
