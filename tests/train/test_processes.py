@@ -1,0 +1,126 @@
+"""The loop in real processes: killed, asked to leave, and two that train as one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from medjax import train
+from tests.train.tiny import Stream, init, quiet_loss
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(__file__).with_name("tiny.py")
+
+
+def start(workdir, *, log, **options):
+    """Starts the tiny program; its output goes to a file, so that no pipe fills."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
+    }
+    command = [sys.executable, str(PROGRAM)]
+    command.append(json.dumps({"workdir": str(workdir), **options}))
+    with open(workdir / log, "w") as output:
+        return subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+
+
+def finish(workdir, running, expected):
+    """Waits for all processes; their output is the message if a status is wrong."""
+    try:
+        statuses = [process.wait(timeout=120) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    told = "\n".join(p.read_text() for p in sorted(workdir.glob("*.log")))
+    assert statuses == expected, told
+
+
+def rows(workdir):
+    """What a run computed, without how long it took."""
+    timing = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
+    return [
+        {name: value for name, value in row.items() if name not in timing}
+        for row in train.read_metrics(workdir)
+    ]
+
+
+def test_killed_and_asked_to_leave_a_run_still_ends_bit_equal(tmp_path):
+    loop = dict(steps=22, log_every=1, checkpoint_every=5, eval_every=1)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    reference = start(whole, train=loop, log="0.log")
+    # Killed right after a save was begun, which may or may not be complete by then;
+    # later asked to leave between two saves. Always the same command.
+    options = dict(train=loop, signals={"0:11": "SIGKILL", "0:17": "SIGTERM"})
+    for attempt, status in enumerate((-9, 143, 0)):
+        finish(cut, [start(cut, log=f"{attempt}.log", **options)], [status])
+        assert (cut / "done_0").exists() == (status == 0)
+    finish(whole, [reference], [0])
+    assert rows(whole) == rows(cut)
+    assert [row["step"] for row in rows(whole)] == list(range(1, 23))
+    a, b = (jax.device_get(train.load_variables(run)) for run in (whole, cut))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def start_pair(workdir, loop, attempt, **options):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return [
+        start(
+            workdir,
+            log=f"{attempt}_{process}.log",
+            train=loop,
+            coordinator=address,
+            processes=2,
+            process=process,
+            **options,
+        )
+        for process in (0, 1)
+    ]
+
+
+def test_two_processes_train_the_curve_of_one(tmp_path):
+    loop = dict(steps=20, log_every=1, checkpoint_every=6, eval_every=1)
+    pair = tmp_path / "pair"
+    # One of the two is asked to leave: both save at the same step, and both resume.
+    signals = {"1:8": "SIGTERM"}
+    finish(pair, start_pair(pair, loop, 0, signals=signals), [143, 143])
+    saved = max(int(p.name) for p in (pair / "checkpoints").iterdir())
+    assert 8 <= saved < 20
+    finish(pair, start_pair(pair, loop, 1, signals=signals), [0, 0])
+
+    one = tmp_path / "one"
+    train.fit(
+        init,
+        quiet_loss,
+        Stream(),
+        workdir=one,
+        train=train.TrainConfig(**loop),
+        optimizer=train.OptimizerConfig(lr=1e-2, schedule="restarts", restart_period=7),
+        mesh=train.make_mesh(devices=jax.devices()[:2]),
+    )
+    for a, b in zip(rows(pair), rows(one), strict=True):
+        assert a["step"] == b["step"]
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+    # Two places in the data were saved; as they agree, one process may go on alone.
+    state = train.fit(
+        init,
+        quiet_loss,
+        Stream(),
+        workdir=pair,
+        train=train.TrainConfig(**{**loop, "steps": 22}),
+        optimizer=train.OptimizerConfig(lr=1e-2, schedule="restarts", restart_period=7),
+    )
+    assert int(state.step) == 22
