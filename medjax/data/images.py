@@ -52,7 +52,7 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image went: ``new = old * scale + offset``, both as (x, y), in pixels."""
+    """Where an image went: ``new = old * scale + offset``, as (x, y) in pixels."""
 
     scale: tuple[float, float]
     offset: tuple[float, float]
@@ -110,9 +110,7 @@ def _read_dicom(path: Path) -> UInt8[np.ndarray, "h w"]:
         raise
     except Exception as error:
         # pydicom's messages may quote what a tag held; its kind of error is enough.
-        raise ImageError(
-            f"{path}: unreadable DICOM ({type(error).__name__})"
-        ) from None
+        raise ImageError(f"{path}: unreadable DICOM ({type(error).__name__})") from None
     if int(data.get("NumberOfFrames", 1) or 1) != 1:
         raise ImageError(f"{path}: a DICOM series of several frames, expected one")
     if pixels.ndim == 3:
@@ -194,7 +192,7 @@ def _pad(image: np.ndarray, size: int) -> tuple[np.ndarray, Placement]:
     new_h, new_w = max(1, round(h * ratio)), max(1, round(w * ratio))
     # Averaging areas is what INTER_AREA does when shrinking; when growing it is linear.
     method = Image.Resampling.BOX if ratio < 1 else Image.Resampling.BILINEAR
-    small = np.asarray(Image.fromarray(image, "L").resize((new_w, new_h), method))
+    small = np.asarray(Image.fromarray(image).resize((new_w, new_h), method))
     top, left = (size - new_h) // 2, (size - new_w) // 2
     square = np.zeros((size, size), np.uint8)
     square[top : top + new_h, left : left + new_w] = small

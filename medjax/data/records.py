@@ -74,7 +74,7 @@ class Field:
         if self.kind == "array":
             return np.ascontiguousarray(value)
         packed = io.BytesIO()
-        Image.fromarray(value, "L").save(packed, "PNG")
+        Image.fromarray(value).save(packed, "PNG")
         return packed.getvalue()
 
     def decode(self, value: bytes) -> np.ndarray | str:
@@ -269,7 +269,8 @@ class RecordSource:
         self.metadata = read_metadata(folder)
         if split not in self.metadata["splits"]:
             raise ValueError(
-                f"split: {folder} has no {split!r}, only {list(self.metadata['splits'])}"
+                f"split: {folder} has no {split!r}, "
+                f"only {list(self.metadata['splits'])}"
             )
         known = {
             k: Field(kind, tuple(shape), dtype)

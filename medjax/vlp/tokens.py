@@ -1,0 +1,158 @@
+"""Texts to token ids, with a published vocabulary or a small one trained here.
+
+A text tower expects the vocabulary it was trained with, so a real run loads the
+tokenizer of its checkpoint. The embedded data and tests need no download: a WordPiece
+vocabulary learnt from the texts at hand, saved as a folder that transformers loads.
+
+Everywhere in a batch a position with id 0 is padding, and the first token of a text is
+``[CLS]``: tokenizers for which this does not hold are refused.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+class Tokenizer:
+    """A Hugging Face tokenizer that speaks NumPy.
+
+    Attributes:
+        name: Folder name or hub id it came from.
+        vocab_size: Rows that a word embedding needs.
+    """
+
+    def __init__(self, inner: Any, *, name: str) -> None:
+        """Wrap a tokenizer of transformers.
+
+        Args:
+            inner: A fast tokenizer.
+            name: What to call it.
+
+        Raises:
+            ValueError: If its padding id is not 0 or it adds no ``[CLS]`` in front.
+        """
+        if inner.pad_token_id != 0:
+            raise ValueError(
+                f"tokenizer: {name} pads with id {inner.pad_token_id}, expected 0"
+            )
+        if inner.cls_token_id is None or inner("a")["input_ids"][0] != (
+            inner.cls_token_id
+        ):
+            raise ValueError(f"tokenizer: {name} puts no [CLS] before a text")
+        self.inner, self.name, self.vocab_size = inner, name, len(inner)
+
+    def ids(self, texts: Sequence[str], max_len: int) -> list[Int[np.ndarray, " n"]]:
+        """Token ids of each text at its own length, ``[CLS]`` and ``[SEP]`` included.
+
+        Args:
+            texts: Any number of texts; an empty one gives no ids at all.
+            max_len: Longer texts are cut, keeping ``[SEP]`` last.
+
+        Returns:
+            One int32 array per text.
+        """
+        if not texts:
+            return []
+        rows = self.inner(
+            list(texts),
+            truncation=True,
+            max_length=max_len,
+            add_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        return [
+            np.asarray(row if text.strip() else [], np.int32)
+            for text, row in zip(texts, rows, strict=True)
+        ]
+
+    def encode(self, texts: Sequence[str], max_len: int) -> Int[np.ndarray, "b n"]:
+        """Token ids padded with 0 to ``max_len``; an empty text is all padding.
+
+        Args:
+            texts: ``b`` texts.
+            max_len: Columns of the result; longer texts are cut, keeping ``[SEP]``.
+
+        Returns:
+            int32 ids of shape [b, max_len].
+        """
+        ids = np.zeros((len(texts), max_len), np.int32)
+        for row, found in zip(ids, self.ids(texts, max_len), strict=True):
+            row[: len(found)] = found
+        return ids
+
+    def decode(self, ids: Int[np.ndarray, " n"]) -> str:
+        """The text of one row of ids, special tokens left out."""
+        return self.inner.decode(ids, skip_special_tokens=True)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that ``load_tokenizer`` and transformers read."""
+        self.inner.save_pretrained(str(folder))
+
+
+def load_tokenizer(source: str | Path) -> Tokenizer:
+    """Load a tokenizer from a local folder or a hub id.
+
+    Args:
+        source: A folder with ``tokenizer.json`` or ``vocab.txt``, or a hub id such as
+            ``emilyalsentzer/Bio_ClinicalBERT``.
+
+    Raises:
+        ValueError: If nothing can be loaded from there.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        inner = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        kind = "folder" if Path(source).is_dir() else "folder or hub id"
+        raise ValueError(
+            f"tokenizer: no tokenizer could be loaded from {kind} {source}"
+        ) from error
+    name = Path(source).name if Path(source).is_dir() else str(source)
+    return Tokenizer(inner, name=name)
+
+
+def train_tokenizer(
+    texts: Iterable[str], *, vocab_size: int = 4096, min_frequency: int = 2
+) -> Tokenizer:
+    """Learn a lower-case WordPiece vocabulary (as BERT's, ``[PAD]`` = 0).
+
+    Equal texts give an equal vocabulary.
+
+    Args:
+        texts: What to learn from.
+        vocab_size: Most entries; fewer come out of few texts.
+        min_frequency: Pairs seen less often are not merged.
+    """
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizer
+
+    trained = BertWordPieceTokenizer(lowercase=True)
+    trained.train_from_iterator(
+        texts,
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=list(SPECIAL),
+        show_progress=False,
+    )
+    inner = BertTokenizer(vocab=trained.get_vocab(), do_lower_case=True)
+    return Tokenizer(inner, name="trained")
+
+
+def pad_ids(ids: Int[np.ndarray, " m"], length: int) -> Int[np.ndarray, " n"]:
+    """Bring one row of ids to a fixed length.
+
+    A row that is too long loses tokens from its end but keeps its closing ``[SEP]``.
+    """
+    row = np.zeros(length, np.int32)
+    if len(ids) > length:
+        row[:-1], row[-1] = ids[: length - 1], ids[-1]
+    else:
+        row[: len(ids)] = ids
+    return row
