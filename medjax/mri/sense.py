@@ -4,7 +4,7 @@
 Axes are ``[*b, c, h, w]`` for coil data and ``[*b, h, w]`` for images. A mask is
 boolean and ends in ``h 1`` (readout lines) or ``h w``, without a coil axis. Leading
 axes broadcast from the right: one set of maps ``[c, h, w]`` serves all frames
-``[t, h, w]``; in a batch ``[b, t, h, w]``, maps that frames share are ``[b, 1, c, h, w]``.
+``[t, h, w]``; in a batch of series, maps that frames share are ``[b, 1, c, h, w]``.
 
 The operators here say what the model is, in the plainest form. Everything that iterates
 calls ``medjax_kernels.data_consistency``, which computes ``A^H A`` without ever making
