@@ -1,0 +1,87 @@
+"""The sentences that stand for "it is there" and "it is not" in zero-shot tests.
+
+Zero-shot numbers move by whole points with the wording, so the wording is data under a
+version that every result names. Prompts are sentences as dictated, not class names:
+text towers were trained on reports. A "no" in front of a class name, as in CheXzero, is
+one of the negatives; for "No Finding" it would be a double denial, which is why that
+class has sentences of its own.
+"""
+
+PROMPTS_VERSION = "1"
+
+NOUNS = {
+    "Atelectasis": "atelectasis",
+    "Cardiomegaly": "cardiomegaly",
+    "Consolidation": "consolidation",
+    "Edema": "pulmonary edema",
+    "Effusion": "pleural effusion",
+    "Emphysema": "emphysema",
+    "Enlarged Cardiomediastinum": "enlargement of the cardiomediastinal silhouette",
+    "Fibrosis": "fibrosis",
+    "Fracture": "rib fracture",
+    "Hernia": "hiatal hernia",
+    "Infiltration": "infiltrate",
+    "Lung Lesion": "lung lesion",
+    "Lung Opacity": "lung opacity",
+    "Mass": "lung mass",
+    "Nodule": "pulmonary nodule",
+    "Pleural Effusion": "pleural effusion",
+    "Pleural Other": "pleural abnormality",
+    "Pleural Thickening": "pleural thickening",
+    "Pleural_Thickening": "pleural thickening",
+    "Pneumonia": "pneumonia",
+    "Pneumothorax": "pneumothorax",
+    "Support Devices": "support devices",
+}
+"""CheXpert-14, NIH-14 (both spellings) and the embedded findings."""
+
+POSITIVE = ("There is {}.", "{} is present.", "{} is noted.")
+NEGATIVE = ("There is no {}.", "No {}.", "No evidence of {}.")
+
+SENTENCES = {
+    "Cardiomegaly": (
+        (
+            "The heart is enlarged.",
+            "Cardiomegaly is present.",
+            "There is cardiomegaly.",
+        ),
+        ("Heart size is normal.", "No cardiomegaly.", "The heart is not enlarged."),
+    ),
+    "Fracture": (
+        ("There is a rib fracture.", "A rib fracture is present."),
+        ("No rib fracture.", "The osseous structures are intact."),
+    ),
+    "No Finding": (
+        ("No acute cardiopulmonary process.", "Normal chest radiograph."),
+        ("The chest radiograph is abnormal.", "There is an acute abnormality."),
+    ),
+    "Support Devices": (
+        (
+            "A pacemaker is in place.",
+            "An endotracheal tube is in place.",
+            "A central venous catheter is in place.",
+        ),
+        ("No support devices.",),
+    ),
+}
+"""Findings that reports state in words of their own."""
+
+
+def prompts(finding: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The positive and negative sentences of a finding.
+
+    Args:
+        finding: a label of CheXpert, NIH or the embedded data. Others are taken as the
+            noun itself, in lower case.
+
+    Returns:
+        (positive, negative), each of one sentence or more.
+    """
+    if finding in SENTENCES:
+        return SENTENCES[finding]
+    noun = NOUNS.get(finding, finding.replace("_", " ").lower())
+    written = [
+        tuple(form.format(noun) for form in forms) for forms in (POSITIVE, NEGATIVE)
+    ]
+    positive = tuple(text[0].upper() + text[1:] for text in written[0])
+    return positive, written[1]
