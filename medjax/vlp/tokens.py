@@ -8,6 +8,9 @@ Everywhere in a batch a position with id 0 is padding, and the first token of a 
 ``[CLS]``: tokenizers for which this does not hold are refused.
 """
 
+import heapq
+import itertools
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,26 +126,74 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Learn a lower-case WordPiece vocabulary (as BERT's, ``[PAD]`` = 0).
 
-    Equal texts give an equal vocabulary.
+    Equal texts give an equal vocabulary, on every machine: ties go to the piece that
+    comes first in the alphabet. (The trainers of ``tokenizers`` break them by hash
+    order, so that a run could not be repeated.)
 
     Args:
         texts: What to learn from.
-        vocab_size: Most entries; fewer come out of few texts.
+        vocab_size: Most entries; fewer come out of few texts. The characters of the
+            texts are always in, so that only unseen characters are ``[UNK]``.
         min_frequency: Pairs seen less often are not merged.
     """
-    from tokenizers import BertWordPieceTokenizer
+    from tokenizers import normalizers, pre_tokenizers
     from transformers import BertTokenizer
 
-    trained = BertWordPieceTokenizer(lowercase=True)
-    trained.train_from_iterator(
-        texts,
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
-        special_tokens=list(SPECIAL),
-        show_progress=False,
-    )
-    inner = BertTokenizer(vocab=trained.get_vocab(), do_lower_case=True)
-    return Tokenizer(inner, name="trained")
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words: Counter[str] = Counter()
+    for text in texts:
+        pieces = splitter.pre_tokenize_str(normalizer.normalize_str(text))
+        words.update(word for word, _ in pieces)
+    pieces = _learn_pieces(words, vocab_size - len(SPECIAL), min_frequency)
+    vocab = {piece: i for i, piece in enumerate([*SPECIAL, *pieces])}
+    return Tokenizer(BertTokenizer(vocab=vocab, do_lower_case=True), name="trained")
+
+
+def _learn_pieces(words: Counter[str], size: int, min_frequency: int) -> list[str]:
+    """Characters, then merges of the most frequent neighbours, one after the other."""
+    split = [[w[0], *(f"##{c}" for c in w[1:])] for w in sorted(words)]
+    counts = [words[w] for w in sorted(words)]
+    pieces = dict.fromkeys(sorted({piece for word in split for piece in word}))
+    pairs: Counter[tuple[str, str]] = Counter()
+    where: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for i, word in enumerate(split):
+        for pair in itertools.pairwise(word):
+            pairs[pair] += counts[i]
+            where[pair].add(i)
+    heap = [(-n, pair) for pair, n in pairs.items()]
+    heapq.heapify(heap)
+    while heap and len(pieces) < size:
+        n, pair = heapq.heappop(heap)
+        if -n != pairs[pair]:  # an old entry: the pair was counted anew since
+            continue
+        if -n < min_frequency:
+            break
+        merged = pair[0] + pair[1].removeprefix("##")
+        pieces[merged] = None
+        changed: set[tuple[str, str]] = set()
+        for i in sorted(where[pair]):
+            before, after = split[i], _merge(split[i], pair, merged)
+            for sign, word in ((-1, before), (1, after)):
+                for neighbours in itertools.pairwise(word):
+                    pairs[neighbours] += sign * counts[i]
+                    where[neighbours].add(i)
+                    changed.add(neighbours)
+            split[i] = after
+        for neighbours in changed:
+            if pairs[neighbours] > 0:
+                heapq.heappush(heap, (-pairs[neighbours], neighbours))
+    return list(pieces)
+
+
+def _merge(word: list[str], pair: tuple[str, str], merged: str) -> list[str]:
+    out: list[str] = []
+    for piece in word:
+        if out and (out[-1], piece) == pair:
+            out[-1] = merged
+        else:
+            out.append(piece)
+    return out
 
 
 def pad_ids(ids: Int[np.ndarray, " m"], length: int) -> Int[np.ndarray, " n"]:
