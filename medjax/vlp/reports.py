@@ -9,14 +9,15 @@ The rules are those of the sectioned MIMIC-CXR files that MGCA and its successor
 on (MIT-LCP/mimic-cxr, MGCA), with three repairs that ``faithful=True`` takes back:
 
 * headers are also found at the very start, in title case and after a full stop in the
-  same line; the original wants a newline, one space and capitals;
+  same line (the original wants a newline, one space and capitals), and those that name
+  an organ ("LUNGS:") do not end the findings;
 * what stands above the last line of underscores is an addendum, not a section;
 * sentences end at a full stop that a space follows. The original splits at every
   ``digits.`` and every full stop, so "2.5 cm" becomes two sentences.
 
-Where the original lists typing errors of headers one by one, a rule of similarity stands
-here in both modes. The original also leaves out 54 studies by a hand-made list; here
-they are parsed.
+Where the original lists typing errors of headers one by one, a rule of similarity
+stands here in both modes. The original also leaves out 54 studies by a hand-made list;
+here they are parsed.
 """
 
 import difflib
@@ -31,7 +32,6 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
         "finding",
         "findings in chest",
         "findings in the chest",
-        "lungs",
         "observations",
         "report",
         "radiographic findings",
@@ -87,6 +87,12 @@ _FILM = re.compile(
     r"\b(chest|portable|pa and lateral|lateral and pa|pa and lat|ap and lateral|"
     r"frontal and lateral|two views|cxr|radiograph|single view|upright|supine)\b"
 )
+# Headers within the findings of a structured report: they stay part of the text.
+_ORGANS = re.compile(
+    r"^(the )?(lungs?|heart|pleura|pleural spaces?|mediastinum|cardiomediastin\w+|"
+    r"hila|bones?|osseous|soft tissues?|lines|tubes|lines and tubes|support devices|"
+    r"devices|diaphragm|upper abdomen|abdomen|airways?|vasculature)\b"
+)
 _FAITHFUL_HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s")
 _KNOWN = "|".join(
     sorted({re.escape(n) for n in _CANONICAL if len(n) > 6}, key=len, reverse=True)
@@ -134,12 +140,14 @@ def split_sections(text: str, *, faithful: bool = False) -> dict[str, str]:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     above, body = ("", text) if faithful else _split_addendum(text)
     found = list((_FAITHFUL_HEADER if faithful else _HEADER).finditer(body))
+    if not faithful:
+        found = [h for h in found if not _ORGANS.match(_header(h).lower().strip())]
     sections: dict[str, str] = {}
     ends = [header.start() for header in found[1:]] + [len(body)]
     sections: dict[str, str] = {}
     name, content = "", body
     for header, end in zip(found, ends[: len(found)], strict=True):
-        name = header_name(next(group for group in header.groups() if group))
+        name = header_name(_header(header))
         content = body[header.end() : end]
         if content.strip():
             sections.pop(name, None)  # the last of a name also stands last
@@ -148,13 +156,17 @@ def split_sections(text: str, *, faithful: bool = False) -> dict[str, str]:
         sections.setdefault("addendum", above)
     if not sections.keys() & {"findings", "impression"}:
         first, *rest = re.split(r"\n[ \t]*\n", content.strip("\n"), maxsplit=1)
-        if not found and not rest:
-            sections["last_paragraph"] = _one_line(first)
+        if not found and "FINAL REPORT" not in first and not faithful:
+            sections["last_paragraph"] = _one_line(content)  # no report form at all
         elif rest and rest[0].strip():
             sections["last_paragraph"] = _one_line(rest[0])
             if name in sections:
                 sections[name] = _one_line(first)
     return {name: text for name, text in sections.items() if text}
+
+
+def _header(match: re.Match[str]) -> str:
+    return next(group for group in match.groups() if group)
 
 
 def _split_addendum(text: str) -> tuple[str, str]:
