@@ -1,0 +1,122 @@
+"""The parts that every transformer here is made of: attention and the two-layer MLP.
+
+Vaswani et al., "Attention is all you need", NeurIPS 2017. Scores and softmax are
+float32 whatever the compute dtype; padding is a mask over keys, so the outputs *at*
+padded positions are defined but mean nothing.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+Implementation = Literal["xla", "cudnn"]
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: nn.gelu(x, approximate=True),
+    "relu": nn.relu,
+    "silu": nn.silu,
+}
+"""By the names that configurations of Hugging Face use."""
+
+
+class MultiHeadAttention(nn.Module):
+    """Self-attention with biases everywhere, over ``[b, n, d]``."""
+
+    heads: int
+    fused: bool = False
+    """One ``qkv`` projection, as timm stores it, instead of three, as BERT does."""
+    dropout: float = 0.0
+    """Of attention weights, in training."""
+    implementation: Implementation = "xla"
+    """``"cudnn"``: the fused kernel, bfloat16 on NVIDIA from Ampere on."""
+    dtype: str = "float32"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        mask: Bool[Array, "b n"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "b n d"]:
+        """Lets every token look at every other.
+
+        Args:
+          x: Tokens.
+          mask: True where a token may be looked at; None: everywhere.
+          deterministic: Without dropout. Otherwise a ``"dropout"`` key is needed.
+
+        Returns:
+          The attended values, projected; in ``dtype``.
+
+        Raises:
+          ValueError: The width does not divide into heads.
+        """
+        width = x.shape[-1]
+        if width % self.heads:
+            raise ValueError(
+                f"heads must divide the width; got width {width}, {self.heads} heads"
+            )
+        if self.fused:
+            q, k, v = jnp.split(self._dense(3 * width, "qkv")(x), 3, axis=-1)
+        else:
+            q, k, v = (self._dense(width, s)(x) for s in ("query", "key", "value"))
+        split = (*x.shape[:-1], self.heads, width // self.heads)
+        q, k, v = (a.reshape(split) for a in (q, k, v))
+        keys = None if mask is None else mask[:, None, None, :]
+        if deterministic or self.dropout == 0:
+            # Its own promotion of bfloat16 scores to float32 is not strict.
+            with jax.numpy_dtype_promotion("standard"):
+                y = jax.nn.dot_product_attention(
+                    q, k, v, mask=keys, implementation=self.implementation
+                )
+        else:
+            y = self._attend_with_dropout(q, k, v, keys)
+        return self._dense(width, "output")(y.reshape(x.shape))
+
+    def _dense(self, features: int, name: str) -> nn.Dense:
+        return nn.Dense(
+            features,
+            dtype=jnp.dtype(self.dtype),
+            kernel_init=self.kernel_init,
+            name=name,
+        )
+
+    def _attend_with_dropout(
+        self,
+        q: Float[Array, "b n heads d"],
+        k: Float[Array, "b n heads d"],
+        v: Float[Array, "b n heads d"],
+        keys: Bool[Array, "b 1 1 n"] | None,
+    ) -> Float[Array, "b n heads d"]:
+        """What ``dot_product_attention`` does, and the dropout it does not offer."""
+        scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32)
+        scores = scores / jnp.sqrt(jnp.float32(q.shape[-1]))
+        if keys is not None:
+            scores = jnp.where(keys, scores, jnp.finfo(jnp.float32).min)
+        weights = nn.Dropout(self.dropout, deterministic=False)(nn.softmax(scores))
+        return jnp.einsum("bhnm,bmhd->bnhd", weights.astype(v.dtype), v)
+
+
+class Mlp(nn.Module):
+    """Up, activation, down; token by token."""
+
+    hidden: int
+    activation: str = "gelu"
+    dtype: str = "float32"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        dtype = jnp.dtype(self.dtype)
+        up = nn.Dense(self.hidden, dtype=dtype, kernel_init=self.kernel_init, name="up")
+        down = nn.Dense(
+            x.shape[-1], dtype=dtype, kernel_init=self.kernel_init, name="down"
+        )
+        return down(ACTIVATIONS[self.activation](up(x)))
