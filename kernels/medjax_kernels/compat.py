@@ -14,7 +14,7 @@ def platform() -> str:
         ``"cpu"``, ``"gpu"`` or ``"tpu"``: of ``jax.default_device`` where that is set,
         else of the default backend.
     """
-    device = jax.config.jax_default_device
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     if device is None:
         return jax.default_backend()
     name = device if isinstance(device, str) else device.platform

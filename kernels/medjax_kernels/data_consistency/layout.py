@@ -66,12 +66,12 @@ def align(
 
 
 def check_plane(
-    name: str, x: Shaped[Array, "..."], height: int, width: int, of: str = "image"
+    name: str, x: Shaped[Array, "..."], like: Shaped[Array, "..."], of: str = "image"
 ) -> None:
-    """Raise unless the last two axes of ``x`` are ``h w``."""
-    if x.shape[-2:] != (height, width):
+    """Raise unless the last two axes of ``x`` are those of ``like``."""
+    if x.shape[-2:] != like.shape[-2:]:
         raise ValueError(
-            f"{name} must end in the {of}'s {(height, width)}, got shape {x.shape}"
+            f"{name} must end in the {of}'s {like.shape[-2:]}, got shape {x.shape}"
         )
 
 

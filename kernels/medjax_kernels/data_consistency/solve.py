@@ -2,9 +2,9 @@
 
 The solve is differentiated through the equation it solves instead of through its
 iterations (MoDL, Aggarwal et al. 2018, arXiv 1712.02862): the backward pass is one more
-solve with the cotangent on the right-hand side, and memory does not grow with the number
-of iterations. Like MoDL's, that gradient is the exact one of the *converged* solution;
-with few iterations it is as approximate as the solution itself.
+solve with the cotangent on the right-hand side, and memory does not grow with the
+number of iterations. Like MoDL's, that gradient is the exact one of the *converged*
+solution; with few iterations it is as approximate as the solution itself.
 
 A line mask makes the operator block-diagonal over readout positions. Then each of them
 may run its own recurrence (``axes`` = the sampled axis), with its own step sizes: at
@@ -101,28 +101,44 @@ def _regularised(
     return operator(x, maps, mask) + layout.scale(x, lam)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def solve(
     operator: Operator,
-    settings: tuple[tuple[int, ...], int, float],
     rhs: Complex[Array, "*b h w"],
     maps: Complex[Array, "*m c h w"],
     mask: Real[Array, "*k mh mw"],
     lam: Real[Array, "*l 1 1"],
+    *,
+    axes: tuple[int, ...],
+    iterations: int,
+    tolerance: float,
 ) -> Complex[Array, "*b h w"]:
     """``x`` with ``A^H A x + lambda x = r``, differentiable in all four arrays.
 
     Args:
         operator: the normal operator, itself differentiable.
-        settings: (axes of one block, iterations, tolerance).
         rhs: right-hand sides ``r``.
         maps: sensitivity maps.
         mask: sampling weights.
         lam: weight of the identity, broadcast over the plane.
+        axes: the axes of one block.
+        iterations: at most so many.
+        tolerance: relative to each block's right-hand side.
 
     Returns:
         The solutions.
     """
+    return _solve(operator, (axes, iterations, tolerance), rhs, maps, mask, lam)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _solve(
+    operator: Operator,
+    settings: tuple[tuple[int, ...], int, float],
+    rhs: Array,
+    maps: Array,
+    mask: Array,
+    lam: Array,
+) -> Array:
     axes, iterations, tolerance = settings
     return conjugate_gradient(
         lambda x: _regularised(operator, x, maps, mask, lam),
@@ -133,22 +149,19 @@ def solve(
     )
 
 
-def _forward(operator, settings, rhs, maps, mask, lam):  # noqa: ANN001, ANN202
-    x = solve(operator, settings, rhs, maps, mask, lam)
-    return x, (x, maps, mask, lam)
+def _forward(operator: Operator, settings: tuple, *arrays: Array) -> tuple:
+    x = _solve(operator, settings, *arrays)
+    return x, (x, *arrays[1:])
 
 
-def _backward(operator, settings, saved, cotangent):  # noqa: ANN001, ANN202
-    x, maps, mask, lam = saved
+def _backward(
+    operator: Operator, settings: tuple, saved: tuple[Array, ...], cotangent: Array
+) -> tuple[Array, ...]:
+    x, *parameters = saved
     # JAX's cotangents transpose without conjugating; B is Hermitian, so B^T = conj(B).
-    adjoint = jnp.conj(solve(operator, settings, jnp.conj(cotangent), maps, mask, lam))
-    _, pull = jax.vjp(
-        lambda maps, mask, lam: _regularised(operator, x, maps, mask, lam),
-        maps,
-        mask,
-        lam,
-    )
+    adjoint = jnp.conj(_solve(operator, settings, jnp.conj(cotangent), *parameters))
+    _, pull = jax.vjp(functools.partial(_regularised, operator, x), *parameters)
     return (adjoint, *pull(-adjoint))
 
 
-solve.defvjp(_forward, _backward)
+_solve.defvjp(_forward, _backward)

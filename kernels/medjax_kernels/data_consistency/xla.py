@@ -6,13 +6,13 @@ meets its own inverse, and what is left of ``F^H M F`` is the 1-D circulant
     K = F_y^H diag(m) F_y,        A^H A x = sum_c conj(S_c) * K (S_c x).
 
 Circulants commute with cyclic shifts, so the four ``fftshift`` s of the centred
-convention reduce to one: the mask is shifted once and the image never is. The same holds
-in two dimensions for 2-D masks.
+convention reduce to one: the mask is shifted once and the image never is. The same
+holds in two dimensions for 2-D masks.
 
 ``fft`` applies K as FFT, weights, inverse FFT. ``dft`` multiplies by the dense K, or,
-where the caller bounds the number of sampled lines, by its thin factor ``F_Omega`` twice
-(half the arithmetic at acceleration 4). Matrix products suit chips whose matrix units
-outrun their FFTs, and line counts without small factors.
+where the caller bounds the number of sampled lines, by its thin factor ``F_Omega``
+twice (half the arithmetic at acceleration 4). Matrix products suit chips whose matrix
+units outrun their FFTs, and line counts without small factors.
 """
 
 import functools
@@ -64,8 +64,8 @@ def dft_rows(
 ) -> tuple[Real[Array, "*k r n"], Real[Array, "*k r n"]]:
     """Rows of the unitary DFT matrix, as cosine and (negative) sine planes.
 
-    The phase is reduced modulo ``size`` in exact integers first, so that the entries are
-    correct to rounding at any size.
+    The phase is reduced modulo ``size`` in exact integers first, so that the entries
+    are correct to rounding at any size.
 
     Args:
         rows: integer frequencies, any leading axes.
@@ -88,7 +88,7 @@ def _matmul(
     equation: str,
     precision: Precision,
 ) -> Complex[Array, "..."]:
-    """A complex product as four real ones, so that ``precision`` governs each of them."""
+    """A complex product as four real ones, so that ``precision`` governs each."""
     multiply = functools.partial(
         jnp.einsum, equation, precision=LAX_PRECISION[precision]
     )
