@@ -1,0 +1,258 @@
+"""What a run leaves to look at: one HTML file with curves, tables and pictures in it.
+
+Self-contained: styles are inline, charts are SVG, pictures are base64 PNGs, and a
+content policy in the page forbids any request, so that it can be mailed, archived or
+opened on a machine without a network. It follows the reader's light or dark setting.
+Every text is escaped.
+"""
+
+import base64
+import html
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from medjax.train.chart import Curves, legend, line_chart, number
+
+STYLE = (Path(__file__).with_name("report.css")).read_text()
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A picture in a gallery with lines of text under it.
+
+    Attributes:
+        picture: uint8, or float in [0, 1]; [h, w] or [h, w, 3].
+        title: above the lines, in bold.
+        lines: (text, mark); True marks it right, False wrong, None neither.
+    """
+
+    picture: np.ndarray
+    title: str = ""
+    lines: Sequence[tuple[str, bool | None]] = ()
+
+
+class Report:
+    """Builds a page from top to bottom; every method adds a block and returns itself.
+
+    Args:
+        title: the page's heading.
+        subtitle: one line under it.
+    """
+
+    def __init__(self, title: str, subtitle: str = "") -> None:
+        self.title = title
+        self.subtitle = subtitle
+        self._blocks: list[str] = []
+
+    def section(self, title: str) -> "Report":
+        """Starts a part of the page."""
+        return self._add(f"<h2>{html.escape(title)}</h2>")
+
+    def text(self, text: str) -> "Report":
+        """Paragraphs; an empty line between two begins a new one."""
+        for paragraph in text.split("\n\n"):
+            self._add(f"<p>{html.escape(paragraph)}</p>")
+        return self
+
+    def numbers(self, tiles: Mapping[str, tuple[float | str, str]]) -> "Report":
+        """The headline figures, large.
+
+        Args:
+            tiles: name to (value, remark), such as {"zero-shot AUC": (0.81, "chance
+                0.5")}.
+        """
+        cells = [
+            f'<div class="tile"><span>{html.escape(name)}</span>'
+            f"<strong>{_cell(value)}</strong><em>{html.escape(remark)}</em></div>"
+            for name, (value, remark) in tiles.items()
+        ]
+        return self._add(f'<div class="tiles">{"".join(cells)}</div>')
+
+    def curves(
+        self,
+        name: str,
+        rows: Sequence[Mapping[str, Any]],
+        keys: Sequence[str] | None = None,
+        *,
+        x: str = "step",
+        log: bool = False,
+    ) -> "Report":
+        """A line chart of logged rows; two charts in a row stand side by side.
+
+        Args:
+            name: the chart's heading.
+            rows: such as those of `metrics.jsonl`. A row without a key adds no point; a
+                null breaks the line.
+            keys: which values; None takes every numeric one but `x`.
+            x: the value along the bottom.
+            log: a logarithmic y axis.
+
+        Raises:
+            ValueError: if no row has a number under any key.
+        """
+        if keys is None:
+            found = [k for row in rows for k, v in row.items() if _is_number(v)]
+            keys = [key for key in dict.fromkeys(found) if key != x]
+        drawn: Curves = {
+            key: [(row[x], row[key]) for row in rows if x in row and key in row]
+            for key in keys
+        }
+        if not any(_is_number(y) for points in drawn.values() for _, y in points):
+            raise ValueError(f"curves {name!r}: no number under {list(keys)}")
+        drawn = {key: points for key, points in drawn.items() if points}
+        chart = line_chart(drawn, x_name=x, title=name, log=log)
+        note = ' <span class="note">log scale</span>' if log else ""
+        return self._add(
+            f'<figure class="chart"><figcaption>{html.escape(name)}{note}</figcaption>'
+            f"{legend(drawn)}{chart}</figure>"
+        )
+
+    def table(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        caption: str = "",
+        bars: Mapping[str, tuple[float, float]] | None = None,
+    ) -> "Report":
+        """A table; columns are the keys in order of appearance.
+
+        Args:
+            rows: floats show three decimals, None and NaN a dash.
+            caption: above it.
+            bars: columns that also draw their value as a bar, with the values at the
+                bar's empty and full ends, such as {"AUC": (0.5, 1.0)}.
+        """
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        numeric = {c for c in columns if any(_is_number(row.get(c)) for row in rows)}
+        head = "".join(
+            f'<th class="{"num" if c in numeric else ""}">{html.escape(c)}</th>'
+            for c in columns
+        )
+        body = "".join(
+            "<tr>"
+            + "".join(
+                _td(row.get(c), c in numeric, (bars or {}).get(c)) for c in columns
+            )
+            + "</tr>"
+            for row in rows
+        )
+        title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+        return self._add(
+            f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>"
+        )
+
+    def picture(self, array: np.ndarray, caption: str = "") -> "Report":
+        """One picture at its own size, or as wide as the page.
+
+        Raises:
+            ValueError: if the array is not a picture (see `Card`).
+        """
+        return self._add(
+            f'<figure class="picture">{_png(array, caption)}'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        )
+
+    def gallery(self, cards: Sequence[Card], *, caption: str = "") -> "Report":
+        """Pictures side by side, each with its lines.
+
+        Raises:
+            ValueError: if an array is not a picture (see `Card`).
+        """
+        title = f'<p class="note">{html.escape(caption)}</p>' if caption else ""
+        items = []
+        for card in cards:
+            lines = "".join(
+                f'<li class="{_MARKS[mark]}">{html.escape(text)}</li>'
+                for text, mark in card.lines
+            )
+            name = f"<b>{html.escape(card.title)}</b>" if card.title else ""
+            items.append(
+                f'<div class="card">{_png(card.picture, card.title)}'
+                f"{name}<ul>{lines}</ul></div>"
+            )
+        return self._add(f'{title}<div class="gallery">{"".join(items)}</div>')
+
+    def html(self) -> str:
+        """The whole page."""
+        title, subtitle = html.escape(self.title), html.escape(self.subtitle)
+        return (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+            '<meta name="viewport" content="width=device-width,initial-scale=1">'
+            '<meta name="color-scheme" content="light dark">'
+            f"<title>{title}</title><style>{STYLE}</style></head><body><main>"
+            f"<header><h1>{title}</h1><p>{subtitle}</p></header>"
+            f"{''.join(self._blocks)}</main></body></html>\n"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the page; a reader sees the old file or the new one, never half."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(target.name + ".part")
+        draft.write_text(self.html(), encoding="utf-8")
+        return draft.replace(target)
+
+    def _add(self, block: str) -> "Report":
+        self._blocks.append(block)
+        return self
+
+
+_MARKS = {True: "right", False: "wrong", None: ""}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
+        return "–"
+    if isinstance(value, (float, np.floating)):
+        small = 1e-3 <= abs(value) < 1e3 or value == 0
+        return f"{value:.3f}" if small else number(float(value))
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return f"{int(value):,}"
+    return html.escape(str(value))
+
+
+def _td(value: Any, numeric: bool, ends: tuple[float, float] | None) -> str:
+    bar = ""
+    if ends is not None and _is_number(value) and math.isfinite(value):
+        share = min(max((value - ends[0]) / (ends[1] - ends[0]), 0.0), 1.0)
+        bar = f'<span class="bar"><i style="width:{100 * share:.1f}%"></i></span>'
+    return f'<td class="{"num" if numeric else ""}">{bar}{_cell(value)}</td>'
+
+
+def _png(array: np.ndarray, alternative: str) -> str:
+    """An `<img>` with the picture in it."""
+    picture = np.asarray(array)
+    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
+        raise ValueError(f"picture: expected [h, w] or [h, w, 3], got {picture.shape}")
+    if picture.dtype != np.uint8:
+        if not np.issubdtype(picture.dtype, np.floating):
+            raise ValueError(f"picture: expected uint8 or float, got {picture.dtype}")
+        if not (picture.min() >= 0 and picture.max() <= 1):
+            raise ValueError(
+                "picture: expected floats in [0, 1], "
+                f"got {picture.min():.3g} to {picture.max():.3g}"
+            )
+        picture = np.round(255 * picture).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    height, width = picture.shape[:2]
+    return (
+        f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" '
+        f'alt="{html.escape(alternative)}">'
+    )
