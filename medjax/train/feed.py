@@ -24,7 +24,8 @@ from medjax.train.sharding import shard_batch
 class DataIterator(Protocol):
     """An iterator of batches that can tell its place and return to it.
 
-    grain's dataset iterators are such. The state must survive JSON, or be bytes.
+    grain's dataset iterators are such. The state must survive JSON, or be bytes; arrays
+    handed out must not be written to again, since the next batch is read meanwhile.
     """
 
     def __next__(self) -> Any:

@@ -119,12 +119,14 @@ def fit(
         feed = enter(Feed(data, mesh))
         start = checkpoints.latest
         if start is not None:
-            run_settings.compare(
-                checkpoints.settings(start), settings, allowed=train.allow_config_change
-            )
             feed.iterator.set_state(checkpoints.restore_data(start))
         feed.start()
         fed = feed.next()
+        settings["batch_size"] = len(next(iter(fed.device.values())))
+        if start is not None:
+            run_settings.compare(
+                checkpoints.settings(start), settings, allowed=train.allow_config_change
+            )
 
         init_key, key = jax.jit(
             lambda: run_keys(train.seed),
@@ -191,7 +193,6 @@ class _Run:
         """Takes all steps from `state` on; `fed` is the first batch."""
         train, start = self.train, int(state.step)
         shapes = {name: value.shape for name, value in fed.device.items()}
-        examples = next(iter(shapes.values()))[0]
         proceed = jax.jit(lambda: jnp.ones((), bool), out_shardings=replicated(mesh))()
         # Compiled ahead: a batch of another shape is then an error, not a silent second
         # compilation, and the compiler's counts of FLOPs and bytes are at hand.
@@ -234,7 +235,9 @@ class _Run:
                 if logs:
                     row = {k: float(v) for k, v in metrics.items() if k != "finite"}
                     rates = clock.read(
-                        examples=examples, remaining=train.steps - n, flops=flops
+                        examples=self.settings["batch_size"],
+                        remaining=train.steps - n,
+                        flops=flops,
                     )
                     memory = {"peak_memory_bytes": speed.peak_memory(compiled)}
                     self.writer.write(n, {**row, **rates, **memory})

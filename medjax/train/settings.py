@@ -45,6 +45,13 @@ class TrainConfig:
     allow_config_change: bool = False
     """Resume although settings that change the result differ."""
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "checkpoint_every", "keep", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"train.{name}: expected at least 1, got {getattr(self, name)}"
+                )
+
 
 def resume_settings(optimizer: OptimizerConfig, train: TrainConfig) -> dict[str, Any]:
     """The settings that change what a run computes, as JSON gives them back."""
@@ -65,20 +72,25 @@ def compare(saved: dict[str, Any], settings: dict[str, Any], *, allowed: bool) -
     Raises:
       ValueError: If they differ and that is not `allowed`.
     """
-    then, now = (_flatten(tree) for tree in (saved, settings))
-    changed = [
-        f"{name}: was {then.get(name)!r}, now {now.get(name)!r}"
-        for name in sorted(then.keys() | now.keys())
-        if then.get(name) != now.get(name)
-    ]
+    changed = _changes(saved, settings)
     if changed and not allowed:
         raise ValueError(
             "train: the checkpoint in this workdir was made with other settings; use "
             "another workdir, or --train.allow_config_change to go on with the new "
-            f"ones. {'; '.join(changed)}"
+            f"ones. {changed}"
         )
     if changed:
-        logger.warning("resuming with changed settings: %s", "; ".join(changed))
+        logger.warning("resuming with changed settings: %s", changed)
+
+
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two trees of settings, in words."""
+    old, new = _flatten(then), _flatten(now)
+    return "; ".join(
+        f"{name}: was {old.get(name)!r}, now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    )
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -98,9 +110,13 @@ def write_config(
     train: TrainConfig,
     mesh: Mesh,
 ) -> None:
-    """Writes config.json once: what the run was started with, and on what."""
+    """Writes config.json once: what the run was started with, and on what.
+
+    A later start with another experiment is warned of: whether a changed setting of a
+    model or a data set matters, the loop cannot know.
+    """
     path = workdir / "config.json"
-    if jax.process_index() or path.exists():
+    if jax.process_index():
         return
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         config = dataclasses.asdict(config)
@@ -115,4 +131,10 @@ def write_config(
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
-    path.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    text = json.dumps(content, indent=2, default=str) + "\n"
+    if not path.exists():
+        path.write_text(text)
+        return
+    then, now = (json.loads(t)["experiment"] or {} for t in (path.read_text(), text))
+    if changed := _changes(then, now):
+        logger.warning("config.json of this workdir differs: %s", changed)

@@ -9,6 +9,7 @@ later step is a no-op until the host has looked (`proceed`). So the state from b
 the bad update survives although its buffers are donated and the host runs behind.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -94,6 +95,13 @@ def make_train_step(
         if accumulate == 1:
             return gradients(params, extra, batch, key)
         sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+        shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+        size = len(next(iter(batch.values())))
+        if size % (accumulate * shards):
+            raise ValueError(
+                f"train.accumulate: the global batch of {size} does not split into "
+                f"{accumulate} microbatches over {shards} devices"
+            )
 
         def split(x: jax.Array) -> jax.Array:
             x = x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)

@@ -230,8 +230,23 @@ def test_resuming_with_settings_that_matter_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"optimizer.lr: was 0.01, now 0.02"):
         run(tmp_path, 4, optimizer=faster)
     run(tmp_path, 3, keep=1, eval_every=1)  # these change nothing that is computed
+    with pytest.raises(ValueError, match="batch_size: was 16, now 32"):
+        run(tmp_path, 4, data=Stream(batch=32))
     state = run(tmp_path, 4, optimizer=faster, allow_config_change=True)
     assert int(state.step) == 4
+
+
+def test_another_experiment_in_the_same_workdir_is_warned_of(tmp_path, caplog):
+    run(tmp_path, 1, config={"data": {"root": "a"}})
+    run(tmp_path, 1, config={"data": {"root": "b"}})
+    assert "data.root: was 'a', now 'b'" in caplog.text
+
+
+def test_settings_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="train.log_every"):
+        train.TrainConfig(log_every=0)
+    with pytest.raises(ValueError, match="3 microbatches over 8 devices"):
+        run(tmp_path, accumulate=3)
 
 
 def test_resuming_another_model_is_refused(tmp_path):
