@@ -1,0 +1,95 @@
+"""Channels of a ResNet as tokens: the reading branch of IMITATE.
+
+Every stage of a convolutional tower holds channels that respond to something of its
+own scale. A few of each are drawn, pooled to one grid and flattened; an attention layer
+with one class token summarises them, so that small and large findings are read at once.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from medjax.typing import Key
+
+GRID = 16
+"""Side of the grid every channel is pooled to; a token is the flattened grid."""
+
+
+def adaptive_pooling_matrix(size: int, *, bins: int = GRID) -> Float[np.ndarray, "g h"]:
+    """Adaptive average pooling of one axis as a matrix: row i averages bin i.
+
+    Bin i covers floor(i size / bins) up to ceil((i+1) size / bins), so bins overlap
+    where ``bins`` does not divide ``size`` and repeat where it exceeds it.
+    """
+    matrix = np.zeros((bins, size), np.float32)
+    for i in range(bins):
+        start, stop = i * size // bins, -(-(i + 1) * size // bins)
+        matrix[i, start:stop] = 1.0 / (stop - start)
+    return matrix
+
+
+def channel_tokens(
+    stage: Float[Array, "b h w c"], channels: Int[Array, " n"]
+) -> Float[Array, "b n g"]:
+    """The chosen channels of one stage, each pooled to a grid and flattened."""
+    rows = jnp.asarray(adaptive_pooling_matrix(stage.shape[1]))
+    columns = jnp.asarray(adaptive_pooling_matrix(stage.shape[2]))
+    chosen = jnp.take(stage, channels, axis=-1).astype(jnp.float32)
+    pooled = jnp.einsum("bhwn,gh,kw->bngk", chosen, rows, columns)
+    return pooled.reshape(*pooled.shape[:2], GRID * GRID)
+
+
+class HierarchicalAggregator(nn.Module):
+    """Channels of all stages as tokens, read by one class token.
+
+    Tokens are zero-padded to ``length``, the class token comes last, all get a learned
+    position; one multi-head attention with a residual and no normalisation follows.
+    """
+
+    ratios: tuple[float, ...] = (0.25, 0.15, 0.10, 0.10)
+    length: int = 512
+    heads: int = 4
+
+    @nn.compact
+    def __call__(
+        self, stages: tuple[Float[Array, "b _ _ _"], ...], *, key: Key
+    ) -> Float[Array, "b g"]:
+        drawn = []
+        keys = jax.random.split(key, len(stages))
+        for stage, ratio, stage_key in zip(stages, self.ratios, keys, strict=True):
+            channels, count = stage.shape[-1], max(1, int(ratio * stage.shape[-1]))
+            # One draw, with replacement, shared by the whole batch.
+            drawn.append(
+                channel_tokens(
+                    stage, jax.random.randint(stage_key, (count,), 0, channels)
+                )
+            )
+        tokens = jnp.concatenate(drawn, axis=1)
+        batch, count, width = tokens.shape
+        if count > self.length:
+            raise ValueError(
+                f"length: {self.length} tokens are too few for the {count} channels "
+                f"that ratios {self.ratios} draw"
+            )
+        cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, width))
+        position = self.param(
+            "position", nn.initializers.zeros, (1, self.length + 1, width)
+        )
+        tokens = jnp.pad(tokens, ((0, 0), (0, self.length - count), (0, 0)))
+        tokens = jnp.concatenate(
+            [tokens, jnp.broadcast_to(cls, (batch, 1, width))], axis=1
+        ) + jnp.broadcast_to(position, (batch, self.length + 1, width))
+
+        def heads(name: str, x: Float[Array, "b n g"]) -> Float[Array, "b n heads d"]:
+            return nn.DenseGeneral((self.heads, width // self.heads), name=name)(x)
+
+        # The class token is the only one read, so the only one that asks.
+        last = tokens[:, -1:]
+        attended = jax.nn.dot_product_attention(
+            heads("query", last), heads("key", tokens), heads("value", tokens)
+        )
+        return (last + nn.DenseGeneral(width, axis=(-2, -1), name="out")(attended))[
+            :, 0
+        ]

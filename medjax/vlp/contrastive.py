@@ -1,0 +1,106 @@
+"""Contrast between radiographs and reports over the global batch.
+
+Every contrastive system of this room calls :func:`contrast`, which hands the work to
+``medjax_kernels.contrastive``: the similarity matrix is formed in tiles, soft targets
+are computed per tile from report features, and nothing of size N x N is kept when
+``chunk`` is set. Under a mesh the batch is sharded and the call runs inside
+``jax.shard_map``, so that the loss and its gradient equal those of one device holding
+the whole batch.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+from medjax_kernels.contrastive import Identity, softmax_loss
+
+from medjax.train.mesh import BATCH_AXES
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastConfig:
+    """How the contrastive similarity is computed; never what it is."""
+
+    chunk: int | None = None
+    """Rows of the similarity matrix held at a time; None holds the whole matrix."""
+    distributed: Literal["all_gather", "ring"] = "all_gather"
+    """How devices see each other's features: one gather, or a ring of neighbours."""
+    negatives: Literal["global", "local"] = "global"
+    """Contrast against the global batch, or (as released code does) per device."""
+    implementation: Literal["xla", "xla_chunked", "gpu", "tpu"] | None = None
+    """Kernel implementation; None picks the best for platform and shape."""
+
+
+def normalise(x: Float[Array, "*b d"], *, eps: float = 1e-12) -> Float[Array, "*b d"]:
+    """Unit L2 norm along the last axis, in fp32; a zero vector stays zero."""
+    x = x.astype(jnp.float32)
+    # The maximum is taken on the square: the norm itself has no gradient at zero.
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, eps**2))
+
+
+def batch_axes() -> tuple[str, ...]:
+    """Axes of the current mesh over which the batch is split; () on one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(a for a in BATCH_AXES if mesh.shape.get(a, 1) > 1)
+
+
+def contrast(
+    x: Float[Array, "b d"],
+    y: Float[Array, "b d"],
+    *,
+    temperature: float,
+    targets: object = None,
+    weights: Float[Array, " b"] | None = None,
+    config: ContrastConfig | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Symmetric softmax contrast of paired features, one number per direction.
+
+    With S = x y^T / temperature and targets Y, the first number is the weighted mean
+    over rows of -sum_j Y_ij log softmax_j(S_i), the second the same of S^T and Y^T.
+    Published systems add the two (GLoRIA, MGCA, IMITATE), average them (CLIP) or weigh
+    them (ConVIRT): that is the caller's line.
+
+    Args:
+      x: unit-norm features, fp32; the global batch, sharded or not.
+      y: unit-norm features paired with x row by row.
+      temperature: divisor of the cosine similarity.
+      targets: a target of ``medjax_kernels.contrastive``; None: the pair alone.
+      weights: one non-negative weight per pair. A pair of weight zero takes no part,
+        neither as anchor nor as negative.
+      config: tiling, distribution and kernel choice.
+
+    Returns:
+      The contrast of x against y and of y against x.
+    """
+    config = config or ContrastConfig()
+    targets = Identity() if targets is None else targets
+    weights = jnp.ones(x.shape[0], jnp.float32) if weights is None else weights
+    axes = batch_axes()
+
+    def loss(
+        x: Array, y: Array, targets: object, weights: Array
+    ) -> tuple[Array, Array]:
+        everywhere = bool(axes) and config.negatives == "global"
+        both = softmax_loss(
+            x,
+            y,
+            logit_scale=1.0 / temperature,
+            targets=targets,
+            weights=weights,
+            axis_name=axes if everywhere else None,
+            distributed=config.distributed,
+            chunk=config.chunk,
+            implementation=config.implementation,
+        )
+        if axes and not everywhere:
+            both = jax.lax.pmean(both, axes)
+        return both
+
+    if axes:
+        # All leaves of a target (features, ids, dense rows) lead with the batch axis.
+        loss = jax.shard_map(loss, in_specs=P(axes), out_specs=P())
+    return loss(x, y, targets, weights)

@@ -1,0 +1,45 @@
+"""Projection heads: from what a tower knows to the space where pairs are compared."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from medjax.nn.normalization import BatchNorm
+
+
+class ProjectionHead(nn.Module):
+    """Linear, BatchNorm, ReLU, Linear, BatchNorm without scale or shift.
+
+    The head of IMITATE, M-FLAG and MGCA. A bias in front of a BatchNorm is cancelled by
+    it, so neither linear layer has one.
+    """
+
+    hidden: int
+    features: int
+    groups: int = 1
+    """Groups of the batch with statistics of their own; 1: the global batch."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"], *, train: bool) -> Float[Array, "b e"]:
+        x = x.astype(jnp.float32)
+        x = nn.Dense(self.hidden, use_bias=False, name="linear1")(x)
+        x = BatchNorm(groups=self.groups, name="bn1")(x, train=train)
+        x = nn.Dense(self.features, use_bias=False, name="linear2")(nn.relu(x))
+        return BatchNorm(affine=False, groups=self.groups, name="bn2")(x, train=train)
+
+
+class MlpHead(nn.Module):
+    """Linear, ReLU, Linear: the head of ConVIRT (section 2.2 of its paper)."""
+
+    hidden: int | None
+    """None: as wide as what comes in."""
+    features: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b d"], *, train: bool = False
+    ) -> Float[Array, "b e"]:
+        """Projects; ``train`` is there to be called like `ProjectionHead`."""
+        hidden = self.hidden or x.shape[-1]
+        x = nn.relu(nn.Dense(hidden, name="linear1")(x.astype(jnp.float32)))
+        return nn.Dense(self.features, name="linear2")(x)

@@ -1,0 +1,328 @@
+"""IMITATE: clinical prior guided hierarchical vision-language pre-training.
+
+Liu, Cheng, Shi, Shah, Bai, Arcucci, "IMITATE: Clinical Prior Guided Hierarchical
+Vision-Language Pre-training", IEEE TMI 44(1), 2024, arXiv 2310.07355.
+
+A radiology report has a structure: FINDINGS say what is seen, IMPRESSION says what it
+means. IMITATE aligns each section with its own visual level. The *diagnosis* branch
+projects the last stage of a ResNet and is contrasted with the impression. The *reading*
+branch gathers channels of all four stages as tokens, lets one attention layer
+summarise them, and is contrasted with the findings. Two augmented views of a radiograph
+are contrasted with each other on both levels. The contrast has soft targets: reports
+that correlate share part of the label mass (the clinical-informed contrastive loss).
+
+Where paper and released code differ, ``strength`` decides: the code multiplies the
+correlation prior by the temperature (``"temperature"``), the paper, as far as it could
+be established, does not (``1.0``).
+
+Fixed defects of the released code, none of them reproducible because they stop it or
+change nothing: a 0-d index assignment that ends every step; absent findings (a single
+blank) that count as present. Here a missing section takes no part in its term, as
+anchor or as negative. Two choices of the code stay selectable: contrast per device
+(``contrast.negatives = "local"``) and BatchNorm statistics per device (``groups``).
+
+What is computed differently at equal result: the encoder runs once per view instead of
+once per view and channel draw; pooling follows the channel draw; the attention computes
+the one query that is read.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from medjax_kernels.contrastive import Identity, Similarity
+
+from medjax.typing import Batch, Key, Metrics, Variables
+from medjax.vlp.aggregation import HierarchicalAggregator
+from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
+from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
+from medjax.vlp.heads import ProjectionHead
+from medjax.vlp.system import System, TwoTower, frozen_features, two_tower_system
+from medjax.vlp.towers import ImageTower, ImageTowerConfig, TextTower, TextTowerConfig
+
+SECTIONS = ("findings", "impression")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImitateConfig:
+    """Heads and loss of IMITATE; the defaults are the released code's."""
+
+    features: int = 512
+    """Width of the space where radiographs and reports are compared."""
+    hidden_image: int = 2048
+    """Hidden width of the diagnosis head."""
+    hidden_text: int = 1024
+    """Hidden width of the report head, shared by findings and impression."""
+    hidden_reading: int = 256
+    """Hidden width of the reading head."""
+    channel_ratios: tuple[float, float, float, float] = (0.25, 0.15, 0.10, 0.10)
+    """Share of each stage's channels that becomes tokens."""
+    token_length: int = 512
+    """Channel tokens are zero-padded to this many."""
+    attention_heads: int = 4
+    """Heads of the attention that reads the tokens."""
+    temperature: float = 0.07
+    """Of the contrast between radiograph and report."""
+    view_temperature: float = 0.2
+    """Of the contrast between two views."""
+    smoothing: Literal["exp", "gaussian", "laplace", "sigmoid", "none"] = "exp"
+    """f in the soft targets Y = I + strength f(rho); none: one-hot targets."""
+    ratio: float = 0.2
+    """Rate of the exponential smoothing, 1 - exp(-ratio rho)."""
+    strength: float | Literal["temperature"] = "temperature"
+    """Factor of f(rho): the code multiplies by the temperature, the paper does not."""
+    fill_diagonal: bool = True
+    """Smoothings that are non-zero at rho = 0 fill the diagonal too, as released."""
+    reading_views_prior: bool = False
+    """Soft targets on the reading view-to-view term too; the code has none there."""
+    examples_per_epoch: int | None = None
+    """Size of the training split, for the decay of the findings terms after epoch 30;
+    None keeps their weight at 1."""
+    groups: int = 1
+    """Groups of the batch with BatchNorm statistics of their own in the heads."""
+    augment: AugmentConfig = AUGMENTATIONS["imitate"]
+    """Augmentation, drawn independently for each view."""
+
+
+PRESETS = {
+    "repo": ImitateConfig(),
+    "paper": ImitateConfig(strength=1.0, fill_diagonal=False),
+}
+
+
+class Compared(NamedTuple):
+    """Everything the loss compares; embeddings are of unit norm, leading axis b."""
+
+    diagnosis: tuple[Array, Array]
+    reading: tuple[Array, Array]
+    reading_again: tuple[Array, Array]
+    """The reading branch under a second draw of channels."""
+    reports: dict[str, Array]
+    """Projected findings and impression."""
+    priors: dict[str, Array]
+    """Frozen features of findings and impression, unprojected."""
+
+
+class Imitate(TwoTower):
+    """ResNet, frozen report tower, and the three heads."""
+
+    config: ImitateConfig
+    image_config: ImageTowerConfig
+    text_config: TextTowerConfig
+
+    def setup(self) -> None:
+        c = self.config
+        self.image = ImageTower(self.image_config)
+        self.text = TextTower(self.text_config)
+        self.aggregator = HierarchicalAggregator(
+            c.channel_ratios, c.token_length, c.attention_heads
+        )
+        self.image_head = ProjectionHead(c.hidden_image, c.features, c.groups)
+        self.reading_head = ProjectionHead(c.hidden_reading, c.features, c.groups)
+        self.text_head = ProjectionHead(c.hidden_text, c.features, c.groups)
+        self.examples = self.variable(
+            "counters", "examples", lambda: jnp.zeros((), jnp.int32)
+        )
+
+    def __call__(
+        self, image: Float[Array, "b h w 3"], ids: dict[str, Int[Array, "b n"]]
+    ) -> Compared:
+        """Initialises every parameter."""
+        reports = {name: self.text(ids[name]) for name in SECTIONS}
+        return self.compare(
+            (image, image), reports, key=self.make_rng("sampling"), train=False
+        )
+
+    def compare(
+        self,
+        views: tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"]],
+        priors: dict[str, Float[Array, "b d"]],
+        *,
+        key: Key,
+        train: bool = True,
+    ) -> Compared:
+        """Both views through the tower once, the channels drawn twice for each."""
+        keys = jax.random.split(key, (2, 2))
+        towers = [self.image(view, train=train) for view in views]
+        self.examples.value += views[0].shape[0]
+
+        def diagnose(view: int) -> Float[Array, "b e"]:
+            pooled = towers[view].pooled
+            return normalise(self.image_head(pooled, train=train))
+
+        def read(view: int, draw: int) -> Float[Array, "b e"]:
+            tokens = self.aggregator(towers[view].maps, key=keys[view, draw])
+            return normalise(self.reading_head(tokens, train=train))
+
+        return Compared(
+            diagnosis=(diagnose(0), diagnose(1)),
+            reading=(read(0, 0), read(1, 0)),
+            reading_again=(read(0, 1), read(1, 1)),
+            reports={
+                name: normalise(self.text_head(prior, train=train))
+                for name, prior in priors.items()
+            },
+            priors=priors,
+        )
+
+
+def findings_weight(epoch: Int[Array, ""]) -> Float[Array, ""]:
+    """Weight of the findings terms: 1 to epoch 30, then max(0.3, 1.3 - (e - 30)/20).
+
+    As released, with its step from 1 up to 1.25 after epoch 30.
+    """
+    e = epoch.astype(jnp.float32)
+    return jnp.where(e <= 30, 1.0, jnp.maximum(1.3 - (e - 30.0) / 20.0, 0.3))
+
+
+def clinical_prior(
+    features: Float[Array, "b d"],
+    present: Float[Array, " b"],
+    *,
+    temperature: float,
+    config: ImitateConfig,
+) -> Identity | Similarity:
+    """Soft targets Y = I + strength f(max(rho, 0)), rho the Pearson correlation.
+
+    Args:
+      features: frozen, unprojected features of one section of the reports.
+      present: 1 where the section is there. One that is not correlates with none.
+      temperature: of the contrast that uses the targets.
+      config: smoothing, ratio and strength.
+    """
+    if config.smoothing == "none":
+        return Identity()
+    strength = temperature if config.strength == "temperature" else config.strength
+    return Similarity(
+        # A constant row has no variance: its correlations are zero by definition.
+        jnp.where(present[:, None] > 0, features, 0.0),
+        smoothing=config.smoothing,
+        ratio=config.ratio,
+        strength=float(strength),
+        fill_diagonal=config.fill_diagonal,
+    )
+
+
+def imitate_loss(
+    compared: Compared,
+    present: dict[str, Float[Array, " b"]],
+    *,
+    config: ImitateConfig,
+    weight: Float[Array, ""] | float = 1.0,
+    contrast_config: ContrastConfig | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The total loss and its four terms.
+
+    Sum over views v of L(d_v, impression) + weight L(r_v, findings), plus
+    2 L(d_1, d_2) + 2 weight L(r'_1, r'_2), L the sum of both directions of contrast.
+
+    Args:
+      compared: embeddings and priors of the global batch.
+      present: per section, 1 where a report has it; a pair without it takes no part.
+      config: temperatures and targets.
+      weight: of the two findings terms.
+      contrast_config: how the contrastive similarity is computed.
+    """
+
+    def both_ways(
+        x: Array, y: Array, tau: float, prior: str | None, weights: Array | None = None
+    ) -> Array:
+        targets = prior and clinical_prior(
+            compared.priors[prior], present[prior], temperature=tau, config=config
+        )
+        one, other = contrast(
+            x,
+            y,
+            temperature=tau,
+            targets=targets or None,
+            weights=weights,
+            config=contrast_config,
+        )
+        return one + other
+
+    def with_report(views: tuple[Array, Array], section: str) -> Array:
+        report, seen = compared.reports[section], present[section]
+        tau = config.temperature
+        first, second = (both_ways(v, report, tau, section, seen) for v in views)
+        return first + second
+
+    tau = config.view_temperature
+    reading_prior = "findings" if config.reading_views_prior else None
+    terms = {
+        "diagnosis_impression": with_report(compared.diagnosis, "impression"),
+        "reading_findings": with_report(compared.reading, "findings"),
+        "diagnosis_views": 2.0 * both_ways(*compared.diagnosis, tau, "impression"),
+        "reading_views": 2.0 * both_ways(*compared.reading_again, tau, reading_prior),
+    }
+    findings = terms["reading_findings"] + terms["reading_views"]
+    diagnosis = terms["diagnosis_impression"] + terms["diagnosis_views"]
+    return diagnosis + weight * findings, terms
+
+
+def imitate(
+    config: ImitateConfig,
+    image: ImageTowerConfig,
+    text: TextTowerConfig,
+    contrast_config: ContrastConfig | None = None,
+) -> System:
+    """IMITATE as a system of pure functions.
+
+    Args:
+      config: heads and loss; see ``PRESETS``.
+      image: the image tower, a ResNet: the reading branch needs its four stages.
+      text: the report tower; frozen.
+      contrast_config: how the contrastive similarity is computed.
+
+    Returns:
+      A system that reads ``findings`` and ``impression`` of a batch, or their cached
+      ``findings_features`` and ``impression_features``.
+
+    Raises:
+      ValueError: the image tower has no stages.
+    """
+    if not image.architecture.startswith("resnet"):
+        raise ValueError(
+            "image.architecture: IMITATE reads the four stages of a ResNet, "
+            f"got {image.architecture!r}"
+        )
+    module = Imitate(config, image, text)
+
+    def loss(
+        variables: Variables, batch: Batch, key: Key
+    ) -> tuple[Array, tuple[Metrics, Variables]]:
+        first, second, draw = jax.random.split(key, 3)
+        views = tuple(
+            augment(batch["image"], config.augment, key=k) for k in (first, second)
+        )
+        priors = {s: frozen_features(module, variables, batch, s) for s in SECTIONS}
+        compared, updated = module.apply(
+            variables,
+            views,
+            priors,
+            key=draw,
+            method="compare",
+            mutable=["batch_stats", "counters"],
+        )
+        weight = jnp.ones(())
+        if config.examples_per_epoch is not None:
+            seen = variables["counters"]["examples"]
+            weight = findings_weight(seen // config.examples_per_epoch)
+        total, terms = imitate_loss(
+            compared,
+            {s: batch[f"has_{s}"].astype(jnp.float32) for s in SECTIONS},
+            config=config,
+            weight=weight,
+            contrast_config=contrast_config,
+        )
+        return total, (terms, updated)
+
+    return two_tower_system(
+        module,
+        loss,
+        augment=config.augment,
+        tokens=SECTIONS,
+        frozen=("^text/",),
+        cached_tokens=SECTIONS,
+    )

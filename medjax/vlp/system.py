@@ -1,0 +1,137 @@
+"""What a pre-training system is to the rest of the house: a handful of pure functions.
+
+The shared loop needs ``init`` and ``loss``; the probes need features and embeddings.
+:func:`two_tower_system` builds them from a :class:`TwoTower` module, so that a system's
+file holds nothing but what its paper says.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, Int
+
+from medjax.typing import Batch, Key, Metrics, Variables
+from medjax.vlp.augment import AugmentConfig, evaluate
+from medjax.vlp.contrastive import normalise
+
+Loss = Callable[
+    [Variables, Batch, Key], tuple[Float[Array, ""], tuple[Metrics, Variables]]
+]
+
+
+def frozen_features(
+    module: nn.Module, variables: Variables, batch: Batch, name: str
+) -> Float[Array, "b d"]:
+    """Features of one token field by a report tower that is not trained.
+
+    They never change, so the batch may bring them along as ``<name>_features``.
+    """
+    features = batch.get(f"{name}_features")
+    if features is None:
+        features = module.apply(variables, batch[name], method="text_features")
+    return jax.lax.stop_gradient(features)
+
+
+class TwoTower(nn.Module):
+    """An image tower and a report tower, each with a head into the shared space.
+
+    A system's module derives from it, sets all four, and adds what its loss compares.
+    Called without training, all methods use running statistics and draw nothing.
+    """
+
+    image: nn.Module = dataclasses.field(init=False)
+    text: nn.Module = dataclasses.field(init=False)
+    image_head: nn.Module = dataclasses.field(init=False)
+    text_head: nn.Module = dataclasses.field(init=False)
+
+    def image_features(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """What the image tower knows, before any projection."""
+        return self.image(image, train=False).pooled
+
+    def image_embedding(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
+        """Unit-norm points of the shared space."""
+        return normalise(self.image_head(self.image_features(image), train=False))
+
+    def text_features(self, ids: Int[Array, "b n"]) -> Float[Array, "b d"]:
+        """What the report tower knows, before any projection."""
+        return self.text(ids, train=False)
+
+    def text_embedding(self, ids: Int[Array, "b n"]) -> Float[Array, "b e"]:
+        """Unit-norm points of the shared space."""
+        return normalise(self.text_head(self.text_features(ids), train=False))
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A pre-training system as pure functions of its variables.
+
+    Attributes:
+      init: key and batch to variables.
+      loss: variables, batch and key to the loss and (metrics, updated non-parameters).
+      image_features: uint8 radiographs to what the image tower knows (linear probe).
+      image_embedding: uint8 radiographs to unit-norm points of the shared space.
+      text_features: token ids to what the text tower knows, before any projection.
+      text_embedding: token ids to unit-norm points of the shared space.
+      frozen: regular expressions of parameters that are not trained.
+      tokens: names of the token fields that ``loss`` reads from a batch.
+      cached_tokens: those of them whose text features never change in training; the
+        batch may carry ``<name>_features`` instead of the ids.
+    """
+
+    init: Callable[[Key, Batch], Variables]
+    loss: Loss
+    image_features: Callable[[Variables, Array], Array]
+    image_embedding: Callable[[Variables, Array], Array]
+    text_features: Callable[[Variables, Array], Array]
+    text_embedding: Callable[[Variables, Array], Array]
+    frozen: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    cached_tokens: tuple[str, ...] = ()
+
+
+def two_tower_system(
+    module: TwoTower,
+    loss: Loss,
+    *,
+    augment: AugmentConfig,
+    tokens: tuple[str, ...],
+    frozen: tuple[str, ...] = (),
+    cached_tokens: tuple[str, ...] = (),
+) -> System:
+    """Pure functions around a :class:`TwoTower` module.
+
+    Args:
+      module: its ``__call__(images, ids)`` initialises every parameter.
+      loss: the system's loss, in the contract of the shared loop.
+      augment: the recipe of training; outside training nothing of it is random.
+      tokens: token fields that the loss reads.
+      frozen: regular expressions of parameters that are not trained.
+      cached_tokens: token fields whose text features may come precomputed.
+    """
+
+    def init(key: Key, batch: Batch) -> Variables:
+        # Two rows are enough: parameters do not depend on the batch size.
+        image = evaluate(batch["image"][:2], augment)
+        ids = {name: batch[name][:2] for name in tokens}
+        return module.init({"params": key, "sampling": key}, image, ids)
+
+    def evaluated(method: str) -> Callable[[Variables, Array], Array]:
+        def apply(variables: Variables, x: Array) -> Array:
+            x = evaluate(x, augment) if method.startswith("image") else x
+            return module.apply(variables, x, method=method)
+
+        return apply
+
+    return System(
+        init=init,
+        loss=loss,
+        image_features=evaluated("image_features"),
+        image_embedding=evaluated("image_embedding"),
+        text_features=evaluated("text_features"),
+        text_embedding=evaluated("text_embedding"),
+        frozen=frozen,
+        tokens=tokens,
+        cached_tokens=cached_tokens,
+    )

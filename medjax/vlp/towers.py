@@ -1,0 +1,153 @@
+"""The two towers of every pre-training system, chosen by flags.
+
+An image tower turns a radiograph into stage maps and one pooled vector; a report tower
+turns tokens into one vector.
+"""
+
+import dataclasses
+import functools
+import json
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from medjax.nn.bert import BERTS, Bert, BertConfig
+from medjax.nn.resnet import RESNETS, ResNet
+from medjax.nn.vit import VITS, ViT
+from medjax.weights import checkpoint_file
+
+DType = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTowerConfig:
+    """What reads radiographs."""
+
+    architecture: Literal[
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet_tiny",
+        "vit_s16",
+        "vit_b16",
+        "vit_tiny",
+    ] = "resnet50"
+    """Network and size; the tiny ones are for small films on a CPU."""
+    checkpoint: str | None = None
+    """Weights to start from: a folder, a safetensors file or a hub id."""
+    frozen_statistics: bool = False
+    """Normalise with the checkpoint's statistics in training, too (ResNet)."""
+    statistics_groups: int = 1
+    """Parts of the batch with BatchNorm statistics of their own; the number of devices
+    reproduces training without synchronised statistics (ResNet)."""
+    dtype: DType = "float32"
+    """Of the computation; parameters stay float32."""
+    remat: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTowerConfig:
+    """What reads reports."""
+
+    architecture: Literal["base", "tiny"] = "base"
+    """Sizes of the BERT where there is no checkpoint to say."""
+    checkpoint: str | None = None
+    """Weights, sizes and tokenizer to start from: a folder or a hub id."""
+    vocab_size: int | None = None
+    """Word-pieces where there is no checkpoint to say; None: what the sizes say."""
+    layers: int | None = None
+    """Use only the first so many layers; None: all."""
+    pool: Literal["cls", "mean", "max"] = "cls"
+    """One vector from a report: the first token, or mean or maximum over tokens."""
+    max_length: int = 256
+    """Tokens of a section or report; longer ones are cut."""
+    dtype: DType = "float32"
+    """Of the computation; parameters stay float32."""
+    remat: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+
+
+class ImageFeatures(NamedTuple):
+    """What an image tower says about radiographs."""
+
+    maps: tuple[Float[Array, "b h w c"], ...]
+    """After each of a ResNet's four stages, finest first; a ViT has none."""
+    pooled: Float[Array, "b d"]
+    """One vector, float32: the mean of the last map, or the class token."""
+
+
+class ImageTower(nn.Module):
+    """Radiographs to stage maps and one vector."""
+
+    config: ImageTowerConfig
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "b h w 3"], *, train: bool = False
+    ) -> ImageFeatures:
+        c = self.config
+        if c.architecture in RESNETS:
+            config = dataclasses.replace(
+                RESNETS[c.architecture],
+                frozen_statistics=c.frozen_statistics,
+                statistics_groups=c.statistics_groups,
+                dtype=c.dtype,
+                remat=c.remat,
+            )
+            seen = ResNet(config, name="resnet")(image, train=train)
+            return ImageFeatures(seen.maps, seen.pooled)
+        config = dataclasses.replace(
+            VITS[c.architecture], dtype=c.dtype, remat=c.remat
+        )
+        seen = ViT(config, name="vit")(image)
+        return ImageFeatures((), seen.cls.astype(jnp.float32))
+
+
+@functools.cache
+def bert_config(config: TextTowerConfig) -> BertConfig:
+    """The BERT that a report tower is, with its sizes settled.
+
+    Raises:
+      ValueError: the checkpoint has no configuration, it is not a BERT, or it has fewer
+        positions than ``max_length`` asks for.
+    """
+    if config.checkpoint is None:
+        sizes = BERTS[config.architecture]
+        if config.vocab_size is not None:
+            sizes = dataclasses.replace(sizes, vocab_size=config.vocab_size)
+    else:
+        path = checkpoint_file(config.checkpoint, "config.json")
+        sizes = BertConfig.from_dict(json.loads(path.read_text()))
+    if config.max_length > sizes.max_position_embeddings:
+        raise ValueError(
+            f"text.max_length: expected at most {sizes.max_position_embeddings} "
+            f"(positions of the network), got {config.max_length}"
+        )
+    sizes = sizes.truncated(config.layers)
+    return dataclasses.replace(sizes, dtype=config.dtype, remat=config.remat)
+
+
+class TextTower(nn.Module):
+    """Token ids to one vector per report; an empty report gives a defined vector."""
+
+    config: TextTowerConfig
+
+    @nn.compact
+    def __call__(
+        self, ids: Int[Array, "b n"], *, train: bool = False
+    ) -> Float[Array, "b d"]:
+        bert = bert_config(self.config)
+        hidden = Bert(bert, name="bert")(ids, deterministic=not train).last
+        hidden = hidden.astype(jnp.float32)
+        if self.config.pool == "cls":
+            return hidden[:, 0]
+        real = (ids != bert.pad_token_id)[..., None]
+        if self.config.pool == "max":
+            lowest = jnp.finfo(jnp.float32).min
+            found = jnp.max(jnp.where(real, hidden, lowest), axis=1)
+            return jnp.where(jnp.any(real, axis=1), found, 0.0)
+        count = jnp.maximum(jnp.sum(real, axis=1), 1).astype(jnp.float32)
+        return jnp.sum(jnp.where(real, hidden, 0.0), axis=1) / count

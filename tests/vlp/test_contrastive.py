@@ -1,0 +1,82 @@
+"""The contrast over a sharded batch is the contrast of one device."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from medjax_kernels.contrastive import Similarity
+
+from medjax.train.mesh import MeshConfig, make_mesh
+from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
+
+N, D, P = 96, 16, 24
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    rng = np.random.default_rng(0)
+    x, y = (normalise(jnp.asarray(rng.normal(size=(N, D)), jnp.float32)) for _ in "xy")
+    prior = jnp.asarray(rng.normal(size=(N, P)), jnp.float32)
+    weights = jnp.asarray(rng.uniform(size=N) > 0.2, jnp.float32)
+    return x, y, prior, weights
+
+
+def loss(x, y, prior, weights, config):
+    targets = Similarity(prior, smoothing="exp", strength=1.0)
+    one, other = contrast(
+        x, y, temperature=0.07, targets=targets, weights=weights, config=config
+    )
+    return one + 0.5 * other
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(2, 2, 2), MeshConfig(1, 8)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        ContrastConfig(),
+        ContrastConfig(chunk=4),
+        ContrastConfig(distributed="ring"),
+        ContrastConfig(distributed="ring", chunk=4),
+    ],
+    ids=lambda c: f"{c.distributed}-{c.chunk}",
+)
+def test_sharded_equals_single_device(arrays, mesh, config):
+    step = jax.value_and_grad(loss, argnums=(0, 1))
+    value, grads = step(*arrays, ContrastConfig())
+    mesh = make_mesh(mesh)
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    with jax.set_mesh(mesh):
+        sharded = [jax.device_put(a, rows) for a in arrays]
+        got, got_grads = jax.jit(lambda *a: step(*a, config))(*sharded)
+    np.testing.assert_allclose(got, value, rtol=1e-5)
+    for ours, theirs in zip(got_grads, grads, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def largest_square(arrays, config, mesh):
+    """The largest number of elements any two-dimensional array of the program has."""
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.grad(lambda *a: loss(*a, config), argnums=(0, 1)))
+        text = step.lower(*(jax.device_put(a, rows) for a in arrays)).compile().as_text()
+    return max(int(a) * int(b) for a, b in re.findall(r"f32\[(\d+),(\d+)\]", text))
+
+
+def test_no_device_holds_the_whole_matrix(arrays):
+    mesh = make_mesh(MeshConfig())
+    tile = ContrastConfig(chunk=4)
+    assert largest_square(arrays, tile, mesh) <= max(4 * N, N * max(D, P))
+    one = make_mesh(MeshConfig(1), devices=jax.devices()[:1])
+    assert largest_square(arrays, ContrastConfig(), one) >= N * N  # it would be seen
+
+
+def test_local_negatives_are_those_of_each_device(arrays):
+    mesh = make_mesh(MeshConfig())
+    config = ContrastConfig(negatives="local")
+    with jax.set_mesh(mesh):
+        got = jax.jit(lambda *a: loss(*a, config))(*arrays)
+    blocks = [loss(*(a[i : i + N // 8] for a in arrays), None) for i in range(0, N, 12)]
+    np.testing.assert_allclose(got, np.mean(blocks), rtol=1e-5)

@@ -1,0 +1,38 @@
+"""M-FLAG: both orthogonality losses and the alignment against their formulas."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax.vlp.mflag import alignment_loss, orthogonality_loss
+
+
+def test_orthogonal_features_of_unit_size_cost_nothing():
+    q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 8)))
+    v = jnp.asarray(q * np.sqrt(32), jnp.float32)  # V^T V = b I
+    np.testing.assert_allclose(orthogonality_loss(v), 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("variant", ["repo", "paper"])
+def test_orthogonality_is_the_formula(variant):
+    v = np.random.default_rng(1).normal(size=(16, 6))
+    if variant == "repo":
+        gram, off_weight, factor = v.T @ v / 16, 0.0051, 0.5
+    else:
+        u = v / np.linalg.norm(v, axis=1, keepdims=True)
+        gram, off_weight, factor = u.T @ u, 1.0, 1.0
+    off = (gram**2).sum() - (np.diag(gram) ** 2).sum()
+    expected = factor * (((np.diag(gram) - 1) ** 2).sum() + off_weight * off)
+    got = orthogonality_loss(jnp.asarray(v, jnp.float32), variant=variant)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_alignment_adds_one_distance_twice_and_leaves_absent_reports_out():
+    rng = np.random.default_rng(2)
+    x, y = (rng.normal(size=(5, 4)) for _ in range(2))
+    x, y = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (x, y))
+    weights = np.array([1, 1, 0, 1, 0], np.float32)
+    expected = (4 - 4 * (x * y).sum(1))[weights > 0].mean()
+    f32 = [jnp.asarray(a, jnp.float32) for a in (x, y, weights)]
+    np.testing.assert_allclose(alignment_loss(*f32), expected, rtol=1e-5)
+    assert float(alignment_loss(*f32[:2], jnp.zeros(5))) == 0.0
