@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from medjax.nn.normalization import BatchNorm
@@ -156,13 +157,19 @@ class ResNet(nn.Module):
         x = convolution(c, c.width, size, 2, name="conv1")(images.astype(c.dtype))
         x = nn.relu(batch_norm(c, name="bn1")(x, train=train))
         if c.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x)
         stage = nn.remat(Stage, static_argnums=(2,)) if c.remat else Stage
         maps: list[jax.Array] = []
         for i in range(4):
             x = stage(c, i, name=f"layer{i + 1}")(x, train)
             maps.append(x)
         return ResNetFeatures(tuple(maps), jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """3x3, stride 2, padded as torchvision pads."""
+    sides = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), sides)
 
 
 def convolution(

@@ -1,0 +1,221 @@
+"""Where a checkpoint's files are: a folder, one file, or a repository on a hub.
+
+Only safetensors are read. A ``.bin``, ``.pt`` or ``.pth`` is a pickle, and unpickling
+runs whatever code it holds; for those there is an error that says how to convert.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+HOW_TO_CONVERT = (
+    "Pickled weights are not read, because unpickling runs the code in the file. "
+    "Convert once, where PyTorch is installed and you trust the file: "
+    "python -c \"import torch, safetensors.torch as s; d = torch.load('in.bin', "
+    "map_location='cpu', weights_only=True); s.save_file({k: v.clone().contiguous() "
+    "for k, v in d.items()}, 'model.safetensors')\". On a hub, a converted copy often "
+    "waits as a pull request: owner/name@refs/pr/1."
+)
+
+
+def weight_files(source: str | Path, *, revision: str | None = None) -> list[Path]:
+    """The safetensors files of a checkpoint.
+
+    Args:
+      source: A safetensors file; a folder or hub repository that holds
+        ``model.safetensors``, or shards and their index; a folder with a single
+        safetensors file of any name. A hub id is ``owner/name`` or
+        ``owner/name@revision``.
+      revision: Branch, tag or commit of a hub repository.
+
+    Returns:
+      One path, or one per shard.
+
+    Raises:
+      FileNotFoundError: No such file, or none in the folder or repository.
+      ValueError: A pickle, or a shard index that cannot be read.
+      ConnectionError: The hub could not be reached.
+    """
+    path = Path(source)
+    if path.suffix in PICKLES:
+        raise ValueError(f"source: {path} is a pickle. {HOW_TO_CONVERT}")
+    if path.is_file():
+        return _shards(path, lambda n: path.parent / n) if _is_index(path) else [path]
+    if path.is_dir():
+        if (path / WEIGHTS).is_file():
+            return [path / WEIGHTS]
+        if (path / INDEX).is_file():
+            return _shards(path / INDEX, lambda name: path / name)
+        found = sorted(path.glob("*.safetensors"))
+        if len(found) == 1:
+            return found
+        names = [p.name for p in found]
+        what = f"several safetensors and no index: {names}" if found else "none"
+        raise FileNotFoundError(
+            f"source: expected {WEIGHTS} or {INDEX} in {path}, found {what}."
+            + _if_pickled(p.name for p in path.iterdir())
+        )
+    repository, revision = _hub_id(source, revision)
+    if (weights := _fetch(repository, WEIGHTS, revision)) is not None:
+        return [weights]
+    if (index := _fetch(repository, INDEX, revision)) is not None:
+        return _shards(index, lambda n: _fetch(repository, n, revision) or Path(n))
+    raise FileNotFoundError(
+        f"source: tried {WEIGHTS} and {INDEX} of {_spell(repository, revision)} on the "
+        f"hub; it holds neither. {HOW_TO_CONVERT}"
+    )
+
+
+def checkpoint_file(
+    source: str | Path, name: str, *, revision: str | None = None
+) -> Path:
+    """A file that accompanies a checkpoint's weights, such as ``config.json``.
+
+    Args:
+      source: As for `weight_files`.
+      name: Its name, in the same folder or repository.
+      revision: Branch, tag or commit of a hub repository.
+
+    Returns:
+      Where it lies on this machine.
+
+    Raises:
+      FileNotFoundError: There is none.
+      ConnectionError: The hub could not be reached.
+    """
+    path = Path(source)
+    if path.exists():
+        path = (path if path.is_dir() else path.parent) / name
+        if not path.is_file():
+            raise FileNotFoundError(f"source: expected {name} at {path}")
+        return path
+    repository, revision = _hub_id(source, revision)
+    found = _fetch(repository, name, revision)
+    if found is None:
+        raise FileNotFoundError(
+            f"source: no {name} in {_spell(repository, revision)} on the hub"
+        )
+    return found
+
+
+def read_tensors(paths: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and arrays of safetensors files, one at a time.
+
+    Args:
+      paths: From `weight_files`.
+
+    Yields:
+      Each tensor, in the dtype it is stored in.
+
+    Raises:
+      ValueError: A file that is not safetensors, or is cut short.
+    """
+    for path in paths:
+        try:
+            with safe_open(path, "np") as file:
+                for name in file.keys():
+                    yield name, file.get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(f"source: {path} is not safetensors: {error}") from error
+
+
+def check_sha256(paths: list[Path], expected: str) -> None:
+    """Compares a checkpoint with a published digest.
+
+    Args:
+      paths: From `weight_files`; one file.
+      expected: 64 hexadecimal digits.
+
+    Raises:
+      ValueError: Another digest, or a checkpoint of several files.
+    """
+    if len(paths) != 1:
+        raise ValueError(f"sha256: expected one file to check, got {len(paths)} shards")
+    with paths[0].open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected.lower():
+        raise ValueError(f"sha256: expected {expected}, {paths[0].name} has {found}")
+
+
+def _is_index(path: Path) -> bool:
+    return path.name.endswith(".safetensors.index.json")
+
+
+def _shards(index: Path, locate: Callable[[str], Path]) -> list[Path]:
+    names = _read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"source: expected a weight_map in {index}")
+    paths = [locate(name) for name in sorted(set(names.values()))]
+    absent = [p.name for p in paths if not p.is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"source: {index} names shards that are absent: {absent}"
+        )
+    return paths
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"source: {path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"source: expected a JSON object in {path}")
+    return content
+
+
+def _if_pickled(names: Iterator[str]) -> str:
+    pickled = sorted(n for n in names if n.endswith(PICKLES))
+    return f" It holds {pickled}. {HOW_TO_CONVERT}" if pickled else ""
+
+
+def _hub_id(source: str | Path, revision: str | None) -> tuple[str, str | None]:
+    if not HUB_ID.fullmatch(str(source)) or Path(source).suffix == ".safetensors":
+        raise FileNotFoundError(
+            f"source: {source} is no file, no folder, and not a hub id (owner/name)"
+        )
+    repository, _, pinned = str(source).partition("@")
+    return repository, revision or pinned or None
+
+
+def _spell(repository: str, revision: str | None) -> str:
+    return f"{repository}@{revision or 'main'}"
+
+
+def _fetch(repository: str, name: str, revision: str | None) -> Path | None:
+    """A file of a hub repository; None if the repository has no such file."""
+    # Imported here: it takes half a second that local checkpoints need not pay.
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(repository, name, revision=revision)
+        )
+    except errors.LocalEntryNotFoundError as error:  # A kind of EntryNotFoundError.
+        reason: Exception = error
+    except errors.EntryNotFoundError:
+        return None
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise FileNotFoundError(
+            f"source: {_spell(repository, revision)} is neither a local path nor "
+            f"a repository on the hub that can be seen from here: {error}"
+        ) from error
+    except (OSError, errors.HfHubHTTPError) as error:
+        reason = error
+    raise ConnectionError(
+        f"source: {repository} is no local path; as a hub id, {name} of "
+        f"{_spell(repository, revision)} could not be fetched and is not in the local "
+        f"cache: {reason}"
+    ) from reason
