@@ -37,7 +37,7 @@ def start(workdir, *, log, **options):
 def finish(workdir, running, expected):
     """Waits for all processes; their output is the message if a status is wrong."""
     try:
-        statuses = [process.wait(timeout=120) for process in running]
+        statuses = [process.wait(timeout=300) for process in running]
     finally:
         for process in running:
             process.kill()
