@@ -123,7 +123,7 @@ def _read_dicom(path: Path) -> UInt8[np.ndarray, "h w"]:
 
 def _show(pixels: Num[np.ndarray, "h w"], data: Any) -> UInt8[np.ndarray, "h w"]:
     """Modality values, then the first window (DICOM PS3.3 C.11.2), then eight bits."""
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
     # What the detector did not see is declared so, and must not set the grey range.
     padding = data.get("PixelPaddingValue")
@@ -151,7 +151,7 @@ def _first(value: Any) -> float | None:
     """A tag may hold one number, several, or nothing."""
     if value is None or value == "":
         return None
-    return float(value if np.isscalar(value) else value[0])
+    return float(np.ravel(np.asarray(value, np.float64))[0])
 
 
 def _stretch(

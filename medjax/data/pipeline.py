@@ -96,9 +96,8 @@ class _Indexed:
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, row: SupportsIndex) -> dict[str, Any]:
-        row = row.__index__()
-        last = len(self.source) - 1
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+        row, last = index.__index__(), len(self.source) - 1
         return {
             **self.source[min(row, last)],
             "index": np.int32(row if row <= last else -1),

@@ -72,7 +72,7 @@ class Field:
         if self.kind == "text":
             return value
         if self.kind == "array":
-            return np.ascontiguousarray(value)
+            return np.asarray(value, order="C")
         packed = io.BytesIO()
         Image.fromarray(value).save(packed, "PNG")
         return packed.getvalue()
@@ -95,6 +95,7 @@ class Field:
 class RecordWriter:
     """Takes rows, split by split, in any interleaving; see ``write_records``."""
 
+    folder: Path
     writer: Any
     fields: Mapping[str, Field]
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -150,7 +151,8 @@ def write_records(
 
     Yields:
         A writer; call ``add`` for rows and put what should be remembered (counts,
-        tokenizer, source) into its ``metadata``, which must be plain JSON.
+        tokenizer, source) into its ``metadata``, which must be plain JSON. Further
+        files go into its ``folder`` and move with the set.
 
     Raises:
         FileExistsError: If ``folder`` exists and ``overwrite`` is false.
@@ -166,13 +168,17 @@ def write_records(
     try:
         info = tfds.core.DatasetInfo(
             builder=tfds.core.DatasetIdentity(
-                name=name, version="1.0.0", data_dir=str(building), module_name="medjax"
+                name=name,
+                version=tfds.core.Version("1.0.0"),
+                data_dir=str(building),
+                module_name="medjax",
             ),
             features=tfds.features.FeaturesDict(
                 {k: f.feature() for k, f in fields.items()}
             ),
         )
         writer = RecordWriter(
+            building,
             tfds.core.SequentialWriter(
                 info, max_examples_per_shard=SHARD, file_format="array_record"
             ),
@@ -289,10 +295,10 @@ class RecordSource:
 
         builder = tfds.builder_from_directory(self.folder)
         self._raw = builder.as_data_source(
-            self.split,
+            self.split,  # pyright: ignore[reportCallIssue]
             deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
         )
-        self._parse = tf_example_pb2.Example.FromString
+        self._parse = tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_raw", "_parse")}

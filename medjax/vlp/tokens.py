@@ -53,7 +53,8 @@ class Tokenizer:
         """Token ids of each text at its own length, ``[CLS]`` and ``[SEP]`` included.
 
         Args:
-            texts: Any number of texts; an empty one gives no ids at all.
+            texts: Any number of texts; an empty one gives ``[CLS] [SEP]``, so that no
+                row of a batch is without a single token.
             max_len: Longer texts are cut, keeping ``[SEP]`` last.
 
         Returns:
@@ -69,13 +70,10 @@ class Tokenizer:
             return_attention_mask=False,
             return_token_type_ids=False,
         )["input_ids"]
-        return [
-            np.asarray(row if text.strip() else [], np.int32)
-            for text, row in zip(texts, rows, strict=True)
-        ]
+        return [np.asarray(row, np.int32) for row in rows]
 
     def encode(self, texts: Sequence[str], max_len: int) -> Int[np.ndarray, "b n"]:
-        """Token ids padded with 0 to ``max_len``; an empty text is all padding.
+        """Token ids padded with 0 to ``max_len``.
 
         Args:
             texts: ``b`` texts.
