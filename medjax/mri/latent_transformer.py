@@ -19,10 +19,14 @@ Images enter as magnitude and phase. In the Restormer flavour the first
 inversion times lie below the null; in the published code this is a hard-coded three,
 here it is a parameter (0 for T2).
 
+The single-coil system replaces the sampled k-space of what the network gives back (hard
+data consistency). The published losses are the two presets of :class:`SystemConfig`.
+
 What is ours: the attention of all heads is one contraction, ``attention=False`` gives
-the ablation without temporal attention, layers are rematerialised in the backward
-pass, and the networks run in any ``dtype`` with softmax, norms and data consistency in
-float32.
+the ablation without temporal attention, layers are scanned and rematerialised in the
+backward pass, last convolutions start at zero (training begins at the zero-filled
+image, not at noise), and the networks run in any ``dtype`` with softmax, norms and data
+consistency in float32.
 """
 
 from dataclasses import dataclass
@@ -34,9 +38,19 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 from numpy.typing import DTypeLike
 
-from medjax.mri.series import from_polar, to_polar
+from medjax.mri.series import (
+    Domain,
+    ReconstructionSystem,
+    distance,
+    from_polar,
+    reconstruction_system,
+    to_polar,
+    zero_filled,
+)
 from medjax.nn import unet
 from medjax.nn.restormer import Restormer, RestormerConfig
+from medjax.typing import Batch, Metrics
+from medjax_kernels.data_consistency import blend_image
 
 REFERENCE_WIDTHS = (8, 8, 16, 32, 64, 8)
 
@@ -147,11 +161,20 @@ class LevelTransformer(nn.Module):
             raise ValueError(f"features have {d} channels, expected an even number")
         x = x.astype(self.dtype)
         encoding = jnp.asarray(frame_encoding(t, d), self.dtype)
+
+        def body(layer: TemporalAttention, x: Array, _: None) -> tuple[Array, None]:
+            return layer(x), None
+
+        # One compiled layer; backwards it is computed again rather than remembered.
+        scan = nn.scan(
+            nn.remat(body, prevent_cse=False),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=self.layers,
+        )
+        layer = TemporalAttention(self.heads, self.dtype, name="layers")
         encoded = x + jnp.expand_dims(encoding, (0, 2, 3))
-        layer = nn.remat(TemporalAttention)
-        for i in range(self.layers):
-            encoded = layer(self.heads, self.dtype, name=f"layer_{i}")(encoded)
-        return encoded + x
+        return scan(layer, encoded, None)[0] + x
 
 
 class LatentTransformer(nn.Module):
@@ -177,6 +200,7 @@ class LatentTransformer(nn.Module):
             net = unet.UNet(
                 unet.bilinear(widths=config.widths, out_channels=2),
                 config.dtype,
+                head_init=nn.initializers.zeros,
                 name="backbone",
             )
             features = net.encode(frames, train=train)
@@ -204,7 +228,9 @@ class LatentTransformer(nn.Module):
         polar = to_polar(jnp.moveaxis(image, 1, -1))
         if config.backbone == "unet":
             plan = unet.basic(features=config.denoiser_widths, out_channels=2 * t)
-            net = unet.UNet(plan, config.dtype, name="denoiser")
+            net = unet.UNet(
+                plan, config.dtype, head_init=nn.initializers.zeros, name="denoiser"
+            )
             correction = from_polar(net(polar, train=train))
             return jnp.moveaxis(correction, -1, 1) + image
         signs = np.ones(2 * t, np.float32)
@@ -224,9 +250,93 @@ class LatentTransformer(nn.Module):
             self.config.blocks,
             refinement=self.config.refinement,
         )
-        return Restormer(plan, self.config.dtype, name=name)
+        return Restormer(
+            plan, self.config.dtype, head_init=nn.initializers.zeros, name=name
+        )
 
 
 def _pad_to_eight(x: Float[Array, "b h w c"]) -> Float[Array, "b h8 w8 c"]:
     """Zeros below and right, up to multiples of 8."""
     return jnp.pad(x, [(0, 0), (0, -x.shape[1] % 8), (0, -x.shape[2] % 8), (0, 0)])
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """The single-coil reconstruction around the network.
+
+    Attributes:
+        network: The network.
+        scale: What k-space is multiplied by; CMRxRecon's images are about 1e-4.
+        steps: How often the same network and data consistency are applied.
+        domain: Where the L1 loss is taken.
+        after_consistency: Whether the loss sees the image after data consistency.
+    """
+
+    network: LatentTransformerConfig = LatentTransformerConfig()
+    scale: float = 1e4
+    steps: int = 1
+    domain: Domain = "image"
+    after_consistency: bool = False
+
+
+SYSTEMS = {
+    "tiny": SystemConfig(PRESETS["tiny"], scale=1.0),
+    "tiny_restormer": SystemConfig(
+        PRESETS["tiny_restormer"], scale=1.0, domain="kspace", after_consistency=True
+    ),
+    "repo": SystemConfig(PRESETS["repo"]),
+    "repo_restormer": SystemConfig(
+        PRESETS["repo_restormer"], scale=1e2, domain="kspace", after_consistency=True
+    ),
+}
+
+
+class SingleCoil(nn.Module):
+    """Network and hard data consistency, ``steps`` times with the same weights."""
+
+    config: SystemConfig
+
+    @nn.compact
+    def __call__(
+        self, batch: Batch, *, train: bool
+    ) -> list[tuple[Complex[Array, "b t h w"], Complex[Array, "b t h w"]]]:
+        """Per step: the image before and after data consistency."""
+        if batch["kspace"].shape[2] != 1:
+            raise ValueError(
+                f"kspace has {batch['kspace'].shape[2]} coils, expected 1; "
+                "medjax.mri.unrolled has the multi-coil system"
+            )
+        network = LatentTransformer(self.config.network, name="network")
+        measured = zero_filled(batch) * self.config.scale
+        image, outputs = measured, []
+        for _ in range(self.config.steps):
+            denoised = network(image, train=train)
+            image = blend_image(denoised, measured, batch["mask"])
+            outputs.append((denoised / self.config.scale, image / self.config.scale))
+        return outputs
+
+
+def latent_transformer_system(config: SystemConfig) -> ReconstructionSystem:
+    """The trainable single-coil Latent Transformer.
+
+    Args:
+        config: One of :data:`SYSTEMS`, or your own.
+
+    Returns:
+        Its ``init``, ``loss`` (summed over the steps) and ``reconstruct`` (complex
+        images). Batches are those of :mod:`medjax.mri.series` with one coil.
+    """
+
+    def loss_of(outputs: list, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        total = jnp.float32(0.0)
+        for pair in outputs:
+            image = pair[int(config.after_consistency)]
+            total += distance(image, batch, domain=config.domain) * config.scale
+        return total, {}
+
+    return reconstruction_system(
+        SingleCoil(config),
+        loss_of=loss_of,
+        image_of=lambda outputs: outputs[-1][1],
+        sensitivities=True,
+    )

@@ -1,7 +1,7 @@
 """What every learned reconstruction is given, and what it gives back.
 
-A **batch** holds series of fully sampled k-space; the systems undersample it themselves,
-on the device:
+A **batch** holds series of fully sampled k-space; the systems undersample it on the
+device:
 
 ================= ============== ====================================================
 ``kspace``        complex64      ``b t c h w``: frames and coils, phase encoding on
@@ -14,19 +14,23 @@ on the device:
                                  do without
 ================= ============== ====================================================
 
-A **reconstruction** is complex64 ``b t h w`` (or float32 magnitudes, where a system says
-so). Networks see real channels; the two ways there and back are below.
+A **reconstruction** is complex64 ``b t h w`` (or float32 magnitudes, where a system
+says so). Networks see real channels; the two ways there and back are below.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float
 
-from medjax.mri.fourier import ifft2c
+from medjax.mri.fourier import fft2c, ifft2c
 from medjax.typing import Batch, Key, Metrics, Variables
+
+Domain = Literal["magnitude", "image", "kspace"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,44 @@ class ReconstructionSystem:
         [Variables, Batch, Key], tuple[Float[Array, ""], tuple[Metrics, Variables]]
     ]
     reconstruct: Callable[[Variables, Batch], Array]
+
+
+def reconstruction_system(
+    module: nn.Module,
+    *,
+    loss_of: Callable[[Any, Batch], tuple[Float[Array, ""], Metrics]],
+    image_of: Callable[[Any], Array],
+    sensitivities: bool,
+) -> ReconstructionSystem:
+    """Pure functions around a module whose call is ``module(batch, train=...)``.
+
+    Args:
+        module: Of a batch; its batch statistics, if any, are updated by ``loss``.
+        loss_of: The module's output and the batch to loss and metrics.
+        image_of: The module's output to the reconstruction.
+        sensitivities: Whether the batch must bring coil maps.
+    """
+
+    def init(key: Key, batch: Batch) -> Variables:
+        check_batch(batch, sensitivities=sensitivities)
+        return module.init(key, batch, train=False)
+
+    def loss(
+        variables: Variables, batch: Batch, key: Key
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Variables]]:
+        check_batch(batch, sensitivities=sensitivities)
+        output, updated = module.apply(
+            variables, batch, train=True, mutable=["batch_stats"]
+        )
+        value, metrics = loss_of(output, batch)
+        metrics = {"nmse": nmse(image_of(output), batch), **metrics}
+        return value, (metrics, updated)
+
+    def reconstruct(variables: Variables, batch: Batch) -> Array:
+        check_batch(batch, sensitivities=sensitivities)
+        return image_of(module.apply(variables, batch, train=False))
+
+    return ReconstructionSystem(init, loss, reconstruct)
 
 
 def check_batch(batch: Batch, *, sensitivities: bool) -> None:
@@ -108,6 +150,40 @@ def zero_filled(batch: Batch) -> Complex[Array, "b t h w"]:
 def fully_sampled(batch: Batch) -> Complex[Array, "b t h w"]:
     """The coil-combined image of all of the k-space: what to come close to."""
     return combine(ifft2c(batch["kspace"]), batch["sensitivities"])
+
+
+def distance(
+    image: Complex[Array, "b t h w"], batch: Batch, *, domain: Domain
+) -> Float[Array, ""]:
+    """Mean absolute error of a reconstruction against the fully sampled data.
+
+    Args:
+        image: The reconstruction, in the scale of the batch.
+        batch: With sensitivities.
+        domain: ``"magnitude"`` compares with the root sum of squares of the coils,
+            ``"image"`` complex values with the coil combination, ``"kspace"`` all coils'
+            k-space (through the maps), where errors of all frequencies weigh the same.
+
+    Raises:
+        ValueError: For an unknown domain.
+    """
+    kspace = batch["kspace"]
+    if domain == "magnitude":
+        target = root_sum_of_squares(ifft2c(kspace))
+        return jnp.mean(jnp.abs(jnp.abs(image) - target))
+    if domain == "image":
+        return jnp.mean(jnp.abs(image - fully_sampled(batch)))
+    if domain == "kspace":
+        maps = batch["sensitivities"][:, None]
+        return jnp.mean(jnp.abs(fft2c(maps * image[:, :, None]) - kspace))
+    raise ValueError(f"domain is {domain!r}, expected one of {get_args(Domain)}")
+
+
+def nmse(image: Array, batch: Batch) -> Float[Array, ""]:
+    """Squared error of the magnitudes over squared magnitude, for the log."""
+    target = root_sum_of_squares(ifft2c(batch["kspace"]))
+    error = jnp.sum((jnp.abs(image) - target) ** 2)
+    return error / jnp.maximum(jnp.sum(target**2), jnp.finfo(target.dtype).tiny)
 
 
 def to_channels(x: Complex[Array, "*b h w t"]) -> Float[Array, "*b h w 2*t"]:

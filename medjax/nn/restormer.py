@@ -57,7 +57,9 @@ def pixel_shuffle(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c/4"]:
     return x.transpose(0, 1, 4, 2, 5, 3).reshape(b, 2 * h, 2 * w, c // 4)
 
 
-def _conv(width: int, size: int, name: str, dtype: DTypeLike, groups: int = 1):
+def _conv(
+    width: int, size: int, name: str, dtype: DTypeLike, groups: int = 1
+) -> nn.Conv:
     return nn.Conv(
         width,
         (size, size),
@@ -140,7 +142,7 @@ class TransformerBlock(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Transformer blocks in a row, each rematerialised in the backward pass."""
+    """Transformer blocks in a row: one compiled body, rematerialised backwards."""
 
     count: int
     heads: int
@@ -149,17 +151,31 @@ class Blocks(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        block = nn.remat(TransformerBlock)
-        for i in range(self.count):
-            x = block(self.heads, self.expansion, self.dtype, name=f"block_{i}")(x)
-        return x
+        def body(block: TransformerBlock, x: Array, _: None) -> tuple[Array, None]:
+            return block(x), None
+
+        scan = nn.scan(
+            nn.remat(body, prevent_cse=False),  # a scan needs no barrier against CSE
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=self.count,
+        )
+        block = TransformerBlock(self.heads, self.expansion, self.dtype, name="blocks")
+        return scan(block, x.astype(self.dtype), None)[0]
 
 
 class Restormer(nn.Module):
-    """The four-level encoder and decoder."""
+    """The four-level encoder and decoder.
+
+    Attributes:
+        config: Sizes.
+        dtype: Of the arithmetic.
+        head_init: Of the last convolution; with zeros the network starts as identity.
+    """
 
     config: RestormerConfig
     dtype: DTypeLike = jnp.float32
+    head_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     def setup(self) -> None:
         config, dtype = self.config, self.dtype
@@ -182,7 +198,14 @@ class Restormer(nn.Module):
         self.reduces = [_conv(widths[i], 1, f"reduce_{i}", dtype) for i in (2, 1)]
         self.decoders = [level(blocks[i], heads[i]) for i in (2, 1, 0)]
         self.refinement = level(config.refinement, heads[0])
-        self.head = _conv(config.channels, 3, "head", dtype)
+        self.head = nn.Conv(
+            config.channels,
+            (3, 3),
+            padding=1,
+            use_bias=False,
+            kernel_init=self.head_init,
+            dtype=dtype,
+        )
 
     def encode(self, x: Float[Array, "b h w c"]) -> list[Float[Array, "b _h _w _c"]]:
         """Features of the four levels, finest first.

@@ -4,10 +4,10 @@ Ronneberger et al. 2015 with the blocks of the codebases whose results we compar
 What differs between them is data, not code: the norm, the slope of the activation, how
 to pool, how to come up again, and what to do when an odd size comes back one short.
 
-* :func:`fastmri`: ``facebookresearch/fastMRI`` (3x3 convolutions without bias, instance
-  norm without weights, LeakyReLU 0.2, average pooling, transposed convolution);
-* :func:`basic`: MONAI's ``BasicUNet`` (affine instance norm, LeakyReLU 0.1, max pooling,
-  transposed convolution, a width of its own for the last level);
+* :func:`fastmri`: ``facebookresearch/fastMRI`` (3x3 convolutions without bias,
+  instance norm without weights, LeakyReLU 0.2, average pooling, transposed convolution);
+* :func:`basic`: MONAI's ``BasicUNet`` (affine instance norm, LeakyReLU 0.1, max
+  pooling, transposed convolution, a width of its own for the last level);
 * :func:`bilinear`: the classic one with batch norm, ReLU, and corner-aligned bilinear
   upsampling, as the Latent Transformer uses it.
 
@@ -211,10 +211,17 @@ class UpBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """The encoder, the decoder, and both in a row."""
+    """The encoder, the decoder, and both in a row.
+
+    Attributes:
+        config: The flavour.
+        dtype: Of the arithmetic.
+        head_init: Of the last convolution; with zeros the network starts silent.
+    """
 
     config: UNetConfig
     dtype: DTypeLike = jnp.float32
+    head_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     def setup(self) -> None:
         config, widths = self.config, self.config.widths
@@ -234,7 +241,9 @@ class UNet(nn.Module):
             )
             for i in reversed(range(len(widths) - 1))
         ]
-        self.head = nn.Conv(config.out_channels, (1, 1), dtype=self.dtype)
+        self.head = nn.Conv(
+            config.out_channels, (1, 1), kernel_init=self.head_init, dtype=self.dtype
+        )
 
     def encode(
         self, x: Float[Array, "b h w c"], *, train: bool = False
