@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.optimize
 from jaxtyping import Array, Float, Int
 
 from medjax.metrics.auroc import auroc, average_precision, bootstrap, macro, per_class
@@ -38,7 +37,7 @@ class LinearProbeConfig:
     solver: Literal["lbfgs", "adamw"] = "lbfgs"
     penalties: tuple[float, ...] = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4)
     """L2 weights on standardised features that `lbfgs` chooses from, strong to weak."""
-    iterations: int = 200
+    iterations: int = 100
     """At most, per penalty."""
     learning_rate: float = 5e-4
     weight_decay: float = 1e-6
@@ -150,19 +149,41 @@ def _losses(
     )
 
 
-@jax.jit
-def _penalised(
-    flat: Float[Array, " p"],
+@partial(jax.jit, static_argnames="iterations")
+def _minimise(
+    params: Any,
     x: Float[Array, "b d"],
     y: Float[Array, "b k"],
     penalty: Float[Array, ""],
-) -> tuple[Float[Array, ""], Float[Array, " p"]]:
-    def value(flat: Float[Array, " p"]) -> Float[Array, ""]:
-        table = flat.reshape(x.shape[1] + 1, y.shape[1])
-        weights, bias = table[:-1], table[-1]
-        return _losses((weights, bias), x, y).sum() + penalty * (weights**2).sum() / 2
+    *,
+    iterations: int,
+) -> Any:
+    """L-BFGS on the penalised loss, to a slope of 1e-5 or for so many iterations."""
 
-    return jax.value_and_grad(value)(flat)
+    def value(params: Any) -> Float[Array, ""]:
+        penalised = penalty * (params[0] ** 2).sum() / 2
+        return _losses(params, x, y).sum() + penalised
+
+    solver = optax.lbfgs(memory_size=10)
+    value_and_grad = optax.value_and_grad_from_state(value)
+
+    def unfinished(carry: Any) -> Array:
+        _, _, slope, count = carry
+        return (count < iterations) & (optax.tree.norm(slope) > 1e-5)
+
+    def iterate(carry: Any) -> Any:
+        params, state, _, count = carry
+        loss, slope = value_and_grad(params, state=state)
+        updates, state = solver.update(
+            slope, state, params, value=loss, grad=slope, value_fn=value
+        )
+        return optax.apply_updates(params, updates), state, slope, count + 1
+
+    # optax mixes integer counts and Python floats, and ranks, inside its line search.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        infinite = jax.tree.map(lambda v: jnp.full_like(v, jnp.inf), params)
+        start = params, solver.init(params), infinite, 0
+        return jax.lax.while_loop(unfinished, iterate, start)[0]
 
 
 def _fit_lbfgs(
@@ -172,30 +193,20 @@ def _fit_lbfgs(
     d, k = x["train"].shape[1], y["train"].shape[1]
     train = jnp.asarray(x["train"]), jnp.asarray(y["train"])
     valid = jnp.asarray(x["valid"]), jnp.asarray(y["valid"])
-    flat = np.zeros((d + 1) * k)
-    best, kept = np.full(k, np.inf), np.zeros((d + 1, k))
+    params = jnp.zeros((d, k)), jnp.zeros((k,))
+    kept, best = params, jnp.full((k,), jnp.inf)
     for penalty in config.penalties:
-
-        def objective(flat: np.ndarray, penalty: float = penalty) -> Any:
-            value, slope = _penalised(
-                jnp.asarray(flat, jnp.float32), *train, jnp.float32(penalty)
-            )
-            return float(value), np.asarray(slope, np.float64)
-
-        solution = scipy.optimize.minimize(
-            objective,
-            flat,
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": config.iterations, "gtol": 1e-5},
+        params = _minimise(
+            params, *train, jnp.float32(penalty), iterations=config.iterations
         )
-        flat = solution.x
-        table = flat.reshape(d + 1, k)
-        as_device = jnp.asarray(table, jnp.float32)
-        losses = np.asarray(_losses((as_device[:-1], as_device[-1]), *valid))
+        losses = _losses(params, *valid)
         better = losses < best
-        kept[:, better], best[better] = table[:, better], losses[better]
-    return kept[:-1].astype(np.float32), kept[-1].astype(np.float32)
+        best = jnp.where(better, losses, best)
+        kept = (
+            jnp.where(better[None], params[0], kept[0]),
+            jnp.where(better, params[1], kept[1]),
+        )
+    return np.asarray(kept[0]), np.asarray(kept[1])
 
 
 def _fit_adamw(

@@ -75,7 +75,7 @@ def test_penalty_is_chosen_on_validation(data):
     wide = {s: np.hstack([features[s], junk[s]]) for s in SIZES}
     weak = probe((wide, labels), penalties=(1e-5,))["macro_auc"]
     chosen = probe((wide, labels))["macro_auc"]
-    assert chosen > weak + 0.01
+    assert chosen > weak + 0.005
 
 
 def test_probe_names_bad_input(data):
