@@ -8,6 +8,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes in signatures are checked on every call, in tests only. Not by the pytest
+# option of jaxtyping: it splits a checker with arguments at its commas.
+install_import_hook(
+    ["medjax", "medjax_kernels"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
