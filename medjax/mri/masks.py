@@ -295,7 +295,11 @@ def describe(
         every = every[..., :1]
     common = np.asarray(every.all(axis=0))
     lines = every.shape[-1] == 1
-    acs = _central_run(common[:, 0]) if lines else _central_square(common)
+    if lines:
+        run = _central_run(common[:, 0])
+        acs = run.stop - run.start
+    else:
+        acs = _central_square(common)
     counts = every.sum(axis=(1, 2))
     return MaskDescription(
         nominal=_nominal(every[0], acs),
@@ -307,15 +311,35 @@ def describe(
     )
 
 
-def _central_run(line: np.ndarray) -> int:
-    """Length of the unbroken run of sampled lines that holds the centre."""
+def calibration_region(
+    mask: Bool[Array, "*t h w"] | Bool[np.ndarray, "*t h w"],
+) -> tuple[slice, slice]:
+    """The block around the centre of k-space that every frame samples fully.
+
+    Args:
+        mask: a mask of this module, or one read from a file.
+
+    Returns:
+        Slices of ``h`` and ``w``: all columns for line masks, else a square. Empty
+        where the centre was not sampled.
+    """
+    every = np.asarray(mask).reshape(-1, *mask.shape[-2:])
+    common = np.asarray(every.all(axis=0))
+    if (common == common[:, :1]).all():
+        return _central_run(common[:, 0]), slice(None)
+    h, w = every.shape[1:]
+    side = _central_square(common)
+    top, left = h // 2 - side // 2, w // 2 - side // 2
+    return slice(top, top + side), slice(left, left + side)
+
+
+def _central_run(line: np.ndarray) -> slice:
+    """The unbroken run of sampled lines that holds the centre."""
     middle = line.size // 2
     missing = np.flatnonzero(~line)
-    if not line[middle]:
-        return 0
-    before = missing[missing < middle].max(initial=-1)
-    after = missing[missing > middle].min(initial=line.size)
-    return int(after - before - 1)
+    before = missing[missing <= middle].max(initial=-1)
+    after = missing[missing >= middle].min(initial=line.size)
+    return slice(int(before) + 1, max(int(after), int(before) + 1))
 
 
 def _central_square(common: np.ndarray) -> int:

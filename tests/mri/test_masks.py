@@ -35,6 +35,19 @@ def test_describe_tells_nominal_from_true_acceleration(acceleration, true):
     assert f"nominal R {acceleration}, true R {true:.2f}" in str(said)
 
 
+def test_the_calibration_region_is_what_every_frame_samples():
+    lines = masks.cmrxrecon(144, acceleration=4)
+    assert masks.calibration_region(lines) == (slice(60, 85), slice(None))
+    points = masks.variable_density(
+        20, 24, acceleration=9, acs=4, key=jax.random.key(0)
+    )
+    rows, columns = masks.calibration_region(points)
+    assert np.asarray(points)[rows, columns].all() and rows.stop - rows.start >= 4
+    centreless = masks.equispaced(9, acceleration=3, acs=0)
+    rows, _ = masks.calibration_region(centreless)
+    assert rows.stop == rows.start and masks.describe(centreless).acs == 0
+
+
 def test_describe_reads_readout_lines_out_of_a_full_grid():
     lines = masks.cmrxrecon(40, acceleration=4, acs=8)
     grid = lines & np.ones((40, 12), bool)
