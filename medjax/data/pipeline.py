@@ -55,7 +55,7 @@ class ArraySource:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, row: SupportsIndex) -> dict[str, np.ndarray]:
+    def __getitem__(self, row: SupportsIndex) -> dict[str, Any]:
         return {k: v[row] for k, v in self.arrays.items()}
 
 

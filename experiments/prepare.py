@@ -1,0 +1,79 @@
+"""Turn a data set into a prepared set, once: ``python -m experiments.prepare --help``.
+
+Examples::
+
+    python -m experiments.prepare mimic --root mimic-cxr-jpg --out prepared/mimic
+    python -m experiments.prepare openi --root openi --out prepared/openi \\
+        --render drawn --distinct
+    python -m experiments.prepare table --root notes.csv --out prepared/mine \\
+        --image "images/{id}.jpg" --text report --patient patient --on-error skip
+
+It prints a count after every filter and the list of what was skipped, and leaves the
+full list in ``skipped.csv``. The folder appears when it is complete: a run that was
+stopped leaves nothing behind and is started again; a finished one returns at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar, Union
+
+import tyro
+
+from medjax.data.ledger import DataError, Ledger, OnError
+from medjax.vlp.datasets import READERS, PrepareConfig, Reader, prepare
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Prepare(Generic[R]):
+    """What to read, what to make of it, and where it goes."""
+
+    data: tyro.conf.OmitArgPrefixes[R]
+    """Which data set, and where it lies."""
+    out: Path
+    """Folder of the prepared set."""
+    config: tyro.conf.OmitArgPrefixes[PrepareConfig] = PrepareConfig()
+    """What the prepared set looks like."""
+    on_error: OnError = "raise"
+    """An unreadable image, a duplicate id, an empty report: stop, or list and go on."""
+    overwrite: bool = False
+    """Replace a set that was prepared with other settings."""
+
+
+def command(arguments: Sequence[str] | None = None) -> Prepare[Reader]:
+    """The command line as data; one sub-command per data set."""
+    commands: Any = Union[  # noqa: UP007 - built from a list
+        tuple(
+            Annotated[
+                Prepare[reader],  # pyright: ignore[reportInvalidTypeArguments]
+                tyro.conf.subcommand(name, description=reader.__doc__),
+            ]
+            for name, reader in READERS.items()
+        )
+    ]
+    return tyro.cli(commands, args=arguments, prog="python -m experiments.prepare")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare a set; a fault of the data ends with its message and status 1."""
+    asked = command(arguments)
+    try:
+        prepare(
+            asked.data,
+            asked.out,
+            asked.config,
+            ledger=Ledger(asked.on_error),
+            overwrite=asked.overwrite,
+        )
+    except (DataError, FileExistsError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"prepared set: {asked.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

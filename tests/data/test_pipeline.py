@@ -1,0 +1,149 @@
+"""The pipeline: a batch depends on seed and step, not on processes or threads."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from medjax.data.pipeline import (
+    ArraySource,
+    PipelineConfig,
+    batches_per_epoch,
+    build_pipeline,
+)
+from medjax.data.records import Field, RecordSource, write_records
+
+ROWS = 22
+CONFIG = PipelineConfig(batch_size=4, seed=3, epochs=2)
+
+
+@pytest.fixture
+def source():
+    return ArraySource({"x": np.arange(ROWS, dtype=np.int32) * 10})
+
+
+def noisy(row, rng):
+    return row | {"noise": np.float32(rng.random())}
+
+
+def rows(stream) -> list[list[int]]:
+    return [batch["index"].tolist() for batch in stream]
+
+
+def test_each_epoch_is_a_new_order_without_repeats(source):
+    batches = rows(build_pipeline(source, CONFIG))
+    assert len(batches) == 2 * batches_per_epoch(ROWS, CONFIG) == 10
+    for epoch in (batches[:5], batches[5:]):
+        seen = [i for batch in epoch for i in batch]
+        assert len(set(seen)) == 20  # two rows did not fill a batch
+    assert batches[:5] != batches[5:]
+    assert batches == rows(build_pipeline(source, CONFIG))
+    other = dataclasses.replace(CONFIG, seed=4)
+    assert batches != rows(build_pipeline(source, other))
+
+
+def test_rows_and_index_belong_together(source):
+    for batch in build_pipeline(source, CONFIG):
+        assert batch["index"].dtype == np.int32
+        np.testing.assert_array_equal(batch["x"], batch["index"] * 10)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("remainder", ["drop", "pad"])
+def test_processes_together_read_what_one_reads(source, processes, remainder):
+    config = dataclasses.replace(CONFIG, remainder=remainder)
+    whole = list(build_pipeline(source, config, transform=noisy))
+    shares = [
+        list(
+            build_pipeline(
+                source,
+                config,
+                transform=noisy,
+                process_index=p,
+                process_count=processes,
+            )
+        )
+        for p in range(processes)
+    ]
+    assert [len(share) for share in shares] == [len(whole)] * processes
+    for step, batch in enumerate(whole):
+        for name in ("x", "index", "noise"):
+            together = np.concatenate([share[step][name] for share in shares])
+            np.testing.assert_array_equal(together, batch[name])
+
+
+@pytest.mark.parametrize("threads", [1, 7])
+def test_threads_change_nothing(source, threads):
+    config = dataclasses.replace(CONFIG, threads=threads)
+    a = list(build_pipeline(source, CONFIG, transform=noisy))
+    b = list(build_pipeline(source, config, transform=noisy))
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_array_equal(one["noise"], other["noise"])
+
+
+def test_a_random_map_draws_anew_each_epoch(source):
+    config = dataclasses.replace(CONFIG, shuffle=False, batch_size=ROWS)
+    first, second = build_pipeline(source, config, transform=noisy)
+    assert first["index"].tolist() == second["index"].tolist() == list(range(ROWS))
+    assert not np.any(first["noise"] == second["noise"])
+
+
+def test_a_saved_state_continues_exactly_also_on_other_processes(source):
+    config = dataclasses.replace(CONFIG, epochs=None)
+    iterator = iter(build_pipeline(source, config, transform=noisy))
+    for _ in range(7):  # past the first epoch
+        next(iterator)
+    state = iterator.get_state()
+    ahead = [next(iterator) for _ in range(3)]
+    for processes in (1, 2):
+        again = iter(
+            build_pipeline(source, config, transform=noisy, process_count=processes)
+        )
+        again.set_state(state)
+        for batch in ahead:
+            mine = next(again)
+            for name in ("index", "noise"):
+                np.testing.assert_array_equal(mine[name], batch[name][: 4 // processes])
+
+
+def test_padding_shows_every_row_once(source):
+    config = PipelineConfig(batch_size=8, shuffle=False, epochs=1, remainder="pad")
+    batches = list(build_pipeline(source, config))
+    assert len(batches) == batches_per_epoch(ROWS, config) == 3
+    index = np.concatenate([b["index"] for b in batches])
+    assert index.tolist() == [*range(ROWS), -1, -1]
+    assert batches[-1]["x"].tolist()[-3:] == [210, 210, 210]  # copies of the last row
+
+
+def test_texts_are_listed(tmp_path):
+    fields = {"id": Field("text"), "n": Field("array", (), "int32")}
+    with write_records(tmp_path / "set", name="demo", fields=fields) as writer:
+        for i in range(4):
+            writer.add("train", {"id": f"s{i}", "n": np.int32(i)})
+    config = PipelineConfig(batch_size=2, shuffle=False, epochs=1)
+    stream = build_pipeline(RecordSource(tmp_path / "set", "train"), config)
+    assert [batch["id"] for batch in stream] == [["s0", "s1"], ["s2", "s3"]]
+
+
+def test_workers_read_the_same(tmp_path):
+    fields = {"n": Field("array", (), "int32")}
+    with write_records(tmp_path / "set", name="demo", fields=fields) as writer:
+        for i in range(8):
+            writer.add("train", {"n": np.int32(i)})
+    source = RecordSource(tmp_path / "set", "train")
+    config = PipelineConfig(batch_size=2, epochs=1, threads=1)
+    alone = [batch["n"].tolist() for batch in build_pipeline(source, config)]
+    iterator = iter(build_pipeline(source, dataclasses.replace(config, workers=1)))
+    try:
+        assert [batch["n"].tolist() for batch in iterator] == alone
+    finally:
+        iterator.close()
+
+
+def test_faults_are_named(source):
+    with pytest.raises(ValueError, match="batch_size: 4 .* 3 processes"):
+        build_pipeline(source, CONFIG, process_count=3)
+    with pytest.raises(ValueError, match="batch_size: 64 .* 22 rows"):
+        build_pipeline(source, PipelineConfig(batch_size=64))
+    with pytest.raises(ValueError, match="leading axes"):
+        ArraySource({"a": np.zeros(2), "b": np.zeros(3)})
