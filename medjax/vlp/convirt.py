@@ -139,8 +139,7 @@ def convirt(
       contrast_config: how the contrastive similarity is computed.
 
     Returns:
-      A system that reads ``sentence`` or ``report`` of a batch. A pair whose report is
-      empty takes no part.
+      A system that reads ``sentence`` or ``report`` of a batch.
     """
     module = Convirt(config, image, text)
 
@@ -156,12 +155,10 @@ def convirt(
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        present = batch["has_findings"] | batch["has_impression"]
         to_text, to_image = contrast(
             image_embedding,
             text_embedding,
             temperature=config.temperature,
-            weights=present.astype(jnp.float32),
             config=contrast_config,
         )
         total = config.image_to_text * to_text + config.text_to_image * to_image
@@ -173,5 +170,6 @@ def convirt(
         loss,
         augment=config.augment,
         tokens=(config.text,),
+        compared="report",
         frozen=frozen_parameters(config),
     )

@@ -122,9 +122,6 @@ class Imitate(TwoTower):
         self.image_head = ProjectionHead(c.hidden_image, c.features, c.groups)
         self.reading_head = ProjectionHead(c.hidden_reading, c.features, c.groups)
         self.text_head = ProjectionHead(c.hidden_text, c.features, c.groups)
-        self.examples = self.variable(
-            "counters", "examples", lambda: jnp.zeros((), jnp.int32)
-        )
 
     def __call__(
         self, image: Float[Array, "b h w 3"], ids: dict[str, Int[Array, "b n"]]
@@ -146,7 +143,6 @@ class Imitate(TwoTower):
         """Both views through the tower once, the channels drawn twice for each."""
         keys = jax.random.split(key, (2, 2))
         towers = [self.image(view, train=train) for view in views]
-        self.examples.value += views[0].shape[0]
 
         def diagnose(view: int) -> Float[Array, "b e"]:
             pooled = towers[view].pooled
@@ -303,11 +299,11 @@ def imitate(
             priors,
             key=draw,
             method="compare",
-            mutable=["batch_stats", "counters"],
+            mutable=["batch_stats"],
         )
+        seen = variables["counters"]["examples"]
         weight = jnp.ones(())
         if config.examples_per_epoch is not None:
-            seen = variables["counters"]["examples"]
             weight = findings_weight(seen // config.examples_per_epoch)
         total, terms = imitate_loss(
             compared,
@@ -316,13 +312,21 @@ def imitate(
             weight=weight,
             contrast_config=contrast_config,
         )
-        return total, (terms, updated)
+        counters = {"examples": seen + batch["image"].shape[0]}
+        return total, (terms, {**updated, "counters": counters})
 
-    return two_tower_system(
+    system = two_tower_system(
         module,
         loss,
         augment=config.augment,
         tokens=SECTIONS,
+        compared="impression",
         frozen=("^text/",),
         cached_tokens=SECTIONS,
     )
+
+    def init(key: Key, batch: Batch) -> Variables:
+        counters = {"examples": jnp.zeros((), jnp.int32)}
+        return {**system.init(key, batch), "counters": counters}
+
+    return dataclasses.replace(system, init=init)

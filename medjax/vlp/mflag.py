@@ -87,17 +87,15 @@ def orthogonality_loss(
 
 
 def alignment_loss(
-    image: Float[Array, "b e"], text: Float[Array, "b e"], weights: Float[Array, " b"]
+    image: Float[Array, "b e"], text: Float[Array, "b e"]
 ) -> Float[Array, ""]:
     """Mean of 4 - 4 cos over pairs: the BYOL distance 2 - 2 cos, added twice.
 
     Args:
       image: unit-norm image embeddings.
       text: unit-norm report embeddings.
-      weights: one per pair; zero leaves a pair out.
     """
-    distance = 4.0 - 4.0 * jnp.sum(image * text, axis=-1)
-    return jnp.sum(weights * distance) / jnp.maximum(jnp.sum(weights), 1e-12)
+    return jnp.mean(4.0 - 4.0 * jnp.sum(image * text, axis=-1))
 
 
 class MFlag(TwoTower):
@@ -147,8 +145,7 @@ def mflag(
       text: the report tower; frozen.
 
     Returns:
-      A system that reads ``report`` of a batch, or its cached ``report_features``. A
-      pair whose report is empty is not aligned.
+      A system that reads ``report`` of a batch, or its cached ``report_features``.
     """
     module = MFlag(config, image, text)
 
@@ -160,10 +157,7 @@ def mflag(
         (v, image_embedding, text_embedding), updated = module.apply(
             variables, view, report, method="compare", mutable=["batch_stats"]
         )
-        present = batch["has_findings"] | batch["has_impression"]
-        align = alignment_loss(
-            image_embedding, text_embedding, present.astype(jnp.float32)
-        )
+        align = alignment_loss(image_embedding, text_embedding)
         orthogonal = orthogonality_loss(
             v, variant=config.orthogonality, off_diagonal=config.off_diagonal
         )
@@ -175,6 +169,7 @@ def mflag(
         loss,
         augment=config.augment,
         tokens=("report",),
+        compared="report",
         frozen=("^text/",),
         cached_tokens=("report",),
     )

@@ -12,13 +12,12 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
-from medjax.typing import Batch, Key, Metrics, Variables
+from medjax.train.state import Init
+from medjax.train.step import Loss
+from medjax.typing import Batch, Key, Variables
 from medjax.vlp.augment import AugmentConfig, evaluate
 from medjax.vlp.contrastive import normalise
 
-Loss = Callable[
-    [Variables, Batch, Key], tuple[Float[Array, ""], tuple[Metrics, Variables]]
-]
 
 
 def frozen_features(
@@ -76,18 +75,20 @@ class System:
       text_embedding: token ids to unit-norm points of the shared space.
       frozen: regular expressions of parameters that are not trained.
       tokens: names of the token fields that ``loss`` reads from a batch.
+      compared: the token field that an image embedding is meant to find.
       cached_tokens: those of them whose text features never change in training; the
         batch may carry ``<name>_features`` instead of the ids.
     """
 
-    init: Callable[[Key, Batch], Variables]
+    init: Init
     loss: Loss
     image_features: Callable[[Variables, Array], Array]
     image_embedding: Callable[[Variables, Array], Array]
     text_features: Callable[[Variables, Array], Array]
     text_embedding: Callable[[Variables, Array], Array]
+    tokens: tuple[str, ...]
+    compared: str
     frozen: tuple[str, ...] = ()
-    tokens: tuple[str, ...] = ()
     cached_tokens: tuple[str, ...] = ()
 
 
@@ -97,6 +98,7 @@ def two_tower_system(
     *,
     augment: AugmentConfig,
     tokens: tuple[str, ...],
+    compared: str,
     frozen: tuple[str, ...] = (),
     cached_tokens: tuple[str, ...] = (),
 ) -> System:
@@ -107,6 +109,7 @@ def two_tower_system(
       loss: the system's loss, in the contract of the shared loop.
       augment: the recipe of training; outside training nothing of it is random.
       tokens: token fields that the loss reads.
+      compared: the token field that an image embedding is meant to find.
       frozen: regular expressions of parameters that are not trained.
       cached_tokens: token fields whose text features may come precomputed.
     """
@@ -131,7 +134,8 @@ def two_tower_system(
         image_embedding=evaluated("image_embedding"),
         text_features=evaluated("text_features"),
         text_embedding=evaluated("text_embedding"),
-        frozen=frozen,
         tokens=tokens,
+        compared=compared,
+        frozen=frozen,
         cached_tokens=cached_tokens,
     )

@@ -7,16 +7,18 @@ turns tokens into one vector.
 import dataclasses
 import functools
 import json
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from medjax.nn.bert import BERTS, Bert, BertConfig
-from medjax.nn.resnet import RESNETS, ResNet
-from medjax.nn.vit import VITS, ViT
-from medjax.weights import checkpoint_file
+from medjax.nn.resnet import RESNETS, ResNet, ResNetConfig
+from medjax.nn.vit import VITS, ViT, ViTConfig
+from medjax.typing import Variables
+from medjax.weights import checkpoint_file, load, save
 
 DType = Literal["float32", "bfloat16"]
 
@@ -79,6 +81,19 @@ class ImageFeatures(NamedTuple):
     """One vector, float32: the mean of the last map, or the class token."""
 
 
+def network_config(config: ImageTowerConfig) -> ResNetConfig | ViTConfig:
+    """The network that an image tower is."""
+    how: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat}
+    if config.architecture in VITS:
+        return dataclasses.replace(VITS[config.architecture], **how)
+    return dataclasses.replace(
+        RESNETS[config.architecture],
+        frozen_statistics=config.frozen_statistics,
+        statistics_groups=config.statistics_groups,
+        **how,
+    )
+
+
 class ImageTower(nn.Module):
     """Radiographs to stage maps and one vector."""
 
@@ -99,9 +114,6 @@ class ImageTower(nn.Module):
             )
             seen = ResNet(config, name="resnet")(image, train=train)
             return ImageFeatures(seen.maps, seen.pooled)
-        config = dataclasses.replace(
-            VITS[c.architecture], dtype=c.dtype, remat=c.remat
-        )
         seen = ViT(config, name="vit")(image)
         return ImageFeatures((), seen.cls.astype(jnp.float32))
 
@@ -151,3 +163,55 @@ class TextTower(nn.Module):
             return jnp.where(jnp.any(real, axis=1), found, 0.0)
         count = jnp.maximum(jnp.sum(real, axis=1), 1).astype(jnp.float32)
         return jnp.sum(jnp.where(real, hidden, 0.0), axis=1) / count
+
+
+def load_towers(
+    variables: Variables, image: ImageTowerConfig, text: TextTowerConfig
+) -> dict[str, Any]:
+    """The checkpoints that the two towers start from, as part of a system's variables.
+
+    Args:
+      variables: the system's own, or their shapes (``jax.eval_shape`` of its ``init``).
+      image: names the image checkpoint, or none.
+      text: names the text checkpoint, or none.
+
+    Returns:
+      The collections of the towers that have a checkpoint; empty if neither has.
+    """
+    loaded: dict[str, Any] = {}
+    for tower, config in (("image", image), ("text", text)):
+        if config.checkpoint is None:
+            continue
+        network, own = _tower(variables, tower)
+        for collection, tree in load(config.checkpoint, network, own).items():
+            loaded.setdefault(collection, {})[tower] = {network: tree}
+    return loaded
+
+
+def save_towers(
+    folder: Path,
+    variables: Variables,
+    image: ImageTowerConfig,
+    text: TextTowerConfig,
+) -> None:
+    """Writes both towers under PyTorch's names, ``image/`` and ``text/`` in a folder.
+
+    Args:
+      folder: made if it does not exist.
+      variables: the system's, on this host.
+      image: the image tower.
+      text: the report tower.
+    """
+    network, own = _tower(variables, "image")
+    save(folder / "image", network, own, network_config(image))
+    network, own = _tower(variables, "text")
+    save(folder / "text", network, own, bert_config(text))
+
+
+def _tower(variables: Variables, tower: str) -> tuple[Any, dict[str, Any]]:
+    """The one network of a tower, by name, and its collections."""
+    (network,) = variables["params"][tower]
+    collections = {
+        name: tree[tower][network] for name, tree in variables.items() if tower in tree
+    }
+    return network, collections

@@ -1,0 +1,214 @@
+"""What a pre-trained pair of towers is worth, computed once and printed plainly.
+
+Features and embeddings of every split are computed in one pass; the probes of
+``medjax.vlp`` are functions of them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from experiments.corpus import Corpus, Rows
+from medjax.data.pipeline import PipelineConfig, Source, build_pipeline
+from medjax.train.sharding import replicated, shard_batch
+from medjax.typing import Variables
+from medjax.vlp.probes import linear_probe, prompt_embeddings, zero_shot
+from medjax.vlp.prompts import PROMPTS_VERSION, prompts
+from medjax.vlp.retrieval import retrieval
+from medjax.vlp.system import System
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Probes of a finished run."""
+
+    fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    """Shares of the training labels that the linear probe may use."""
+    batch_size: int = 256
+    """Examples encoded at a time."""
+    seed: int = 0
+    """Of the label subsample and the bootstrap."""
+    labelled: int = 20_000
+    """At most so many training examples are encoded for the probe."""
+
+
+Encoders = Mapping[str, Callable[[Variables, Mapping[str, jax.Array]], jax.Array]]
+
+
+def encode(
+    encoders: Encoders,
+    variables: Variables,
+    source: Source,
+    *,
+    mesh: Mesh,
+    batch_size: int,
+    label: str = "encode",
+) -> dict[str, np.ndarray]:
+    """Runs functions of (variables, batch) over all rows of a source.
+
+    Args:
+      encoders: what to compute, by name; each gives an array with leading axis b.
+      variables: of the model, on the mesh.
+      source: rows; every field must be numeric.
+      mesh: the batch is split over it.
+      batch_size: of the global batch, rounded up to what the mesh can split.
+      label: of the progress bar.
+
+    Returns:
+      One float32 array per encoder, row by row in the order of the source, on every
+      process.
+    """
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    size = -(-batch_size // shards) * shards
+    config = PipelineConfig(
+        batch_size=size, shuffle=False, epochs=1, remainder="pad", threads=2, prefetch=2
+    )
+    stream = build_pipeline(
+        source,
+        config,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def run(variables: Variables, batch: Mapping[str, jax.Array]) -> Any:
+        return {
+            name: fn(variables, batch).astype(jnp.float32)
+            for name, fn in encoders.items()
+        }
+
+    parts: list[dict[str, np.ndarray]] = []
+    total = -(-len(source) // size)
+    quiet = jax.process_index() != 0
+    with jax.set_mesh(mesh):
+        for batch in tqdm(stream, total=total, desc=label, disable=quiet, leave=False):
+            out = run(variables, shard_batch(batch, mesh))
+            parts.append({k: np.asarray(v.addressable_data(0)) for k, v in out.items()})
+    return {
+        name: np.concatenate([p[name] for p in parts])[: len(source)]
+        for name in encoders
+    }
+
+
+def encode_texts(
+    system: System,
+    variables: Variables,
+    texts: Sequence[str],
+    corpus: Corpus,
+    *,
+    max_length: int,
+) -> np.ndarray:
+    """Unit-norm embeddings of a few texts, such as prompts."""
+    ids = corpus.tokenizer.encode(list(texts), max_length)
+    return np.asarray(jax.jit(system.text_embedding)(variables, jnp.asarray(ids)))
+
+
+def evaluate(
+    system: System,
+    variables: Variables,
+    corpus: Corpus,
+    *,
+    mesh: Mesh,
+    max_length: int,
+    config: EvaluationConfig,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Linear probe, zero-shot and retrieval of one system on one corpus.
+
+    Args:
+      system: the system.
+      variables: its variables, on the mesh.
+      corpus: splits ``train``, ``valid`` and ``test`` with labels and reports. Without
+        labels there is retrieval only.
+      mesh: the batch is split over it.
+      max_length: tokens of a prompt.
+      config: what to run.
+
+    Returns:
+      Results by probe, and the test embeddings ``image`` and ``text``.
+    """
+    with jax.set_mesh(mesh):
+        return _evaluate(system, variables, corpus, mesh, max_length, config)
+
+
+def _evaluate(
+    system: System,
+    variables: Variables,
+    corpus: Corpus,
+    mesh: Mesh,
+    max_length: int,
+    config: EvaluationConfig,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    section = system.compared
+    run = functools.partial(encode, mesh=mesh, batch_size=config.batch_size)
+    test = run(
+        {
+            "features": lambda v, b: system.image_features(v, b["image"]),
+            "image": lambda v, b: system.image_embedding(v, b["image"]),
+            "text": lambda v, b: system.text_embedding(v, b[section]),
+        },
+        variables,
+        Rows(corpus.source("test", ("image", section))),
+        label="encode test",
+    )
+    results: dict[str, Any] = {"prompts": PROMPTS_VERSION, "test": len(test["image"])}
+    texts = corpus.column("test", f"{section}_text")
+    told = np.flatnonzero([bool(text.strip()) for text in texts])
+    results["retrieval"] = retrieval(
+        test["image"][told], test["text"][told], [texts[i] for i in told]
+    ) | {"section": section}
+    if not corpus.findings:
+        return results, test
+
+    splits = ("train", "valid", "test")
+    labels = {split: np.stack(corpus.column(split, "labels")) for split in splits}
+    patients = np.asarray(corpus.column("test", "patient"))
+    sentences = [prompts(finding) for finding in corpus.findings]
+    directions = [
+        prompt_embeddings(
+            encode_texts(
+                system,
+                variables,
+                [text for pair in sentences for text in pair[side]],
+                corpus,
+                max_length=max_length,
+            ),
+            [i for i, pair in enumerate(sentences) for _ in pair[side]],
+            classes=len(sentences),
+        )
+        for side in (0, 1)
+    ]
+    results["zero_shot"] = zero_shot(
+        test["image"],
+        *directions,
+        labels["test"],
+        names=corpus.findings,
+        seed=config.seed,
+        groups=patients,
+    )
+    encoders = {"features": lambda v, b: system.image_features(v, b["image"])}
+    features = {"test": test["features"]}
+    for split in ("train", "valid"):
+        rows = Rows(corpus.source(split, ("image",)), most=config.labelled)
+        features[split] = run(encoders, variables, rows, label=f"encode {split}")[
+            "features"
+        ]
+        labels[split] = labels[split][: len(rows)]
+    results["linear_probe"] = [
+        linear_probe(
+            features,
+            labels,
+            names=corpus.findings,
+            fraction=fraction,
+            seed=config.seed,
+            groups=patients,
+        )
+        for fraction in config.fractions
+    ]
+    return results, test

@@ -1,0 +1,97 @@
+"""A small language model for data that come without one.
+
+The embedded data have a vocabulary of their own, so no published report tower can read
+them. One is trained on the training reports (masked language modelling, on the shared
+loop) and written as a checkpoint folder: what follows loads it like any other.
+"""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+
+from experiments.corpus import Corpus
+from medjax import weights
+from medjax.data.pipeline import PipelineConfig, build_pipeline
+from medjax.train.checkpoint import load_variables
+from medjax.train.loop import fit
+from medjax.train.mesh import MeshConfig
+from medjax.train.optimizer import OptimizerConfig
+from medjax.train.settings import TrainConfig
+from medjax.vlp.language import masked_language_model
+from medjax.vlp.towers import TextTowerConfig, bert_config
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageConfig:
+    """Training of a report tower where there is no checkpoint."""
+
+    steps: int = 0
+    """Updates; 0: the report tower starts from random weights."""
+    batch_size: int = 128
+    """Of the global batch."""
+    lr: float = 2e-3
+    """Peak learning rate; warm-up over a tenth of the run, then cosine."""
+
+
+def train_language_model(
+    corpus: Corpus,
+    text: TextTowerConfig,
+    config: LanguageConfig,
+    *,
+    workdir: Path,
+    mesh: MeshConfig,
+    seed: int,
+) -> Path:
+    """Trains a report tower on the training reports, or finds it trained.
+
+    Args:
+      corpus: the reports.
+      text: sizes of the tower.
+      config: length of the training.
+      workdir: of this stage; its ``checkpoint`` folder is the result.
+      mesh: how devices are arranged.
+      seed: of weights and masks.
+
+    Returns:
+      A folder with config.json, weights and tokenizer, under Hugging Face's names.
+    """
+    folder = workdir / "checkpoint"
+    if folder.exists():
+        return folder
+    text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
+    init, loss = masked_language_model(text)
+    stream = build_pipeline(
+        corpus.source("train", ("report",)),
+        PipelineConfig(batch_size=config.batch_size, seed=seed),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    fit(
+        init,
+        loss,
+        stream,
+        workdir=workdir,
+        optimizer=OptimizerConfig(
+            lr=config.lr,
+            weight_decay=0.01,
+            clip_norm=1.0,
+            schedule="cosine",
+            warmup_steps=config.steps // 10,
+        ),
+        train=TrainConfig(steps=config.steps, log_every=50, seed=seed),
+        mesh=mesh,
+    )
+    if jax.process_index() == 0:
+        # Written beside its place and moved there: a folder that exists is whole.
+        draft = workdir / "checkpoint.part"
+        shutil.rmtree(draft, ignore_errors=True)
+        bert = {"params": load_variables(workdir)["params"]["bert"]}
+        weights.save(draft, "bert", bert, bert_config(text))
+        corpus.tokenizer.save(draft)
+        draft.rename(folder)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("language")
+    return folder

@@ -1,0 +1,69 @@
+"""M-FLAG, from reports and radiographs to an evaluated checkpoint.
+
+``python -m experiments.mflag`` runs the ``tiny`` preset on embedded data on a CPU;
+``repo`` and ``paper`` are the real thing (``--data.root``). ``--help`` behind a preset
+lists all flags.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from experiments.pretraining import IMAGENET, TINY, Pretraining, main
+from medjax.train.optimizer import OptimizerConfig
+from medjax.vlp.augment import AUGMENTATIONS
+from medjax.vlp.contrastive import ContrastConfig
+from medjax.vlp.mflag import PRESETS as SYSTEMS
+from medjax.vlp.mflag import MFlagConfig, mflag
+from medjax.vlp.system import System
+from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
+
+
+def build(
+    config: MFlagConfig,
+    image: ImageTowerConfig,
+    text: TextTowerConfig,
+    contrast: ContrastConfig,
+) -> System:
+    """M-FLAG has no negatives, so how they are contrasted does not matter."""
+    del contrast
+    return mflag(config, image, text)
+
+
+REPO = Pretraining(
+    about="M-FLAG, settings of the released code",
+    system=SYSTEMS["repo"],
+    image=ImageTowerConfig("resnet50", checkpoint=IMAGENET, dtype="bfloat16"),
+    text=TextTowerConfig(
+        checkpoint="microsoft/BiomedVLP-CXR-BERT-general",
+        max_length=512,
+        dtype="bfloat16",
+    ),
+    optimizer=OptimizerConfig(
+        lr=2e-5, weight_decay=0.05, schedule="restarts", min_lr=1e-8
+    ),
+    epochs=50,
+    # T_0 = 0.4 of the steps that four processes of batch 512 would take.
+    restart_fraction=0.4,
+    workdir=Path("runs/mflag-repo"),
+).with_data(resize="imitate", batch_size=2048)
+
+PRESETS = {
+    "tiny": dataclasses.replace(
+        TINY,
+        about="M-FLAG on embedded data, small enough for a CPU",
+        system=dataclasses.replace(
+            MFlagConfig(), features=128, hidden=256, augment=AUGMENTATIONS["tiny"]
+        ),
+        workdir=Path("runs/mflag-tiny"),
+    ),
+    "repo": REPO,
+    "paper": dataclasses.replace(
+        REPO,
+        about="M-FLAG, orthogonality loss of the paper",
+        system=SYSTEMS["paper"],
+        workdir=Path("runs/mflag-paper"),
+    ),
+}
+
+if __name__ == "__main__":
+    main(PRESETS, build)

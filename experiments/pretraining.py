@@ -1,0 +1,285 @@
+"""What the pre-training experiments share: parse, build, fit, evaluate, show.
+
+``imitate``, ``mflag`` and ``convirt`` are thin: each names its system and its presets
+and calls :func:`main`.
+"""
+
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import jax
+import numpy as np
+import tyro
+from jax import Array
+from jax.sharding import Mesh
+
+from experiments.corpus import Corpus, DataConfig, Rows, open_corpus
+from experiments.evaluation import EvaluationConfig, encode, evaluate
+from experiments.language import LanguageConfig, train_language_model
+from experiments.show import show
+from medjax.data.pipeline import PipelineConfig, build_pipeline
+from medjax.train.loop import fit
+from medjax.train.mesh import LaunchConfig, MeshConfig, launch, make_mesh
+from medjax.train.optimizer import OptimizerConfig
+from medjax.train.settings import TrainConfig
+from medjax.train.sharding import replicated
+from medjax.typing import Variables
+from medjax.vlp.contrastive import ContrastConfig
+from medjax.vlp.datasets import PreparedSource
+from medjax.vlp.system import System
+from medjax.vlp.towers import (
+    ImageTowerConfig,
+    TextTowerConfig,
+    load_towers,
+    save_towers,
+)
+
+C = TypeVar("C")
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelConfig:
+    """Which kernels do the hot work."""
+
+    implementation: str | None = None
+    """xla, xla_chunked, gpu or tpu; None picks the best for platform and shape."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining(Generic[C]):
+    """One pre-training run; every field is a flag."""
+
+    about: tyro.conf.Suppress[str]
+    """What this is, in a line."""
+    system: C
+    """Heads and loss of the system."""
+    image: ImageTowerConfig = ImageTowerConfig()
+    """The image tower."""
+    text: TextTowerConfig = TextTowerConfig()
+    """The report tower."""
+    loss: ContrastConfig = ContrastConfig()
+    """How the contrast is computed."""
+    kernels: KernelConfig = KernelConfig()
+    """Which kernels do the hot work."""
+    data: DataConfig = DataConfig()
+    """What to train on."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Update rule and schedule."""
+    train: TrainConfig = TrainConfig()
+    """Length of the run, and what happens how often."""
+    mesh: MeshConfig = MeshConfig()
+    """How devices are arranged."""
+    launch: LaunchConfig = LaunchConfig()
+    """How processes find each other."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Probes run at the end."""
+    language: LanguageConfig = LanguageConfig()
+    """Training of a report tower where there is no checkpoint."""
+    epochs: float | None = None
+    """Length of the run in passes over the training split; overrides train.steps."""
+    warmup_fraction: float | None = None
+    """Share of the run with rising learning rate; overrides optimizer.warmup-steps."""
+    restart_fraction: float | None = None
+    """Share of the run until the first warm restart; overrides
+    optimizer.restart-period."""
+    cache_text: bool = True
+    """Ask a frozen report tower once, before training, instead of in every step."""
+    workdir: Path = Path("runs/pretraining")
+    """Folder of the run; the same command on the same folder resumes."""
+
+    def with_data(self, **changes: Any) -> "Pretraining[C]":
+        """The same run on other data."""
+        return dataclasses.replace(self, data=dataclasses.replace(self.data, **changes))
+
+
+IMAGENET = "timm/resnet50.tv_in1k"
+"""torchvision's ImageNet weights, as safetensors on the hub."""
+
+TINY = Pretraining(
+    about="",
+    system=None,
+    image=ImageTowerConfig("resnet_tiny"),
+    text=TextTowerConfig("tiny", pool="mean", max_length=96),
+    data=DataConfig(image_size=64, patients=2000, batch_size=64),
+    optimizer=OptimizerConfig(
+        lr=2e-3, weight_decay=0.05, clip_norm=1.0, schedule="cosine"
+    ),
+    train=TrainConfig(steps=150, log_every=10, checkpoint_every=50),
+    language=LanguageConfig(steps=150),
+    warmup_fraction=0.1,
+)
+"""Towers, data and schedule of the ``tiny`` presets; 64-pixel films."""
+
+
+Build = Callable[[Any, ImageTowerConfig, TextTowerConfig, ContrastConfig], System]
+
+
+def main(presets: Mapping[str, Pretraining], build: Build) -> None:
+    """Parses the command line and runs: preset name first, then flags.
+
+    Args:
+      presets: configurations by name; ``tiny`` is what no argument means.
+      build: makes the system from its configuration and its towers'.
+    """
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] not in (*presets, "-h", "--help"):
+        arguments = ["tiny", *arguments]
+    config = tyro.extras.overridable_config_cli(
+        {name: (preset.about, preset) for name, preset in presets.items()},
+        args=arguments,
+    )
+    run(config, build)
+
+
+def run(config: Pretraining, build: Build) -> dict[str, Any]:
+    """Pre-trains, evaluates and reports; goes on where an earlier call stopped.
+
+    Returns:
+      The evaluation, as in ``evaluation.json``.
+    """
+    launch(config.launch)
+    corpus = open_corpus(
+        config.data,
+        config.workdir / "data",
+        tokenizer=config.text.checkpoint,
+        max_tokens=config.text.max_length,
+    )
+    text = config.text
+    if text.checkpoint is None and config.language.steps:
+        folder = train_language_model(
+            corpus,
+            text,
+            config.language,
+            workdir=config.workdir / "language",
+            mesh=config.mesh,
+            seed=config.train.seed,
+        )
+        text = dataclasses.replace(text, checkpoint=str(folder))
+    elif text.checkpoint is None:
+        text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
+    contrast = dataclasses.replace(
+        config.loss, implementation=config.kernels.implementation
+    )
+    system = build(config.system, config.image, text, contrast)
+    optimizer, train = resolve(config, system, rows=corpus.metadata["splits"]["train"])
+    mesh = make_mesh(config.mesh)
+    towers = start_towers(system, corpus, config.image, text)
+    rows, source = training_rows(system, corpus, config, text, towers, mesh)
+    stream = build_pipeline(
+        rows,
+        PipelineConfig(
+            batch_size=config.data.batch_size,
+            seed=config.data.seed,
+            workers=config.data.workers,
+        ),
+        transform=source.transform,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    state = fit(
+        system.init,
+        system.loss,
+        stream,
+        workdir=config.workdir,
+        optimizer=optimizer,
+        train=train,
+        mesh=mesh,
+        pretrained=towers or None,
+        config=config,
+    )
+    variables = state.averaged_variables
+    results, found = evaluate(
+        system,
+        variables,
+        corpus,
+        mesh=mesh,
+        max_length=config.text.max_length,
+        config=config.evaluation,
+    )
+    on_host = jax.tree.map(np.asarray, jax.device_put(variables, replicated(mesh)))
+    if jax.process_index() == 0:
+        save_towers(config.workdir / "towers", on_host, config.image, text)
+        show(config.workdir, results, found, corpus, title=config.about)
+    return results
+
+
+def start_towers(
+    system: System, corpus: Corpus, image: ImageTowerConfig, text: TextTowerConfig
+) -> dict[str, Any]:
+    """Weights of the checkpoints that the towers start from."""
+    source = corpus.source("train", ("image", *system.tokens))
+    batch = {k: np.stack([v, v]) for k, v in source_row(source).items()}
+    shapes = jax.eval_shape(system.init, jax.random.key(0), batch)
+    return load_towers(shapes, image, text)
+
+
+def source_row(source: PreparedSource) -> dict[str, Any]:
+    """One row as a batch would hold it."""
+    row = source[0]
+    if source.transform is not None:
+        row = source.transform(row, np.random.default_rng(0))
+    return row
+
+
+def resolve(
+    config: Pretraining, system: System, *, rows: int
+) -> tuple[OptimizerConfig, TrainConfig]:
+    """Epochs and fractions of the run as numbers of steps; what is frozen."""
+    optimizer, train = config.optimizer, config.train
+    batches = rows // config.data.batch_size
+    if config.epochs is not None:
+        steps = max(1, round(config.epochs * batches))
+        train = dataclasses.replace(train, steps=steps)
+    if config.warmup_fraction is not None:
+        warmup = round(config.warmup_fraction * train.steps)
+        optimizer = dataclasses.replace(optimizer, warmup_steps=warmup)
+    if config.restart_fraction is not None:
+        period = max(1, round(config.restart_fraction * train.steps))
+        optimizer = dataclasses.replace(optimizer, restart_period=period)
+    frozen = (*optimizer.frozen, *system.frozen)
+    return dataclasses.replace(optimizer, frozen=frozen), train
+
+
+def training_rows(
+    system: System,
+    corpus: Corpus,
+    config: Pretraining,
+    text: TextTowerConfig,
+    towers: Variables,
+    mesh: Mesh,
+) -> tuple[Rows, PreparedSource]:
+    """Rows of the training split; a frozen tower's features come with them.
+
+    A frozen report tower says the same of a report in every epoch. It is asked once,
+    before training, and the answers are kept in the run's folder.
+    """
+    source = corpus.source("train", ("image", *system.tokens))
+    if not (config.cache_text and system.cached_tokens and text.checkpoint):
+        return Rows(source), source
+    asked = (text, corpus.metadata["source_hash"], system.cached_tokens)
+    name = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
+    path = config.workdir / f"text_features_{name}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as kept:
+            return Rows(source, dict(kept)), source
+
+    def asks(field: str) -> Callable[[Variables, Mapping[str, Array]], Array]:
+        return lambda variables, batch: system.text_features(variables, batch[field])
+
+    columns = encode(
+        {f"{field}_features": asks(field) for field in system.cached_tokens},
+        {"params": {"text": towers["params"]["text"]}},
+        corpus.source("train", system.cached_tokens),
+        mesh=mesh,
+        batch_size=config.evaluation.batch_size,
+        label="frozen report tower",
+    )
+    if jax.process_index() == 0:
+        draft = path.with_suffix(".part.npz")
+        np.savez(draft, **columns)
+        draft.rename(path)
+    return Rows(source, columns), source

@@ -1,0 +1,167 @@
+"""What a run ends with: the evaluation in lines, and a page that one wants to open."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.corpus import Corpus
+from medjax.train.log import read_metrics
+from medjax.train.report import Card, Report
+
+KS = (1, 5, 10)
+EXAMPLES = 8
+DEEP = 3
+
+
+def show(
+    workdir: Path,
+    results: Mapping[str, Any],
+    found: Mapping[str, np.ndarray],
+    corpus: Corpus,
+    *,
+    title: str,
+) -> Path:
+    """Prints the results, and writes ``evaluation.json`` and ``report.html``.
+
+    Args:
+      workdir: folder of the run.
+      results: of ``experiments.evaluation.evaluate``.
+      found: test embeddings ``image`` and ``text``.
+      corpus: where the test radiographs and reports are.
+      title: of the page.
+
+    Returns:
+      Path of the page.
+    """
+    (workdir / "evaluation.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(f"\n{summary(results)}")
+    page = report(workdir, results, found, corpus, title=title)
+    path = page.save(workdir / "report.html")
+    print(f"report: {path.resolve()}")
+    return path
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """The results as lines, each beside what guessing would reach."""
+    lines = [f"test set: {results['test']} radiographs"]
+    for probe in results.get("linear_probe", ()):
+        share = f"{100 * probe['fraction']:g} % of labels ({probe['examples']})"
+        lines.append(f"linear probe, {share:<24} {_auc(probe)}")
+    if "zero_shot" in results:
+        lines.append(f"{'zero-shot':<38} {_auc(results['zero_shot'])}")
+    for direction in ("image_to_text", "text_to_image"):
+        ranks = results["retrieval"][direction]
+        hits = "  ".join(
+            f"R@{k} {ranks[f'R@{k}']:.3f} (chance {ranks['chance'][f'R@{k}']:.3f})"
+            for k in KS
+        )
+        where = f"{direction.replace('_', ' ')} among {ranks['candidates']}"
+        lines.append(f"retrieval {where:<28} {hits}")
+    return "\n".join(lines)
+
+
+def _auc(probe: Mapping[str, Any]) -> str:
+    text = f"macro AUC {probe['macro_auc']:.3f}"
+    if "macro_auc_interval" in probe:
+        low, high = probe["macro_auc_interval"]
+        text += f" (95 %: {low:.3f} to {high:.3f})"
+    return f"{text}   chance {probe['chance']:.3f}"
+
+
+def report(
+    workdir: Path,
+    results: Mapping[str, Any],
+    found: Mapping[str, np.ndarray],
+    corpus: Corpus,
+    *,
+    title: str,
+) -> Report:
+    """The page: headline numbers, loss curves, per-finding table, retrieved pairs."""
+    rows = read_metrics(workdir)
+    page = Report(title, f"{rows[-1]['step']} steps on {corpus.metadata['name']}")
+    tiles: dict[str, tuple[float | str, str]] = {}
+    for probe in results.get("linear_probe", ()):
+        name = f"linear probe, {100 * probe['fraction']:g} % of labels"
+        tiles[name] = (probe["macro_auc"], "macro AUC, chance 0.5")
+    if "zero_shot" in results:
+        tiles["zero-shot"] = (results["zero_shot"]["macro_auc"], "macro AUC, chance .5")
+    for direction in ("image_to_text", "text_to_image"):
+        ranks = results["retrieval"][direction]
+        tiles[f"{direction.replace('_', ' ')} R@10"] = (
+            ranks["R@10"],
+            f"chance {ranks['chance']['R@10']:.3f} of {ranks['candidates']}",
+        )
+    page.numbers(tiles)
+    page.section("Training")
+    page.curves("loss", rows, ["loss"])
+    page.curves("learning rate", rows, ["lr"])
+    page.curves("gradient norm", rows, ["grad_norm"], log=True)
+    if corpus.findings:
+        page.section("Findings")
+        page.table(_per_finding(results, corpus), bars=_bars(results))
+    page.section("Retrieval")
+    page.text(
+        f"Test radiographs with the {results['retrieval']['section']}s nearest to "
+        "them. A mark tells whether the text is that of the radiograph."
+    )
+    page.gallery(_gallery(results, found, corpus))
+    page.table(_retrieval_rows(results), caption="Recall at K, and what guessing gets")
+    return page
+
+
+def _per_finding(results: Mapping[str, Any], corpus: Corpus) -> list[dict[str, Any]]:
+    zero_shot = results["zero_shot"]
+    return [
+        {
+            "finding": name,
+            "prevalence": zero_shot["prevalence"][name],
+            "zero-shot AUC": zero_shot["auc"][name],
+            **{
+                f"probe AUC, {100 * p['fraction']:g} %": p["auc"][name]
+                for p in results.get("linear_probe", ())
+            },
+        }
+        for name in corpus.findings
+    ]
+
+
+def _bars(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    shares = (100 * p["fraction"] for p in results.get("linear_probe", ()))
+    names = ["zero-shot AUC", *(f"probe AUC, {share:g} %" for share in shares)]
+    return dict.fromkeys(names, (0.5, 1.0))
+
+
+def _retrieval_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for direction in ("image_to_text", "text_to_image"):
+        ranks = results["retrieval"][direction]
+        row: dict[str, Any] = {"direction": direction.replace("_", " ")}
+        for k in KS:
+            row |= {
+                f"R@{k}": ranks[f"R@{k}"],
+                f"chance @{k}": ranks["chance"][f"R@{k}"],
+            }
+        rows.append(row | {"median rank": ranks["median_rank"]})
+    return rows
+
+
+def _gallery(
+    results: Mapping[str, Any], found: Mapping[str, np.ndarray], corpus: Corpus
+) -> list[Card]:
+    """A few test radiographs, evenly spaced, with their nearest distinct texts."""
+    texts = corpus.column("test", f"{results['retrieval']['section']}_text")
+    told = np.flatnonzero([bool(text.strip()) for text in texts])
+    distinct = list({texts[i]: i for i in reversed(told)}.values())
+    films = corpus.source("test", ("image",))
+    cards = []
+    for i in told[:: max(1, len(told) // EXAMPLES)][:EXAMPLES]:
+        nearest = np.argsort(-(found["text"][distinct] @ found["image"][i]))[:DEEP]
+        lines = [
+            (texts[distinct[j]], bool(texts[distinct[j]] == texts[i])) for j in nearest
+        ]
+        lines.append((f"its own: {texts[i]}", None))
+        cards.append(Card(films[int(i)]["image"], lines=lines))
+    return cards
