@@ -1,4 +1,4 @@
-"""Prepared sets: what goes in comes out, TFDS agrees, and nothing half-written stays."""
+"""Prepared sets: what goes in comes out, TFDS agrees, nothing half-written stays."""
 
 import json
 import os
