@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -66,6 +66,7 @@ class Study:
         return self.report or join_sections(self.findings, self.impression)
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Reads one data set; a frozen dataclass whose fields are its flags."""
 

@@ -1,0 +1,261 @@
+"""From files to a prepared set and back, as the command line does it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.prepare import command, main
+from medjax.data.ledger import Ledger
+from medjax.data.pipeline import PipelineConfig, build_pipeline
+from medjax.data.records import RecordSource, read_metadata
+from medjax.vlp.datasets import (
+    OpenI,
+    PrepareConfig,
+    RsnaPneumonia,
+    Table,
+    open_prepared,
+    prepare,
+)
+from medjax.vlp.datasets.prepared import sentence_ids
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Twelve pairs of six patients; one image is truncated, one id comes twice."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rows = ["image,text,patient,edema"]
+    for i in range(12):
+        noise = rng.integers(0, 255, (30, 40), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.jpg")
+        sections = (
+            f"FINDINGS: Lungs are clear. A nodule of {i}.5 cm. IMPRESSION: Case {i}."
+        )
+        text = f"Plain words number {i}." if i == 5 else sections
+        rows.append(f"{i}.jpg,{text},p{i // 2},{i % 2}")
+    broken = folder / "3.jpg"
+    broken.write_bytes(broken.read_bytes()[:400])
+    rows += [rows[1], "0.jpg,,p0,0"]
+    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
+    return folder / "pairs.csv"
+
+
+SMALL = ["--patient", "patient", "--labels", "edema", "--image-size", "16"]
+SMALL += ["--vocab-size", "80", "--valid", "0.2", "--test", "0.2", "--seed", "2"]
+
+
+def run(table, out, *flags):
+    return main(["table", "--root", str(table), "--out", str(out), *SMALL, *flags])
+
+
+@pytest.fixture
+def prepared(table, tmp_path):
+    assert run(table, tmp_path / "set", "--on-error", "skip") == 0
+    return tmp_path / "set"
+
+
+def test_faults_stop_or_are_counted_and_listed(table, tmp_path, capsys):
+    assert run(table, tmp_path / "set") == 1
+    assert "empty report" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+    assert run(table, tmp_path / "set", "--on-error", "skip") == 0
+    printed = capsys.readouterr().out
+    for line in (
+        "rows in pairs.csv: kept 14 (dropped 0)",
+        "has image and text: kept 13 (dropped 1)",
+        "report of 3 words or more: kept 12 (dropped 0)",
+        "readable image: kept 11 (dropped 1)",
+        "skipped: 3",
+    ):
+        assert line in printed
+    listed = (tmp_path / "set/skipped.csv").read_text()
+    assert "empty report" in listed and "duplicate id" in listed and "3.jpg" in listed
+    metadata = read_metadata(tmp_path / "set")
+    assert metadata["skipped"] == 3 and sum(metadata["splits"].values()) == 11
+    assert metadata["finding_names"] == ["edema"] and metadata["image_size"] == 16
+    assert str(tmp_path) not in json.dumps(metadata)  # no private path
+
+
+def test_the_same_command_returns_and_another_is_refused(table, prepared, capsys):
+    before = (prepared / "metadata.json").stat().st_mtime_ns
+    assert run(table, prepared, "--on-error", "skip") == 0
+    assert "already prepared" in capsys.readouterr().out
+    assert (prepared / "metadata.json").stat().st_mtime_ns == before
+    other = ("--on-error", "skip", "--resize", "imitate")
+    assert run(table, prepared, *other) == 1
+    assert "other settings" in capsys.readouterr().err
+    assert run(table, prepared, *other, "--overwrite") == 0
+    assert read_metadata(prepared)["settings"]["resize"] == "imitate"
+
+
+def test_equal_files_give_equal_sets(table, prepared, tmp_path):
+    assert run(table, tmp_path / "again", "--on-error", "skip") == 0
+    one, two = read_metadata(prepared), read_metadata(tmp_path / "again")
+    assert one == two
+    for split in one["splits"]:
+        a, b = RecordSource(prepared, split), RecordSource(tmp_path / "again", split)
+        for i in range(len(a)):
+            for name, value in a[i].items():
+                np.testing.assert_array_equal(value, b[i][name])
+
+
+def test_rows_keep_the_contract_of_batches(prepared):
+    source = open_prepared(prepared, "train", max_tokens=24)
+    config = PipelineConfig(batch_size=4, shuffle=False, epochs=1, remainder="pad")
+    batch = next(iter(build_pipeline(source, config, transform=source.transform)))
+    assert batch["image"].shape == (4, 16, 16) and batch["image"].dtype == np.uint8
+    for name in ("findings", "impression", "report"):
+        assert batch[name].shape == (4, 24) and batch[name].dtype == np.int32
+        assert (batch[name][:, 0] == 2).all()  # [CLS], also of a missing section
+    assert batch["has_findings"].dtype == np.bool_
+    assert batch["labels"].shape == (4, 1) and batch["index"].tolist() == [0, 1, 2, 3]
+    words = source.tokenizer()
+    texts = open_prepared(prepared, "train", fields=["findings_text"]).all(
+        "findings_text"
+    )
+    again = words.encode(texts, 24)
+    np.testing.assert_array_equal(again[:4], batch["findings"])
+
+
+def test_a_missing_section_is_marked(prepared):
+    rows = {}
+    for split in read_metadata(prepared)["splits"]:
+        source = open_prepared(prepared, split, fields=["id", "findings", "impression"])
+        rows |= {source[i]["id"]: source[i] for i in range(len(source))}
+    plain = rows.pop("5.jpg")
+    assert not plain["has_findings"] and not plain["has_impression"]
+    assert all(row["has_findings"] and row["has_impression"] for row in rows.values())
+
+
+def test_one_sentence_is_drawn_per_example(prepared):
+    source = open_prepared(prepared, "train", fields=["sentence"], max_tokens=12)
+    config = PipelineConfig(batch_size=2, seed=1, shuffle=False, epochs=8)
+    words = source.tokenizer()
+    drawn = [
+        [words.decode(row) for row in batch["sentence"]]
+        for batch in build_pipeline(source, config, transform=source.transform)
+    ]
+    again = build_pipeline(source, config, transform=source.transform)
+    assert drawn == [[words.decode(r) for r in b["sentence"]] for b in again]
+    raw = RecordSource(prepared, "train", fields=["sentences", "sentence_ends"])
+    first = {words.decode(ids) for ids in sentence_ids(raw[0])}
+    steps = len(drawn) // 8
+    seen = {step[0] for step in drawn[::steps]}
+    assert seen <= first and len(first) == 3 and len(seen) > 1
+
+
+def test_patients_are_in_one_split_and_numbered(prepared):
+    numbers = {
+        split: set(
+            map(int, open_prepared(prepared, split, fields=["patient"]).all("patient"))
+        )
+        for split in read_metadata(prepared)["splits"]
+    }
+    everyone = [n for found in numbers.values() for n in found]
+    assert sorted(everyone) == list(range(6))
+
+
+def test_png_holds_the_same_pixels(table, prepared, tmp_path):
+    assert run(table, tmp_path / "png", "--on-error", "skip", "--encoding", "png") == 0
+    for a, b in zip(
+        open_prepared(prepared, "train").all("image"),
+        open_prepared(tmp_path / "png", "train").all("image"),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_tokenizer_can_be_given(table, prepared, tmp_path):
+    folder = str(prepared / "tokenizer")
+    flags = ("--on-error", "skip", "--tokenizer", folder)
+    assert run(table, tmp_path / "given", *flags) == 0
+    assert read_metadata(tmp_path / "given")["tokenizer"] == "tokenizer"
+    for a, b in zip(
+        open_prepared(prepared, "train").all("report"),
+        open_prepared(tmp_path / "given", "train").all("report"),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture
+def reports(tmp_path):
+    head = "uid,MeSH,Problems,image,indication,comparison,findings,impression\n"
+    rows = [f"{i},normal,,,,,Lungs {i % 9} clear.,Normal chest." for i in range(40)]
+    (tmp_path / "indiana_reports.csv").write_text(head + "\n".join(rows) + "\n")
+    return OpenI(tmp_path)
+
+
+def test_reports_alone(reports, tmp_path):
+    config = PrepareConfig(distinct=True)
+    prepare(reports, tmp_path / "set", config, progress=False)
+    metadata = read_metadata(tmp_path / "set")
+    assert "image" not in metadata["fields"] and metadata["image_size"] is None
+    assert ["distinct report", 9, 31] in metadata["filters"]
+    assert "report" in open_prepared(tmp_path / "set", "train")[0]
+
+
+def test_images_are_drawn_from_reports(reports, tmp_path):
+    config = PrepareConfig(render="drawn", image_size=32)
+    prepare(reports, tmp_path / "set", config, progress=False)
+    images = open_prepared(tmp_path / "set", "train").all("image")
+    assert images[0].shape == (32, 32) and images[0].std() > 0
+    assert not np.array_equal(images[0], images[1])
+
+
+def test_boxes_follow_the_image(tmp_path):
+    dicom = pytest.importorskip("pydicom", reason="DICOM needs the extra: medical")
+    from tests.data.test_images import write_dicom
+
+    assert dicom
+    folder = tmp_path / "stage_2_train_images"
+    folder.mkdir()
+    pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    for name in "abcdefgh":
+        write_dicom(folder / f"{name}.dcm", pixels)
+    rows = "".join(f"{n},16,8,32,40,1\n" for n in "abcdefg") + "h,,,,,0\n"
+    head = "patientId,x,y,width,height,Target\n"
+    (tmp_path / "stage_2_train_labels.csv").write_text(head + rows)
+    info = "patientId,class\n" + "".join(f"{n},Lung Opacity\n" for n in "abcdefgh")
+    (tmp_path / "stage_2_detailed_class_info.csv").write_text(info)
+    config = PrepareConfig(image_size=32, valid=0.0, test=0.0)
+    prepare(RsnaPneumonia(tmp_path), tmp_path / "set", config, progress=False)
+    boxes = open_prepared(tmp_path / "set", "train", fields=["boxes"]).all("boxes")
+    np.testing.assert_allclose(boxes[0], [[8, 4, 24, 24]])
+    assert boxes[-1].shape == (0, 4)
+    with pytest.raises(ValueError, match="no reports to draw"):
+        prepare(RsnaPneumonia(tmp_path), tmp_path / "x", PrepareConfig(render="drawn"))
+    for file in (tmp_path / "set").rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert b"SECRET-77" not in content and b"Doe" not in content
+
+
+def test_patients_in_two_splits_are_announced(table, tmp_path):
+    lines: list[str] = []
+    text = table.read_text().splitlines()
+    rows = [f"{text[0]},part", f"{text[1]},train", f"{text[2]},test"]
+    table.write_text("\n".join(rows) + "\n")
+    prepare(
+        Table(table, patient="patient", split="part"),
+        tmp_path / "set",
+        PrepareConfig(image_size=16),
+        ledger=Ledger(log=lines.append),
+        progress=False,
+    )
+    assert "WARNING: 1 patients are in more than one split" in lines
+
+
+def test_nothing_left_is_an_error(table, tmp_path):
+    table.write_text("\n".join(["image,text", "0.jpg,Too short"]) + "\n")
+    with pytest.raises(ValueError, match="nothing is left"):
+        prepare(Table(table), tmp_path / "set", progress=False)
+
+
+def test_every_data_set_has_a_command():
+    for name in ("mimic", "chexpert", "nih", "rsna", "covidx", "openi", "table"):
+        asked = command([name, "--root", "r", "--out", "o", "--image-size", "64"])
+        assert asked.config.image_size == 64
