@@ -361,10 +361,9 @@ def _nominal(frame: np.ndarray, acs: int) -> float:
     gaps = np.diff(np.flatnonzero(frame[:, 0])) if frame.shape[1] == 1 else np.ones(0)
     gaps = gaps[gaps > 1]
     if gaps.size:
-        # A regular grid shows one gap everywhere but on the block's two sides.
-        values, counts = np.unique(gaps, return_counts=True)
-        if counts.max() >= gaps.size - 2:
-            return float(values[counts.argmax()])
+        # A regular grid shows one gap everywhere, but smaller ones beside the block.
+        if (gaps == gaps.max()).sum() >= gaps.size - 2:
+            return float(gaps.max())
     if outside == 0:
         return 1.0
     return outside / kept if kept else float("inf")

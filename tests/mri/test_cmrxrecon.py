@@ -1,0 +1,333 @@
+"""CMRxRecon: both editions read back, faults are named, scores are official."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax.data import mat73, nifti
+from medjax.data.records import RecordSource
+from medjax.mri import cmrxrecon, masks
+from medjax.mri.cmrxrecon import lookalike
+from medjax.mri.cmrxrecon.times import DEFAULTS, read_times
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cmrxrecon")
+    cmrxrecon.fabricate(root / "2023")
+    cmrxrecon.fabricate(root / "2024", edition=2024, patients=1)
+    return root
+
+
+@pytest.fixture
+def one(tree, tmp_path):
+    """A copy of one T1 series whose files a test may break."""
+    files = cmrxrecon.find(tree / "2023", name="T1map", sampling="4")[0]
+    copies = {}
+    for field in ("kspace", "mask", "times", "labels"):
+        path = getattr(files, field)
+        copies[field] = tmp_path / path.name
+        copies[field].write_bytes(path.read_bytes())
+    return dataclasses.replace(files, **copies)
+
+
+@pytest.mark.parametrize("name", ["T1map", "T2map"])
+@pytest.mark.parametrize("coils", ["MultiCoil", "SingleCoil"])
+def test_a_2023_series_reads_back_as_it_was_made(tree, name, coils):
+    found = cmrxrecon.find(tree / "2023", name=name, coils=coils)
+    assert [files.patient for files in found] == ["P001", "P002"]
+    scan = lookalike.ellipse_scan(name, 2)
+    series = cmrxrecon.read_series(found[1])
+    expected = scan.kspace
+    if coils == "SingleCoil":
+        expected = scan.kspace.mean(axis=2, keepdims=True)
+    np.testing.assert_allclose(series.kspace, expected, atol=1e-10)
+    assert series.mask.shape == (expected.shape[-2], 1) and series.mask.all()
+    np.testing.assert_allclose(series.times[1], scan.times)
+    np.testing.assert_array_equal(series.labels, scan.labels)
+
+
+@pytest.mark.parametrize("acceleration", [4, 8, 10])
+def test_undersampled_series_come_with_their_masks(tree, acceleration):
+    files = cmrxrecon.find(tree / "2023", name="T1map", sampling=str(acceleration))[0]
+    series = cmrxrecon.read_series(files)
+    expected = masks.cmrxrecon(36, acceleration=acceleration, acs=8)
+    np.testing.assert_array_equal(series.mask, expected)
+    assert (series.kspace[..., ~series.mask[:, 0], :] == 0).all()
+    assert masks.describe(series.mask).nominal == acceleration
+
+
+def test_one_slice_is_that_slice(tree):
+    files = cmrxrecon.find(tree / "2023", name="T1map")[0]
+    series, one = cmrxrecon.read_series(files), cmrxrecon.read_slice(files, 1)
+    np.testing.assert_array_equal(one.kspace, series.kspace[:, 1])
+    np.testing.assert_array_equal(one.times, series.times[1])
+    np.testing.assert_array_equal(one.labels, series.labels[1])
+    with pytest.raises(IndexError, match=r"T1map\.mat: slice 2 of 2"):
+        cmrxrecon.read_slice(files, 2)
+
+
+def test_the_2024_layout(tree):
+    root = tree / "2024"
+    full = cmrxrecon.find(root, name="T2map", edition=2024)[0]
+    assert cmrxrecon.read_series(full).kspace.shape == (3, 2, 4, 28, 48)
+    for sampling, shape in (("Uniform4", (28, 1)), ("ktUniform4", (3, 28, 1))):
+        files = cmrxrecon.find(
+            root, name="T2map", edition=2024, subset="ValidationSet", sampling=sampling
+        )[0]
+        with pytest.warns(UserWarning, match=r"T2map\.csv \(absent\) has 0 rows"):
+            series = cmrxrecon.read_series(files)
+        assert series.mask.shape == shape and not series.mask.all()
+        mask = np.broadcast_to(series.mask, (3, 28, 1))
+        assert (series.kspace * ~mask[:, None, None] == 0).all()
+
+
+def test_the_phantoms_k_space_holds_its_t1(tree):
+    """The images follow the signal model that the maps are fitted with."""
+    files = cmrxrecon.find(tree / "2023", name="T1map")[0]
+    one = cmrxrecon.read_slice(files, 0)
+    k = np.fft.ifftshift(one.kspace, (-2, -1))
+    image = np.fft.fftshift(np.fft.ifft2(k, norm="ortho"), (-2, -1))
+    blood = np.sqrt((np.abs(image) ** 2).sum(1))[:, one.labels == 1].mean(1)
+    t1 = lookalike.TISSUE[1, 0]
+    expected = np.abs(1 - 1.9 * np.exp(-one.times * 0.9 / t1))
+    np.testing.assert_allclose(blood / blood[-1], expected / expected[-1], atol=0.02)
+
+
+def test_unknown_requests_are_named(tree, tmp_path):
+    with pytest.raises(ValueError, match="name='dwi' is none of"):
+        cmrxrecon.find(tree / "2023", name="dwi")
+    with pytest.raises(
+        FileNotFoundError, match="Cine.*no such folder of CMRxRecon 2023"
+    ):
+        cmrxrecon.find(tree / "2023", name="cine_sax")
+    with pytest.raises(ValueError, match="sampling='Uniform4' is neither"):
+        cmrxrecon.find(tree / "2023", name="T1map", sampling="Uniform4")
+    with pytest.raises(ValueError, match="2024 edition is MultiCoil only"):
+        cmrxrecon.find(tree / "2024", name="T1map", edition=2024, coils="SingleCoil")
+    empty = tmp_path / "MultiCoil/Mapping/TrainingSet/FullSample/P001"
+    empty.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="no patient has T1map.mat"):
+        cmrxrecon.find(tmp_path, name="T1map")
+
+
+def test_damaged_k_space_is_named(one):
+    whole = one.kspace.read_bytes()
+    one.kspace.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"T1map\.mat.*(intact|truncated)"):
+        cmrxrecon.read_series(one)
+    mat73.write(one.kspace, {"kspace_sub08": np.zeros((9, 2, 4, 36, 64), "c8")})
+    with pytest.raises(
+        KeyError, match=r"no variable 'kspace_sub04', only \['kspace_sub"
+    ):
+        cmrxrecon.read_series(one)
+    mat73.write(one.kspace, {"kspace_sub04": np.zeros((9, 2, 36, 64), "c8")})
+    with pytest.raises(ValueError, match=r"'kspace_sub04' has shape \(9, 2, 36, 64\)"):
+        cmrxrecon.read_series(one)
+    mat73.write(one.kspace, {"kspace_sub04": np.zeros((9, 2, 4, 36, 64), "f4")})
+    with pytest.raises(
+        ValueError, match=r"'kspace_sub04' is float32, expected complex"
+    ):
+        cmrxrecon.read_series(one)
+
+
+def test_double_precision_k_space_is_accepted(one):
+    stored = mat73.read(one.kspace, "kspace_sub04")
+    mat73.write(one.kspace, {"kspace_sub04": stored.astype(np.complex128)})
+    series = cmrxrecon.read_series(one)
+    assert series.kspace.dtype == np.complex64
+    np.testing.assert_array_equal(series.kspace, stored)
+
+
+def test_misfitting_masks_and_labels_are_named(one):
+    mat73.write(one.mask, {"mask04": np.ones((30, 64))})
+    with pytest.raises(ValueError, match=r"mask\.mat: variable 'mask04' has shape"):
+        cmrxrecon.read_series(one)
+    bare = dataclasses.replace(one, mask=None)
+    nifti.write(one.labels, np.zeros((64, 36, 3), int), affine=np.eye(4))
+    with pytest.raises(
+        ValueError, match=r"label\.nii\.gz: shape \(64, 36, 3\), expect"
+    ):
+        cmrxrecon.read_series(bare)
+    nifti.write(one.labels, np.full((64, 36, 2), 7), affine=np.eye(4))
+    with pytest.raises(ValueError, match=r"labels \[7\] are not in"):
+        cmrxrecon.read_series(bare)
+
+
+def test_label_numbers_can_be_told_apart_by_name(one):
+    usual = cmrxrecon.read_series(one).labels
+    swapped = cmrxrecon.read_series(
+        one, label_names={1: "lv", 2: "rv", 3: "myocardium"}
+    ).labels
+    np.testing.assert_array_equal(swapped == 2, usual == 3)
+    np.testing.assert_array_equal(swapped == 3, usual == 2)
+
+
+NOMINAL = [0, 35, 55]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "warning"),
+    [
+        (",a,b,,\n1,0,1,,\n2,3,4,,\n3,5,6,,\n,,,,\n", [[0, 3, 5], [1, 4, 6]], None),
+        ("x,a\n1,0\n2,30\n3,50\n", [[0, 30, 50], [0, 30, 50]], None),
+        ("x,a,NaN\n1,0,NaN\n2,3,NaN\n3,5,NaN\nNaN,,\n", [[0, 3, 5]] * 2, None),
+        ("x,a,b,c\n1,0,1,9\n2,3,4,9\n3,5,6,9\n", [[0, 3, 5], [1, 4, 6]], None),
+        ("x,a,b\n1,0,1\n2,3,4\n", [NOMINAL] * 2, "has 2 rows of times for 3"),
+        ("", [NOMINAL] * 2, "has 0 rows of times for 3"),
+        ("x,a,b\n1,0,1\n2,3,\n3,5,6\n", [[0, 3, 5], NOMINAL], r"gaps in slices \[1\]"),
+    ],
+)
+def test_times_survive_the_faults_of_real_files(tmp_path, text, expected, warning):
+    path = tmp_path / "T2map.csv"
+    path.write_text(text)
+    if warning is None:
+        times = read_times(path, name="T2map", frames=3, slices=2)
+    else:
+        with pytest.warns(UserWarning, match=rf"T2map\.csv .*{warning}"):
+            times = read_times(path, name="T2map", frames=3, slices=2)
+    np.testing.assert_array_equal(times, expected)
+
+
+def test_missing_times_and_columns_fall_back_to_nominal_ones(tmp_path):
+    with pytest.warns(UserWarning, match=r"T1map\.csv \(absent\)"):
+        times = read_times(None, name="T1map", frames=9, slices=1)
+    np.testing.assert_array_equal(times[0], DEFAULTS["t1map"])
+    assert read_times(None, name="cine_sax", frames=12, slices=1) is None
+    path = tmp_path / "T2map.csv"
+    path.write_text("x,a,b\n1,0,1\n2,3,4\n3,5,6\n")
+    with pytest.warns(UserWarning, match="has 2 columns for 3 slices"):
+        times = read_times(path, name="T2map", frames=3, slices=3)
+    np.testing.assert_array_equal(times, [[0, 3, 5], [1, 4, 6], [0, 35, 55]])
+
+
+def test_published_splits():
+    patients = [f"P{i:03d}" for i in range(120, 0, -1)]
+    split = cmrxrecon.latent_transformer_split(patients)
+    assert {name: len(p) for name, p in split.items()} == {
+        "train": 100,
+        "validation": 10,
+        "test": 10,
+    }
+    assert set().union(*split.values()) == set(patients)
+    assert {"P001", "P069", "P028"} <= set(split["validation"])
+    assert {"P079", "P003", "P093"} <= set(split["test"])
+    assert cmrxrecon.promptmr_split(patients)["validation"][0] == "P101"
+    with pytest.raises(ValueError, match="of 120 patients, got 119"):
+        cmrxrecon.promptmr_split(patients[1:])
+
+
+def test_preparation_sorts_slices_by_shape_and_split(tree, tmp_path):
+    split = {"train": ["P001"], "validation": ["P002", "P099"]}
+    sets = cmrxrecon.prepare(tree / "2023", tmp_path, name="T2map", split=split, acs=8)
+    assert list(sets) == [(3, 4, 28, 48)]
+    source = RecordSource(sets[3, 4, 28, 48], "validation")
+    assert len(source) == 2
+    row = source[1]
+    files = cmrxrecon.find(tree / "2023", name="T2map")[1]
+    expected = cmrxrecon.read_slice(files, 1)
+    np.testing.assert_array_equal(row["kspace"], expected.kspace)
+    np.testing.assert_array_equal(row["label"], expected.labels)
+    np.testing.assert_array_equal(row["times"], expected.times)
+    assert (row["patient"], int(row["slice"])) == ("P002", 1)
+    size = np.sqrt((np.abs(row["sensitivities"]) ** 2).sum(0))
+    np.testing.assert_allclose(size[expected.labels > 0], 1, atol=1e-4)
+    with pytest.raises(ValueError, match="no patient of .* is in"):
+        cmrxrecon.prepare(
+            tree / "2023", tmp_path / "b", name="T2map", split={"train": ["P050"]}
+        )
+
+
+def golden_pair():
+    y, x = np.meshgrid(np.arange(32), np.arange(48), indexing="ij")
+    reference = 1 + np.sin(y / 5) * np.cos(x / 7)
+    return 2 * reference + 0.1 * np.sin(x), reference
+
+
+def test_golden_scores_of_2023():
+    prediction, reference = (jnp.asarray(a, jnp.float32) for a in golden_pair())
+    scores = cmrxrecon.official_scores(prediction, reference, year=2023)
+    np.testing.assert_allclose(scores["psnr"], 34.433351, rtol=2e-6)
+    np.testing.assert_allclose(scores["ssim"], 0.984969, rtol=2e-6)
+    np.testing.assert_allclose(scores["nmse"], 0.00114058, rtol=1e-4)
+
+
+def official(prediction, reference, year):
+    """The rules of each year, written with scikit-image in double precision."""
+    metrics = pytest.importorskip("skimage.metrics", reason="oracle: scikit-image")
+    normalise = {
+        2023: lambda a: a / a.max(),
+        2024: lambda a: (a - a.mean()) / a.std(),
+        2025: lambda a: a / np.percentile(a, 99.5),
+    }[year]
+    p, g = normalise(prediction), normalise(reference)
+    return {
+        "psnr": metrics.peak_signal_noise_ratio(g, p, data_range=g.max()),
+        "ssim": metrics.structural_similarity(g, p, data_range=g.max()),
+        "nmse": ((g - p) ** 2).sum() / (g**2).sum(),
+    }
+
+
+@pytest.mark.parametrize("year", [2023, 2024, 2025])
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_every_years_rule(year, exchanged):
+    rng = np.random.default_rng(0)
+    reference = rng.gamma(2.0, size=(2, 18, 22)).astype(np.float32) * 1e-4
+    prediction = reference * (1 + 0.1 * rng.normal(size=reference.shape))
+    prediction = np.abs(prediction).astype(np.float32)
+    ours = cmrxrecon.official_scores(
+        jnp.asarray(prediction), jnp.asarray(reference), year=year, exchanged=exchanged
+    )
+    for i in range(2):
+        pair = (prediction[i].astype(float), reference[i].astype(float))
+        theirs = official(*(pair[::-1] if exchanged else pair), year)
+        for metric, value in theirs.items():
+            np.testing.assert_allclose(ours[metric][i], value, rtol=5e-5)
+
+
+def test_another_year_is_refused():
+    with pytest.raises(ValueError, match="year=2022: rules are known for"):
+        cmrxrecon.official_scores.__wrapped__(None, None, year=2022)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "rows", "columns", "slices", "frames"),
+    [
+        ("T1map", (9, 5, 144, 512), (36, 108), (171, 342), (1, 3), 9),
+        ("T2map", (3, 6, 116, 384), (29, 87), (128, 256), (1, 3), 3),
+        ("cine_sax", (12, 2, 162, 512), (41, 122), (171, 342), (0, 2), 3),
+    ],
+)
+def test_the_ranked_part_of_a_series(name, shape, rows, columns, slices, frames):
+    places = [np.arange(n) for n in shape]
+    grid = [
+        jnp.asarray(p.reshape([-1 if i == j else 1 for j in range(4)]), jnp.int32)
+        for i, p in enumerate(places)
+    ]
+    h, w = places[2], places[3]
+    images = jnp.broadcast_to(grid[1] * 10**6 + grid[2] * 1000 + grid[3], shape)
+    crop = np.asarray(cmrxrecon.ranking_crop(images, name=name))
+    assert crop.shape[0] == frames
+    np.testing.assert_array_equal(crop[0, :, 0, 0] // 10**6, np.arange(*slices))
+    np.testing.assert_array_equal(crop[0, 0, :, 0] % 10**6 // 1000, h[slice(*rows)])
+    np.testing.assert_array_equal(crop[0, 0, 0] % 1000, w[slice(*columns)])
+
+
+def test_the_leaderboards_summary_and_its_defect():
+    multi = {"psnr": 40.0, "ssim": 0.98, "nmse": 0.01}
+    single = {"psnr": 38.0, "ssim": 0.97, "nmse": 0.03}
+    scores = {
+        ("MultiCoil", "T1map", 4): multi,
+        ("SingleCoil", "T1map", 4): single,
+        ("MultiCoil", "T2map", 4): {**multi, "psnr": 42.0},
+        ("MultiCoil", "T1map", 8): {**multi, "psnr": float("nan")},
+        ("SingleCoil", "T1map", 8): single,
+    }
+    correct = cmrxrecon.aggregate_2023(scores)
+    official = cmrxrecon.aggregate_2023(scores, mode="official")
+    assert correct["psnr"] == official["psnr"] == (41.0 + 38.0) / 2
+    assert correct["nmse"] == pytest.approx((0.01 + 0.01) / 2)
+    assert official["nmse"] == pytest.approx(((0.03 + 0.01) / 2 + 0.03) / 2)
+    assert np.isnan(cmrxrecon.aggregate_2023({})["ssim"])
