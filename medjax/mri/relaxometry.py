@@ -22,7 +22,8 @@ Times and maps are in ms.
 """
 
 import functools
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +79,9 @@ class T2Map(NamedTuple):
     offset: Float[Array, "*space"]
     residual: Float[Array, "*space"]
     t2_sd: Float[Array, "*space"]
+
+
+Maps = TypeVar("Maps", T1Map, T2Map)
 
 
 class Exponential(NamedTuple):
@@ -193,7 +197,9 @@ def _look_locker_sd(fit: Exponential, times: Float[Array, " t"]) -> Float[Array,
     return jnp.sqrt(variance * sum(z**2 for z in solved))
 
 
-def _over_pixels(fit_pixel, signal: Float[Array, "t *space"], chunk: int):
+def _over_pixels(
+    fit_pixel: Callable[[Array], Maps], signal: Float[Array, "t *space"], chunk: int
+) -> Maps:
     """Map a function of one pixel's series over all pixels, ``chunk`` at a time."""
     pixels = signal.reshape(signal.shape[0], -1).T
     maps = jax.lax.map(fit_pixel, pixels, batch_size=min(chunk, len(pixels)))
@@ -363,6 +369,6 @@ def _check_frames(signal: Array, times: Array, name: str, *, at_least: int) -> N
     frames = signal.shape[0] if signal.ndim else 0
     if times.shape != (frames,) or frames < at_least:
         raise ValueError(
-            f"{name} has shape {times.shape} and the series {signal.shape}: expected one "
-            f"time per frame of the leading axis, {at_least} at least"
+            f"{name} has shape {times.shape} and the series {signal.shape}: expected "
+            f"one time per frame of the leading axis, {at_least} at least"
         )

@@ -25,9 +25,10 @@ from typing import Any, Literal, get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Complex, Float
+from jaxtyping import Array, Complex, Float
 
 from medjax.mri.fourier import fft2c, ifft2c
+from medjax.mri.sense import adjoint, combine, expand, rss
 from medjax.typing import Batch, Key, Metrics, Variables
 
 Domain = Literal["magnitude", "image", "kspace"]
@@ -119,37 +120,14 @@ def check_batch(batch: Batch, *, sensitivities: bool) -> None:
         )
 
 
-def undersample(
-    kspace: Complex[Array, "b t c h w"], mask: Bool[Array, "b #t h #w"]
-) -> Complex[Array, "b t c h w"]:
-    """Zero what the mask does not sample."""
-    return jnp.where(mask[:, :, None], kspace, 0)
-
-
-def combine(
-    coil_images: Complex[Array, "b t c h w"], sensitivities: Complex[Array, "b c h w"]
-) -> Complex[Array, "b t h w"]:
-    """The image behind the coils: the sum over coils of conj(S) x."""
-    return jnp.einsum("btchw,bchw->bthw", coil_images, jnp.conj(sensitivities))
-
-
-def root_sum_of_squares(
-    coil_images: Complex[Array, "*b c h w"],
-) -> Float[Array, "*b h w"]:
-    """Magnitude over coils, with a gradient that is zero, not NaN, at zero."""
-    power = jnp.sum(coil_images.real**2 + coil_images.imag**2, axis=-3)
-    return jnp.where(power > 0, jnp.sqrt(jnp.where(power > 0, power, 1.0)), 0.0)
-
-
 def zero_filled(batch: Batch) -> Complex[Array, "b t h w"]:
     """The coil-combined image of the sampled k-space alone."""
-    images = ifft2c(undersample(batch["kspace"], batch["mask"]))
-    return combine(images, batch["sensitivities"])
+    return adjoint(batch["kspace"], batch["sensitivities"][:, None], batch["mask"])
 
 
 def fully_sampled(batch: Batch) -> Complex[Array, "b t h w"]:
     """The coil-combined image of all of the k-space: what to come close to."""
-    return combine(ifft2c(batch["kspace"]), batch["sensitivities"])
+    return combine(ifft2c(batch["kspace"]), batch["sensitivities"][:, None])
 
 
 def distance(
@@ -161,27 +139,27 @@ def distance(
         image: The reconstruction, in the scale of the batch.
         batch: With sensitivities.
         domain: ``"magnitude"`` compares with the root sum of squares of the coils,
-            ``"image"`` complex values with the coil combination, ``"kspace"`` all coils'
-            k-space (through the maps), where errors of all frequencies weigh the same.
+            ``"image"`` complex values with the coil combination, ``"kspace"`` all
+            coils' k-space (through the maps).
 
     Raises:
         ValueError: For an unknown domain.
     """
     kspace = batch["kspace"]
     if domain == "magnitude":
-        target = root_sum_of_squares(ifft2c(kspace))
+        target = rss(ifft2c(kspace))
         return jnp.mean(jnp.abs(jnp.abs(image) - target))
     if domain == "image":
         return jnp.mean(jnp.abs(image - fully_sampled(batch)))
     if domain == "kspace":
-        maps = batch["sensitivities"][:, None]
-        return jnp.mean(jnp.abs(fft2c(maps * image[:, :, None]) - kspace))
+        predicted = fft2c(expand(image, batch["sensitivities"][:, None]))
+        return jnp.mean(jnp.abs(predicted - kspace))
     raise ValueError(f"domain is {domain!r}, expected one of {get_args(Domain)}")
 
 
 def nmse(image: Array, batch: Batch) -> Float[Array, ""]:
     """Squared error of the magnitudes over squared magnitude, for the log."""
-    target = root_sum_of_squares(ifft2c(batch["kspace"]))
+    target = rss(ifft2c(batch["kspace"]))
     error = jnp.sum((jnp.abs(image) - target) ** 2)
     return error / jnp.maximum(jnp.sum(target**2), jnp.finfo(target.dtype).tiny)
 

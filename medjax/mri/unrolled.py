@@ -1,4 +1,4 @@
-"""Unrolled reconstructions in image space: MoDL, the multi-coil Latent Transformer, D5C5.
+"""Unrolled reconstructions in image space: MoDL, D5C5, multi-coil Latent Transformer.
 
 All three alternate a network ``D`` with a step towards the data ``y = A x``.
 
@@ -13,9 +13,9 @@ frames, shared by ten unrolls.
 The **multi-coil Latent Transformer** (Tänzer et al., arXiv 2309.16853) is MoDL with the
 Latent Transformer as ``D``, one unroll, and a small network that refines the coil maps.
 There lambda starts at 0, where ``D`` gets no gradient; ours is ``softplus`` of the
-parameter and starts at 0.05, as MoDL's. The published code takes ``A^H y`` with the maps
-from before the refinement but ``A^H A`` with those from after; ours uses the refined
-ones in both.
+parameter and starts at 0.05, as MoDL's. The published code takes ``A^H y`` with the
+maps from before the refinement but ``A^H A`` with those from after; ours uses the
+refined ones in both.
 
 **D5C5** (Schlemper et al. 2017, arXiv 1703.00555): five cascades of five convolutions,
 each followed by a soft replacement of the sampled k-space, ``k + w (k_0 - k)`` with
@@ -36,18 +36,16 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 from numpy.typing import DTypeLike
 
-from medjax.mri.fourier import ifft2c
 from medjax.mri.latent_transformer import PRESETS as LATENT_PRESETS
 from medjax.mri.latent_transformer import LatentTransformer, LatentTransformerConfig
+from medjax.mri.sense import adjoint
 from medjax.mri.series import (
     Domain,
     ReconstructionSystem,
-    combine,
     distance,
     from_channels,
     reconstruction_system,
     to_channels,
-    undersample,
 )
 from medjax.typing import Batch, Metrics
 from medjax_kernels.data_consistency import gradient_step, proximal_solve
@@ -220,8 +218,8 @@ class Unrolled(nn.Module):
             channels = to_channels(jnp.moveaxis(maps, 1, -1))
             refined = self.map_refinement(channels, train=train)
             maps = jnp.moveaxis(from_channels(refined), -1, 1)
-        coil_images = ifft2c(undersample(batch["kspace"], batch["mask"]))
-        measured = combine(coil_images, maps) * config.scale
+        maps, mask = maps[:, None], batch["mask"]  # all frames share the maps
+        measured = adjoint(batch["kspace"], maps, mask) * config.scale
         image = denoised = measured
         for i in range(config.unrolls):
             index = 0 if config.shared else i
@@ -229,25 +227,24 @@ class Unrolled(nn.Module):
             denoise = nn.remat(lambda net, x: net(x, train=train))
             denoised = denoise(self.denoisers[index], image)
             lam = jax.nn.softplus(self.raw_lambda[index])
-            image = self._approach_data(denoised, measured, maps, batch["mask"], lam)
+            image = self._approach_data(denoised, measured, maps, mask, lam)
         return denoised / config.scale, image / config.scale
 
     def _approach_data(
         self,
         denoised: Complex[Array, "b t h w"],
         measured: Complex[Array, "b t h w"],
-        maps: Complex[Array, "b c h w"],
+        maps: Complex[Array, "b 1 c h w"],
         mask: Array,
         lam: Float[Array, ""],
     ) -> Complex[Array, "b t h w"]:
-        frame_maps = maps[:, None]
         if self.config.consistency == "step":
             return gradient_step(
-                denoised, frame_maps, mask, measured, step_size=1 / (1 + lam)
+                denoised, maps, mask, measured, step_size=1 / (1 + lam)
             )
         return proximal_solve(
             measured + lam.astype(denoised.dtype) * denoised,
-            frame_maps,
+            maps,
             mask,
             lam=lam,
             iterations=self.config.cg_iterations,

@@ -5,7 +5,8 @@ What differs between them is data, not code: the norm, the slope of the activati
 to pool, how to come up again, and what to do when an odd size comes back one short.
 
 * :func:`fastmri`: ``facebookresearch/fastMRI`` (3x3 convolutions without bias,
-  instance norm without weights, LeakyReLU 0.2, average pooling, transposed convolution);
+  instance norm without weights, LeakyReLU 0.2, average pooling, transposed
+  convolution);
 * :func:`basic`: MONAI's ``BasicUNet`` (affine instance norm, LeakyReLU 0.1, max
   pooling, transposed convolution, a width of its own for the last level);
 * :func:`bilinear`: the classic one with batch norm, ReLU, and corner-aligned bilinear
