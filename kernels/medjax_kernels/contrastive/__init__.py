@@ -1,0 +1,13 @@
+"""Contrast between paired features over a global batch, never holding N x N."""
+
+from medjax_kernels.contrastive.api import sigmoid_loss, softmax_loss
+from medjax_kernels.contrastive.targets import Dense, Groups, Identity, Similarity
+
+__all__ = [
+    "Dense",
+    "Groups",
+    "Identity",
+    "Similarity",
+    "sigmoid_loss",
+    "softmax_loss",
+]

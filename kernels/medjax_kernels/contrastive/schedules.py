@@ -1,0 +1,295 @@
+"""The sums over the global batch: on one device, after a gather, or around a ring.
+
+Every device owns n rows of x, the matching n rows of y, and returns the sums of *its*
+rows and *its* columns over the global batch. Each pair (i, j) is computed once, by the
+device that owns row i, and serves both directions.
+
+* ``all_gather``: y travels once to everyone; column sums are merged and scattered back.
+* ``ring``: blocks of y visit one device after another, carrying the merged sums of
+  their columns (and in the backward pass their gradient) home. At no time does a device
+  hold more than two blocks, whatever the size of the batch.
+
+The gradient is written out rather than left to autodiff: with the merged energies kept,
+a block needs nothing else from its forward pass, so the backward pass is the same walk.
+Inputs and outputs are owned by their device, none is replicated, so the function is
+right under ``shard_map`` with and without ``check_vma``.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from medjax_kernels.contrastive import tile
+from medjax_kernels.contrastive.targets import Records, Rule
+from medjax_kernels.contrastive.tile import Block, Energy, Gradient, Sums
+from medjax_kernels.contrastive.xla import Engine
+
+Distributed = Literal["all_gather", "ring"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is computed and where; hashable, fixed while tracing."""
+
+    energy: Energy
+    rule: Rule | None
+    engine: Engine
+    chunk: int | None
+    axis_name: str | tuple[str, ...] | None
+    distributed: Distributed
+
+
+class Shard(NamedTuple):
+    """The samples that this device owns, as rows (x) and as columns (y)."""
+
+    x: jax.Array
+    y: jax.Array
+    logit_scale: jax.Array
+    logit_bias: jax.Array
+    rows: Records
+    columns: Records
+    alive: jax.Array
+
+
+class Columns(NamedTuple):
+    """What a block of columns needs wherever it goes."""
+
+    y: jax.Array
+    records: Records
+    alive: jax.Array
+
+
+class ColumnSums(NamedTuple):
+    """The half of the sums that belongs to the columns."""
+
+    energy: jax.Array
+    mass: jax.Array
+    aligned: jax.Array
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def global_sums(plan: Plan, shard: Shard) -> Sums:
+    """Sums of the owned rows and columns over the global batch.
+
+    Args:
+      plan: energy, targets, engine and distribution.
+      shard: the owned samples. Differentiable in x, y, logit_scale and logit_bias.
+
+    Returns:
+      The sums, [n] each; masses carry no gradient.
+    """
+    return forward(plan, shard)[0]
+
+
+def block_of(shard: Shard, columns: Columns) -> Block:
+    """The owned rows against some block of columns."""
+    return Block(
+        shard.x,
+        columns.y,
+        shard.logit_scale,
+        shard.logit_bias,
+        shard.rows,
+        columns.records,
+        shard.alive,
+        columns.alive,
+    )
+
+
+def run_forward(plan: Plan, block: Block) -> tuple[Sums, tuple[jax.Array, ...]]:
+    """The engine of the plan, forward."""
+    return plan.engine.forward(block, plan.rule, plan.energy, plan.chunk)
+
+
+def forward(plan: Plan, shard: Shard) -> tuple[Sums, Any]:
+    """Sums, and what the backward pass needs: the shard, its energies, the residual."""
+    own = Columns(shard.y, shard.columns, shard.alive)
+    if plan.axis_name is None:
+        sums, residual = run_forward(plan, block_of(shard, own))
+    elif plan.distributed == "all_gather":
+        sums, residual = gathered_forward(plan, shard, own)
+    else:
+        sums, residual = ring_forward(plan, shard, own)
+    return sums, (shard, sums, residual)
+
+
+def backward(plan: Plan, kept: Any, cotangent: Sums) -> tuple[Shard]:
+    """Cotangents of the shard; records and aliveness are constants."""
+    shard, sums, residual = kept
+    own = Columns(shard.y, shard.columns, shard.alive)
+    if plan.axis_name is None:
+        g = plan.engine.backward(
+            block_of(shard, own),
+            plan.rule,
+            plan.energy,
+            plan.chunk,
+            residual,
+            sums,
+            cotangent,
+        )
+    elif plan.distributed == "all_gather":
+        g = gathered_backward(plan, shard, own, residual, sums, cotangent)
+    else:
+        g = ring_backward(plan, shard, own, residual, sums, cotangent)
+    nothing = jax.tree.map(lambda _: None, (shard.rows, shard.columns))
+    return (
+        Shard(
+            g.x.astype(shard.x.dtype),
+            g.y.astype(shard.y.dtype),
+            g.logit_scale.astype(shard.logit_scale.dtype),
+            g.logit_bias.astype(shard.logit_bias.dtype),
+            *nothing,
+            None,  # pyright: ignore[reportArgumentType]
+        ),
+    )
+
+
+global_sums.defvjp(forward, backward)
+
+
+def with_columns(sums: Sums, columns: ColumnSums) -> Sums:
+    """The sums with another column half."""
+    return sums._replace(
+        column_energy=columns.energy,
+        column_mass=columns.mass,
+        column_aligned=columns.aligned,
+    )
+
+
+def columns_of(sums: Sums) -> ColumnSums:
+    """The column half of the sums."""
+    return ColumnSums(sums.column_energy, sums.column_mass, sums.column_aligned)
+
+
+def gather(plan: Plan, tree: Any) -> Any:
+    """Every device's block, one after another."""
+    one = partial(jax.lax.all_gather, axis_name=plan.axis_name, tiled=True)
+    return jax.tree.map(one, tree)
+
+
+def scatter_sum(plan: Plan, array: jax.Array) -> jax.Array:
+    """Sum over devices of arrays over the global batch; each keeps its own block."""
+    return jax.lax.psum_scatter(array, plan.axis_name, scatter_dimension=0, tiled=True)
+
+
+def gathered_forward(plan: Plan, shard: Shard, own: Columns) -> tuple[Sums, Any]:
+    """Owned rows against all columns, then the column sums merged and scattered."""
+    sums, residual = run_forward(plan, block_of(shard, gather(plan, own)))
+    part = columns_of(sums)
+    if plan.energy == "softmax":
+        # Merged by hand in fp32: a maximum that all agree on, then a sum.
+        largest = jax.lax.pmax(part.energy, plan.axis_name)
+        total = scatter_sum(plan, jnp.exp(part.energy - largest))
+        start = jax.lax.axis_index(plan.axis_name) * own.y.shape[0]
+        largest = jax.lax.dynamic_slice_in_dim(largest, start, own.y.shape[0])
+        energy = largest + jnp.log(total)
+    else:
+        energy = scatter_sum(plan, part.energy)
+    columns = ColumnSums(
+        energy, scatter_sum(plan, part.mass), scatter_sum(plan, part.aligned)
+    )
+    return with_columns(sums, columns), residual
+
+
+def gathered_backward(
+    plan: Plan, shard: Shard, own: Columns, residual: Any, sums: Sums, cotangent: Sums
+) -> Gradient:
+    """Gradient of owned rows against all columns; that of y summed and scattered."""
+    columns, energies, cotangents = gather(
+        plan, (own, columns_of(sums), columns_of(cotangent))
+    )
+    g = plan.engine.backward(
+        block_of(shard, columns),
+        plan.rule,
+        plan.energy,
+        plan.chunk,
+        residual,
+        with_columns(sums, energies),
+        with_columns(cotangent, cotangents),
+    )
+    return g._replace(y=scatter_sum(plan, g.y))
+
+
+def shift(plan: Plan, tree: Any) -> Any:
+    """Every block moves on to the next device of the ring."""
+    size = jax.lax.axis_size(plan.axis_name)
+    ring = [(i, (i + 1) % size) for i in range(size)]
+    one = partial(jax.lax.ppermute, axis_name=plan.axis_name, perm=ring)
+    return jax.tree.map(one, tree)
+
+
+def merge_columns(plan: Plan, a: ColumnSums, b: ColumnSums) -> ColumnSums:
+    """Column sums over two sets of rows."""
+    return ColumnSums(
+        tile.merge(plan.energy, a.energy, b.energy),
+        a.mass + b.mass,
+        a.aligned + b.aligned,
+    )
+
+
+def ring_forward(plan: Plan, shard: Shard, own: Columns) -> tuple[Sums, Any]:
+    """Blocks of columns pass by; each leaves its row sums and takes its column sums."""
+    sums, first = run_forward(plan, block_of(shard, own))
+    passing = shift(plan, (own, columns_of(sums)))
+
+    def visit(carry: tuple, _: None) -> tuple[tuple, Any]:
+        rows, (columns, collected) = carry
+        # Sent before the block is worked on, so that the transfer hides behind it.
+        following = shift(plan, columns)
+        here, residual = run_forward(plan, block_of(shard, columns))
+        collected = merge_columns(plan, collected, columns_of(here))
+        rows = rows._replace(
+            row_energy=tile.merge(plan.energy, rows.row_energy, here.row_energy),
+            row_mass=rows.row_mass + here.row_mass,
+            row_aligned=rows.row_aligned + here.row_aligned,
+        )
+        return (rows, (following, shift(plan, collected))), residual
+
+    others = jax.lax.axis_size(plan.axis_name) - 1
+    (sums, (_, home)), residuals = jax.lax.scan(
+        visit, (sums, passing), None, length=others
+    )
+    return with_columns(sums, home), (first, residuals)
+
+
+def ring_backward(
+    plan: Plan, shard: Shard, own: Columns, residual: Any, sums: Sums, cotangent: Sums
+) -> Gradient:
+    """The same walk; each block of columns carries its gradient home."""
+    first, residuals = residual
+
+    def visited(columns: Columns, theirs: tuple, residual: Any) -> Gradient:
+        energies, cotangents = theirs
+        return plan.engine.backward(
+            block_of(shard, columns),
+            plan.rule,
+            plan.energy,
+            plan.chunk,
+            residual,
+            with_columns(sums, energies),
+            with_columns(cotangent, cotangents),
+        )
+
+    theirs = (columns_of(sums), columns_of(cotangent))
+    total = visited(own, theirs, first)
+    passing = shift(plan, ((own, theirs), total.y))
+
+    def visit(carry: tuple, residual: Any) -> tuple[tuple, None]:
+        total, ((columns, theirs), collected) = carry
+        following = shift(plan, (columns, theirs))
+        g = visited(columns, theirs, residual)
+        total = Gradient(
+            total.x + g.x,
+            total.y,
+            total.logit_scale + g.logit_scale,
+            total.logit_bias + g.logit_bias,
+        )
+        return (total, (following, shift(plan, collected + g.y))), None
+
+    others = jax.lax.axis_size(plan.axis_name) - 1
+    (total, (_, home)), _ = jax.lax.scan(
+        visit, (total, passing), residuals, length=others
+    )
+    return total._replace(y=home)
