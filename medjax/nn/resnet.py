@@ -132,12 +132,12 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool = False
+        self, images: Float[Array, "b h w c"], *, train: bool = False
     ) -> ResNetFeatures:
         """Runs the network.
 
         Args:
-          images: Normalised as the weights expect them; any size.
+          images: Three channels, normalised as the weights expect them; any size.
           train: Whether batch norms use and update the statistics of this batch; then
             ``batch_stats`` must be mutable.
 

@@ -92,12 +92,13 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool = False
+        self, images: Float[Array, "b h w c"], *, train: bool = False
     ) -> ViTFeatures:
         """Runs the network.
 
         Args:
-          images: Normalised as the weights expect them; sides divisible by the patch.
+          images: Three channels, normalised as the weights expect them; sides divisible
+            by the patch.
           train: Means nothing here (there is no dropout); for calls that are the same
             as those of `ResNet`.
 
