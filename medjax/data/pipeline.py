@@ -165,7 +165,9 @@ def build_pipeline(
         data = data.repeat(config.epochs)
     stream = data.to_iter_dataset(
         grain.ReadOptions(
-            num_threads=config.threads, prefetch_buffer_size=config.prefetch
+            num_threads=config.threads,
+            # grain warns of threads that would never have a place to put a batch
+            prefetch_buffer_size=max(config.prefetch, config.threads),
         )
     )
     if config.workers:

@@ -11,8 +11,8 @@ Three things are done differently from a stock TFDS builder, each for a reason:
   gigabyte, so a real data set could not be written without it; sequential writing also
   keeps the source order, so a row number means something.
 * **Tensors are stored as raw bytes**, ragged ones without padding.
-* **Reading** decodes the ``tf.train.Example`` message itself and only the fields asked
-  for, about eight times the rate of the generic TFDS decoder.
+* **Reading** decodes the ``tf.train.Example`` message itself, and only the fields asked
+  for: TFDS has no partial decoding without TensorFlow.
 
 A set is built in a hidden folder beside its place and moved there when complete: a
 folder that exists is whole.
@@ -44,7 +44,7 @@ class Field:
 
     Attributes:
         kind: ``array`` (raw bytes), ``png`` (a grey image, losslessly compressed: about
-            half the disk for about a tenth of the reading rate) or ``text``.
+            60 % of the disk for about a quarter of the reading rate) or ``text``.
         shape: Of an array; the first axis may be ``None`` (ragged).
         dtype: Of an array, by NumPy's name.
     """
