@@ -11,6 +11,8 @@ Wang et al. 2004 (SSIM); Zbontar et al. 2018, arXiv 1811.08839 (fastMRI protocol
 scores of the CMRxRecon challenges are in :mod:`medjax.mri.cmrxrecon.evaluation`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -56,6 +58,7 @@ def psnr(
     return 20 * jnp.log10(largest) - 10 * jnp.log10(error)
 
 
+@functools.partial(jax.jit, static_argnames="window")
 def ssim(
     prediction: Float[Array, "*b h w"],
     reference: Float[Array, "*b h w"],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from medjax.data import mat73, nifti
+from medjax.data.pipeline import PipelineConfig
 from medjax.data.records import RecordSource
 from medjax.mri import cmrxrecon, masks
 from medjax.mri.cmrxrecon import lookalike
@@ -240,6 +241,38 @@ def test_preparation_sorts_slices_by_shape_and_split(tree, tmp_path):
         )
 
 
+def test_the_training_stream_gives_batches_of_one_shape(tree, tmp_path):
+    split = {"train": ["P001", "P002"]}
+    sets = {}
+    for name in ("T1map", "T2map"):
+        sets |= cmrxrecon.prepare(
+            tree / "2023", tmp_path, name=name, split=split, acs=8
+        )
+    config = PipelineConfig(batch_size=2, threads=1, prefetch=1)
+    stream = cmrxrecon.training_stream(sets, "train", config, acceleration=4, acs=8)
+    iterator = iter(stream)
+    batches = [next(iterator) for _ in range(8)]
+    shapes = {batch["kspace"].shape for batch in batches}
+    assert shapes == {(2, 9, 4, 36, 64), (2, 3, 4, 28, 48)}
+    offsets = set()
+    for batch in batches:
+        b, t, c, h, w = batch["kspace"].shape
+        assert batch["sensitivities"].shape == (b, c, h, w)
+        assert batch["mask"].shape == (b, 1, h, 1) and batch["times"].shape == (b, t)
+        outside = batch["mask"][:, 0, : h // 2 - 4, 0]
+        assert (outside.sum(axis=1) >= (h // 2 - 4) // 4).all()
+        offsets |= set(outside.argmax(axis=1).tolist())
+    assert len(offsets) > 1  # masks are drawn row by row
+    again = iter(
+        cmrxrecon.training_stream(sets, "train", config, acceleration=4, acs=8)
+    )
+    again.set_state(iterator.get_state())
+    np.testing.assert_array_equal(next(again)["mask"], next(iterator)["mask"])
+    with pytest.raises(ValueError, match="epochs=1: the training stream is endless"):
+        once = dataclasses.replace(config, epochs=1)
+        cmrxrecon.training_stream(sets, "train", once, acceleration=4)
+
+
 def golden_pair():
     y, x = np.meshgrid(np.arange(32), np.arange(48), indexing="ij")
     reference = 1 + np.sin(y / 5) * np.cos(x / 7)
@@ -289,7 +322,7 @@ def test_every_years_rule(year, exchanged):
 
 def test_another_year_is_refused():
     with pytest.raises(ValueError, match="year=2022: rules are known for"):
-        cmrxrecon.official_scores.__wrapped__(None, None, year=2022)
+        cmrxrecon.official_scores(jnp.ones((9, 9)), jnp.ones((9, 9)), year=2022)
 
 
 @pytest.mark.parametrize(

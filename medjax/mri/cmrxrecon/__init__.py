@@ -12,6 +12,7 @@ from medjax.mri.cmrxrecon.evaluation import (
 )
 from medjax.mri.cmrxrecon.layout import EDITIONS, SeriesFiles, find
 from medjax.mri.cmrxrecon.lookalike import fabricate
+from medjax.mri.cmrxrecon.pipeline import training_stream
 from medjax.mri.cmrxrecon.prepare import prepare
 from medjax.mri.cmrxrecon.reader import Series, read_series, read_slice
 from medjax.mri.cmrxrecon.splits import latent_transformer_split, promptmr_split
@@ -30,4 +31,5 @@ __all__ = [
     "ranking_crop",
     "read_series",
     "read_slice",
+    "training_stream",
 ]
