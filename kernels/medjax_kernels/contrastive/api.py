@@ -2,14 +2,14 @@
 
 With S = logit_scale * x y^T (+ logit_bias) and targets Y:
 
-* :func:`softmax_loss`: cross-entropy between the rows of Y and softmax of the rows of S,
-  and the same for the columns (InfoNCE, CLIP, ConVIRT; with soft Y IMITATE);
+* :func:`softmax_loss`: cross-entropy between the rows of Y and softmax of the rows of
+  S, and the same for the columns (InfoNCE, CLIP, ConVIRT; with soft Y IMITATE);
 * :func:`sigmoid_loss`: an independent binary decision for every pair (SigLIP, Zhai et
   al., arXiv 2303.15343).
 
-Logits, their exponentials and all sums are fp32 whatever the features are. fp32 features
-are multiplied in true fp32; bf16 features run at tensor-core rate with fp32 accumulation.
-The diagonal is never gathered from S: positives are sum(x * y, -1).
+Logits, their exponentials and all sums are fp32 whatever the features are. fp32
+features are multiplied in true fp32; bf16 features run at tensor-core rate with fp32
+accumulation. The diagonal is never gathered from S: positives are sum(x * y, -1).
 """
 
 import dataclasses
@@ -63,13 +63,13 @@ def softmax_loss(
       weights: >= 0, constant. A sample of weight zero takes no part, neither as anchor
         nor as negative: the loss is that of the batch without it, whatever its features
         hold. If all are zero, the losses and their gradients are zero.
-      axis_name: mesh axes over which the batch is split, inside ``jax.shard_map``; every
-        array then holds local rows (of ``Dense``, local rows of the global matrix) and
-        the loss, the same on every device, is that of the global batch.
+      axis_name: mesh axes over which the batch is split, inside ``jax.shard_map``;
+        every array then holds local rows (of ``Dense``, local rows of the global
+        matrix) and the loss, the same on every device, is that of the global batch.
       distributed: "all_gather" or "ring"; the same numbers, see ``schedules``.
       chunk: rows of S held at a time, in both passes; None: chosen.
-      implementation: "xla" keeps S for the backward pass, "xla_chunked" recomputes it in
-        chunks; None picks by size.
+      implementation: "xla" keeps S for the backward pass, "xla_chunked" recomputes it
+        in chunks; None picks by size.
 
     Returns:
       (loss_xy, loss_yx), fp32 (fp64 for fp64 features).
@@ -103,9 +103,9 @@ def sigmoid_loss(
 ) -> Float[Array, ""]:
     """Sigmoid contrast of paired features (SigLIP).
 
-    -1/n sum_ij [Y_ij log sigmoid(S_ij) + (1 - Y_ij) log sigmoid(-S_ij)], which for labels
-    0 and 1 is SigLIP's -1/n sum_ij log sigmoid(z_ij S_ij), z = 2 Y - 1. With weights, pair
-    (i, j) counts (w_i + w_j) / 2 and n becomes the sum of weights.
+    -1/n sum_ij [Y_ij log sigmoid(S_ij) + (1 - Y_ij) log sigmoid(-S_ij)], which for
+    labels 0 and 1 is SigLIP's -1/n sum_ij log sigmoid(z_ij S_ij), z = 2 Y - 1. With
+    weights, pair (i, j) counts (w_i + w_j) / 2 and n becomes the sum of weights.
 
     Args:
       x: features, normalised by the caller; bf16, fp16, fp32 or fp64.
@@ -124,8 +124,8 @@ def sigmoid_loss(
       The loss, fp32 (fp64 for fp64 features).
 
     Raises:
-      ValueError: for shapes, dtypes or names that do not fit, and for Similarity targets
-        whose diagonal exceeds one.
+      ValueError: for shapes, dtypes or names that do not fit, and for Similarity
+        targets whose diagonal exceeds one.
     """
     if (
         isinstance(targets, Similarity)
@@ -133,8 +133,9 @@ def sigmoid_loss(
         and targets.smoothing in ("gaussian", "laplace", "sigmoid")
     ):
         raise ValueError(
-            f"targets with smoothing={targets.smoothing!r} and fill_diagonal=True have a "
-            "diagonal above 1, expected labels in [0, 1]; pass fill_diagonal=False"
+            f"targets with smoothing={targets.smoothing!r} and fill_diagonal=True "
+            "have a diagonal above 1, expected labels in [0, 1]; pass "
+            "fill_diagonal=False"
         )
     problem = prepare(
         x, y, logit_scale, logit_bias, targets, weights, axis_name, distributed
@@ -168,7 +169,8 @@ class Problem:
         sums = global_sums(plan, shard)
         if self.rule is not None:
             return sums
-        # The identity needs no tile of Y: its mass is one, its logits are the positives.
+        # The identity needs no tile of Y: its mass is one, its logits are the
+        # positives.
         dtype = shard.logit_scale.dtype
         dots = jnp.sum(shard.x.astype(dtype) * shard.y.astype(dtype), axis=-1)
         alive = shard.alive.astype(dtype)

@@ -11,7 +11,7 @@ from medjax_kernels.contrastive.targets import Target
 
 
 def target_matrix(targets: Target, alive: Float[Array, " n"]) -> Float[Array, "n n"]:
-    """Y as a whole matrix, zero in the rows and columns of samples that take no part."""
+    """Y as a whole matrix, zero in the rows and columns of dead samples."""
     n = alive.shape[0]
     rule = targets.rule()
     rows, columns = targets.records(jnp.arange(n, dtype=jnp.int32))

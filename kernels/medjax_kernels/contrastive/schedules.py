@@ -133,15 +133,13 @@ def backward(plan: Plan, kept: Any, cotangent: Sums) -> tuple[Shard]:
         g = gathered_backward(plan, shard, own, residual, sums, cotangent)
     else:
         g = ring_backward(plan, shard, own, residual, sums, cotangent)
-    nothing = jax.tree.map(lambda _: None, (shard.rows, shard.columns))
+    constant = jax.tree.map(lambda _: None, shard)
     return (
-        Shard(
-            g.x.astype(shard.x.dtype),
-            g.y.astype(shard.y.dtype),
-            g.logit_scale.astype(shard.logit_scale.dtype),
-            g.logit_bias.astype(shard.logit_bias.dtype),
-            *nothing,
-            None,  # pyright: ignore[reportArgumentType]
+        constant._replace(
+            x=g.x.astype(shard.x.dtype),
+            y=g.y.astype(shard.y.dtype),
+            logit_scale=g.logit_scale.astype(shard.logit_scale.dtype),
+            logit_bias=g.logit_bias.astype(shard.logit_bias.dtype),
         ),
     )
 

@@ -18,9 +18,9 @@ target          Y_ij                                        cost of a tile
 ``Similarity`` is IMITATE's clinical-informed target (Liu et al., arXiv 2310.07355):
 reports that say similar things are not each other's negatives. In the released code the
 correlation is Pearson's, clipped at zero and with its diagonal zeroed *before* the
-smoothing f, so with the Gaussian, Laplace and sigmoid smoothings (f(0) > 0) the diagonal
-becomes 1 + strength * f(0); ``fill_diagonal=False`` keeps it at 1. Rows of Y may sum to
-more than one and are not renormalised.
+smoothing f, so with the Gaussian, Laplace and sigmoid smoothings (f(0) > 0) the
+diagonal becomes 1 + strength * f(0); ``fill_diagonal=False`` keeps it at 1. Rows of Y
+may sum to more than one and are not renormalised.
 
 Targets are constants: no gradient flows into ids, values or features.
 """
@@ -49,7 +49,10 @@ class Rule(Protocol):
 class Target(Protocol):
     """What the losses ask of a target."""
 
-    normalise: bool
+    @property
+    def normalise(self) -> bool:
+        """Whether every row of Y is divided by its sum."""
+        ...
 
     def validate(self, n: int, total: int) -> None:
         """Raises ValueError unless it describes n local rows of a batch of total."""

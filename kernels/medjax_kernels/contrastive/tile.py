@@ -9,8 +9,8 @@ Both losses are sums over rows and columns of S = scale * x y^T + bias:
 
 The softmax cross-entropy of row i is mass_i * energy_i - aligned_i, the sigmoid one is
 energy_i - aligned_i. Energies, masses and alignments of two blocks merge into those of
-their union, which is all that tiling and distribution rest on. Given the merged energies
-and the cotangents g (energies) and a (alignments), the gradient of a block is
+their union, which is all that tiling and distribution rest on. Given the merged
+energies and the cotangents g (energies) and a (alignments), the gradient of a block is
 
   G_ij = g_i dE_i/dS_ij + g_j dE_j/dS_ij + (a_i + a_j) Y_ij,
 
@@ -34,7 +34,7 @@ from medjax_kernels.contrastive.targets import Records, Rule
 Energy = Literal["softmax", "sigmoid"]
 
 EMPTY = -1e30
-"""Log-sum-exp over nothing: finite, so that 0 * EMPTY is 0 and differences are not NaN."""
+"""Log-sum-exp over nothing: finite, so that 0 * EMPTY is 0 and no difference is NaN."""
 
 
 class Block(NamedTuple):

@@ -1,8 +1,9 @@
 """The two XLA engines: the whole block at once, or a few rows at a time.
 
-``whole`` keeps the logits for the backward pass (6 N^2 d FLOPs, N^2 floats). ``chunked``
-scans over chunks of rows and recomputes them (8 N^2 d FLOPs, chunk x N floats in both
-passes). Chunking by autodiff alone would save nothing: it keeps every chunk's logits.
+``whole`` keeps the logits for the backward pass (6 N^2 d FLOPs, N^2 floats).
+``chunked`` scans over chunks of rows and recomputes them (8 N^2 d FLOPs, chunk x N
+floats in both passes). Chunking by autodiff alone would save nothing: it keeps every
+chunk's logits.
 """
 
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def whole_backward(
 
 
 def default_chunk(rows: int, columns: int) -> int:
-    """Rows per chunk: about 64 MiB of fp32 logits, a multiple of 8, at most all rows."""
+    """Rows per chunk: 64 MiB of fp32 logits, a multiple of 8, at most all rows."""
     fitting = TILE_BYTES // (4 * max(columns, 1)) // 8 * 8
     return max(1, min(rows, max(8, fitting)))
 
