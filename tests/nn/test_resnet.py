@@ -11,6 +11,7 @@ import pytest
 
 from medjax.nn.resnet import RESNETS, ResNet, ResNetConfig
 from medjax.weights import from_torch, to_torch
+from tests.nn.variables import random_variables
 
 torch = pytest.importorskip("torch", reason="parity needs PyTorch (extra: parity)")
 
@@ -21,7 +22,6 @@ from tests.nn.torch_parity import (  # noqa: E402
     channels_last,
     close,
     load_strict,
-    random_variables,
     relative_error,
     state,
 )
