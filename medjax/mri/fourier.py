@@ -12,8 +12,9 @@ evaluation as well (start ``n // 2 - size // 2``); fastMRI's ``(n - size) // 2``
 by one where ``n`` is even and ``size`` odd.
 """
 
-from collections.abc import Sequence
+import functools
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Shaped
 
@@ -21,36 +22,36 @@ SPATIAL = (-2, -1)
 """The axes ``h w`` (ky, kx) of every array of this package."""
 
 
+@functools.partial(jax.jit, static_argnames="axes")
 def centred_fft(
-    x: Complex[Array, "..."], *, axes: int | Sequence[int]
+    x: Complex[Array, "..."], *, axes: tuple[int, ...]
 ) -> Complex[Array, "..."]:
     """Unitary discrete Fourier transform with the origin in the middle, any size.
 
     Args:
         x: complex array.
-        axes: the axis or axes to transform.
+        axes: the axes to transform.
 
     Returns:
         The transform, of the same shape; ``centred_ifft`` is its inverse and adjoint.
     """
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
     shifted = jnp.fft.fftn(jnp.fft.ifftshift(x, axes), axes=axes, norm="ortho")
     return jnp.fft.fftshift(shifted, axes)
 
 
+@functools.partial(jax.jit, static_argnames="axes")
 def centred_ifft(
-    x: Complex[Array, "..."], *, axes: int | Sequence[int]
+    x: Complex[Array, "..."], *, axes: tuple[int, ...]
 ) -> Complex[Array, "..."]:
     """Inverse of :func:`centred_fft`.
 
     Args:
         x: complex array.
-        axes: the axis or axes to transform.
+        axes: the axes to transform.
 
     Returns:
         The inverse transform, of the same shape.
     """
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
     shifted = jnp.fft.ifftn(jnp.fft.ifftshift(x, axes), axes=axes, norm="ortho")
     return jnp.fft.fftshift(shifted, axes)
 
@@ -148,6 +149,6 @@ def remove_readout_oversampling(
     h, w = kspace.shape[-2:]
     if factor < 1 or w % factor:
         raise ValueError(f"kspace has {w} columns, no multiple of factor {factor}")
-    hybrid = centred_ifft(kspace, axes=-1)
+    hybrid = centred_ifft(kspace, axes=(-1,))
     kept = centre_crop(hybrid, height=h, width=w // factor)
-    return centred_fft(kept, axes=-1)
+    return centred_fft(kept, axes=(-1,))
