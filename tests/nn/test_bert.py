@@ -190,10 +190,10 @@ def test_dropout_of_attention_keeps_the_mean_and_spares_hidden_tokens():
     def drop(x, key):
         return net.apply(variables, x, mask, False, rngs={"dropout": key})
 
-    keys = jax.random.split(jax.random.key(1), 4000)
+    keys = jax.random.split(jax.random.key(1), 1000)
     many = drop(x, keys)
     exact = net.apply(variables, x, mask)
-    error = jnp.std(many, axis=0) / 4000**0.5
+    error = jnp.std(many, axis=0) / 1000**0.5
     assert float(error.min()) > 0
     assert float((jnp.abs(jnp.mean(many, axis=0) - exact) / error).max()) < 5
     hidden = drop(x.at[:, 4].add(1.0), keys[:10])[:, :, :4]
