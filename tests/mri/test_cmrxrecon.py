@@ -241,6 +241,18 @@ def test_preparation_sorts_slices_by_shape_and_split(tree, tmp_path):
         )
 
 
+def test_the_command_writes_the_bloch_phantom_into_the_same_tree(tmp_path, capsys):
+    from experiments import fabricate_cmrxrecon as command
+
+    command.main(command.Config(root=tmp_path / "tree", patients=1))
+    assert "46 files" in capsys.readouterr().out
+    files = cmrxrecon.find(tmp_path / "tree", name="T1map", sampling="4")[0]
+    series = cmrxrecon.read_series(files)
+    assert series.kspace.shape == (9, 2, 4, 36, 64)
+    assert set(np.unique(series.labels)) == {0, 1, 2, 3}
+    assert (np.diff(series.times[0]) > 0).all()
+
+
 def test_the_training_stream_gives_batches_of_one_shape(tree, tmp_path):
     split = {"train": ["P001", "P002"]}
     sets = {}
