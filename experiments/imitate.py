@@ -44,9 +44,9 @@ PRESETS = {
             features=128,
             hidden_image=256,
             hidden_text=256,
-            # A quarter of 16 channels is 4: small towers give few tokens.
+            # Narrow stages give few tokens: take half of each.
             channel_ratios=(0.5, 0.5, 0.5, 0.5),
-            token_length=128,
+            token_length=192,
             augment=AUGMENTATIONS["tiny"],
         ),
         workdir=Path("runs/imitate-tiny"),

@@ -23,7 +23,13 @@ from experiments.language import LanguageConfig, train_language_model
 from experiments.show import show
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.train.loop import fit
-from medjax.train.mesh import LaunchConfig, MeshConfig, launch, make_mesh
+from medjax.train.mesh import (
+    LaunchConfig,
+    MeshConfig,
+    cpu_devices,
+    launch,
+    make_mesh,
+)
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 from medjax.train.sharding import replicated
@@ -103,13 +109,14 @@ TINY = Pretraining(
     about="",
     system=None,
     image=ImageTowerConfig("resnet_tiny"),
-    text=TextTowerConfig("tiny", pool="mean", max_length=96),
+    text=TextTowerConfig("tiny", pool="mean", max_length=64),
     data=DataConfig(image_size=64, patients=2000, batch_size=64),
     optimizer=OptimizerConfig(
         lr=2e-3, weight_decay=0.05, clip_norm=1.0, schedule="cosine"
     ),
     train=TrainConfig(steps=150, log_every=10, checkpoint_every=50),
-    language=LanguageConfig(steps=150),
+    language=LanguageConfig(steps=150, batch_size=64),
+    launch=LaunchConfig(cpu_devices=cpu_devices()),
     warmup_fraction=0.1,
 )
 """Towers, data and schedule of the ``tiny`` presets; 64-pixel films."""

@@ -95,6 +95,9 @@ class LaunchConfig:
     """Number of processes of the run, with `coordinator`."""
     process_id: int | None = None
     """Index of this process, with `coordinator`."""
+    cpu_devices: int | None = None
+    """Devices that a CPU counts as; None: one. XLA's convolutions use several cores
+    badly, so on a CPU a batch split over one device per core trains faster."""
     compile_cache: str | None = "~/.cache/medjax/compiled"
     """Folder (or gs:// address) of compiled programs; None: compile anew each time."""
     log_level: Literal["debug", "info", "warning"] = "info"
@@ -114,6 +117,8 @@ def launch(config: LaunchConfig = LaunchConfig()) -> None:
       ValueError: If only some of the coordinator flags are given.
     """
     parse_absl_flags()
+    if config.cpu_devices is not None:
+        jax.config.update("jax_num_cpu_devices", config.cpu_devices)
     if _is_distributed(config):
         # Only the CPU client reads this; its default cannot talk across processes
         # on every supported version of JAX.
@@ -140,6 +145,11 @@ def launch(config: LaunchConfig = LaunchConfig()) -> None:
         jax.devices()[0].device_kind,
         jax.process_count(),
     )
+
+
+def cpu_devices() -> int:
+    """A power of two, so that common batches split evenly: cores, at most 8."""
+    return 1 << min((os.cpu_count() or 1).bit_length() - 1, 3)
 
 
 def parse_absl_flags() -> None:

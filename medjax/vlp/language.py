@@ -77,7 +77,8 @@ class MaskedLanguageModel(nn.Module):
         return self.head(hidden, self.bert.word_embeddings)
 
 
-def masked_language_model(text: TextTowerConfig, config: MlmConfig | None = None
+def masked_language_model(
+    text: TextTowerConfig, config: MlmConfig | None = None
 ) -> tuple[Init, Loss]:
     """The two pure functions of the shared loop, reading ``report`` of a batch."""
     config = config or MlmConfig()

@@ -19,7 +19,6 @@ from medjax.vlp.augment import AugmentConfig, evaluate
 from medjax.vlp.contrastive import normalise
 
 
-
 def frozen_features(
     module: nn.Module, variables: Variables, batch: Batch, name: str
 ) -> Float[Array, "b d"]:

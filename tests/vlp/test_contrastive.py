@@ -61,7 +61,9 @@ def largest_square(arrays, config, mesh):
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     with jax.set_mesh(mesh):
         step = jax.jit(jax.grad(lambda *a: loss(*a, config), argnums=(0, 1)))
-        text = step.lower(*(jax.device_put(a, rows) for a in arrays)).compile().as_text()
+        text = (
+            step.lower(*(jax.device_put(a, rows) for a in arrays)).compile().as_text()
+        )
     return max(int(a) * int(b) for a, b in re.findall(r"f32\[(\d+),(\d+)\]", text))
 
 

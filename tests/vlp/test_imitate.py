@@ -100,9 +100,7 @@ def test_absent_findings_take_no_part():
     _, terms = imitate_loss(c, present(findings=mask), config=ImitateConfig())
     keep = np.flatnonzero(mask)
     pick = lambda tree: jax.tree.map(lambda x: x[keep], tree)  # noqa: E731
-    _, without = imitate_loss(
-        pick(c), pick(present()), config=ImitateConfig()
-    )
+    _, without = imitate_loss(pick(c), pick(present()), config=ImitateConfig())
     name = "reading_findings"
     np.testing.assert_allclose(terms[name], without[name], rtol=1e-6)
     # The impression terms still see everybody.
@@ -132,9 +130,7 @@ def test_findings_weight_follows_the_released_schedule():
 def test_adaptive_pooling_is_torchs(size):
     torch = pytest.importorskip("torch", reason="parity needs PyTorch (extra: parity)")
     x = np.random.default_rng(size).normal(size=(1, 3, size, size)).astype(np.float32)
-    ours = channel_tokens(
-        jnp.asarray(x.transpose(0, 2, 3, 1)), jnp.asarray([2, 0, 2])
-    )
+    ours = channel_tokens(jnp.asarray(x.transpose(0, 2, 3, 1)), jnp.asarray([2, 0, 2]))
     theirs = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(x), 16)
     theirs = theirs.numpy().reshape(1, 3, 256)[:, [2, 0, 2]]
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -169,15 +165,17 @@ def test_aggregator_is_torchs_attention_read_at_the_class_token():
     x = torch.tensor(np.concatenate([tokens, cls], 1) + np.asarray(params["position"]))
     attention = torch.nn.MultiheadAttention(256, 4, batch_first=True)
     with torch.no_grad():
-        for i, name in enumerate(("query", "key", "value")):
+        own = params["attention"]
+        kernels = (own["query"]["kernel"], own["key"], own["value"])
+        biases = (own["query"]["bias"], rng.normal(size=256), own["value_bias"])
+        for i, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
             rows = slice(256 * i, 256 * (i + 1))
-            kernel = np.asarray(params[name]["kernel"]).reshape(256, 256).T
+            kernel, bias = np.array(kernel).reshape(256, 256).T, np.array(bias)
             attention.in_proj_weight[rows] = torch.tensor(kernel.copy())
-            bias = np.asarray(params[name]["bias"]).reshape(256)
-            attention.in_proj_bias[rows] = torch.tensor(bias.copy())
-        kernel = np.asarray(params["out"]["kernel"]).reshape(256, 256).T
+            attention.in_proj_bias[rows] = torch.tensor(bias.reshape(256)).float()
+        kernel = np.array(own["out"]["kernel"]).reshape(256, 256).T
         attention.out_proj.weight[:] = torch.tensor(kernel.copy())
-        attention.out_proj.bias[:] = torch.tensor(np.array(params["out"]["bias"]))
+        attention.out_proj.bias[:] = torch.tensor(np.array(own["out"]["bias"]))
         theirs = (attention(x, x, x, need_weights=False)[0] + x)[:, -1]
     np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-4, rtol=1e-4)
 

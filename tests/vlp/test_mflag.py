@@ -10,7 +10,7 @@ from medjax.vlp.mflag import alignment_loss, orthogonality_loss
 def test_orthogonal_features_of_unit_size_cost_nothing():
     q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 8)))
     v = jnp.asarray(q * np.sqrt(32), jnp.float32)  # V^T V = b I
-    np.testing.assert_allclose(orthogonality_loss(v), 0.0, atol=1e-9)
+    np.testing.assert_allclose(orthogonality_loss(v), 0.0, atol=1e-7)
 
 
 @pytest.mark.parametrize("variant", ["repo", "paper"])

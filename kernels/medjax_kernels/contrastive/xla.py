@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from medjax_kernels.contrastive import tile
 from medjax_kernels.contrastive.targets import Rule
@@ -58,7 +58,7 @@ def default_chunk(rows: int, columns: int) -> int:
     return max(1, min(rows, max(8, fitting)))
 
 
-def split(array: Float[Array, "n *s"], chunk: int, fill: float) -> Array:
+def split(array: Shaped[Array, "n *s"], chunk: int, fill: float) -> Array:
     """[n, ...] to [chunks, chunk, ...], the last chunk filled up."""
     missing = -array.shape[0] % chunk
     widths = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
