@@ -96,13 +96,14 @@ def readout_response(
     found = jnp.stack([jnp.zeros_like(t1), jnp.ones_like(t1)])
     if not readout.pulses:
         return Response(found, found)
+    both = jnp.broadcast_to(t1[None], found.shape)
     angle = math.radians(readout.flip_angle)
     sine, cosine = math.sin(angle), math.cos(angle)
     half_sine, half_cosine = math.sin(angle / 2), math.cos(angle / 2)
 
     def decay(my: Array, mz: Array, duration: float) -> tuple[Array, Array]:
         transverse = my * jnp.exp(-duration / t2)[None]
-        return transverse, relax(mz, jnp.float32(duration), t1[None])
+        return transverse, relax(mz, jnp.float32(duration), both)
 
     def pulse(_: Array, m: tuple[Array, Array]) -> tuple[Array, Array]:
         my, mz = m

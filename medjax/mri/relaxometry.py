@@ -356,12 +356,13 @@ def phase_sensitive(
 
     The frame of the longest inversion time is taken to be fully positive; every frame
     is projected on its phase. This restores polarity from a reconstruction's phase
-    (Kellman 2002), as long as the null lies before the last frame.
+    (Kellman 2002), as long as the null lies before the last frame. Pixels that are
+    zero in that frame come out as zero.
     """
     _check_frames(images, inversion_times, "inversion_times", at_least=1)
     last = images[jnp.argmax(inversion_times)]
     size = jnp.abs(last)
-    phase = jnp.where(size == 0, 1.0, last / jnp.where(size == 0, 1.0, size))
+    phase = last / jnp.where(size == 0, 1.0, size).astype(last.dtype)
     return jnp.real(images * jnp.conj(phase)[None])
 
 

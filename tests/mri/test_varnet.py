@@ -1,0 +1,190 @@
+"""E2E-VarNet: the published module's numbers, its laws, and that it learns."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax.mri import masks, varnet
+from medjax.mri.fourier import fft2c, ifft2c
+from medjax.mri.phantom import PhantomConfig, phantom_batch
+from medjax.mri.sense import rss
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "fastmri_varnet.npz"
+SMALL = varnet.VarNetConfig(cascades=2, chans=2, pools=2, sens_chans=2, sens_pools=2)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def unet_params(golden, prefix, *, turned):
+    """Our U-Net's parameters from the published names.
+
+    ``turned`` swaps height and width: phase encoding is their width and our height.
+    """
+
+    def conv(name):
+        order = (3, 2, 1, 0) if turned else (2, 3, 1, 0)
+        return {"kernel": golden[f"{prefix}.{name}.weight"].transpose(order)}
+
+    def up(name):
+        # A transposed convolution runs over its kernel backwards in JAX.
+        order = (3, 2, 0, 1) if turned else (2, 3, 0, 1)
+        kernel = golden[f"{prefix}.{name}.weight"].transpose(order)
+        return {"kernel": kernel[::-1, ::-1]}
+
+    def block(name):
+        return {f"conv_{i}": conv(f"{name}layers.{4 * i}") for i in (0, 1)}
+
+    return {
+        "down_0": block("down_sample_layers.0."),
+        "down_1": block("down_sample_layers.1."),
+        "down_2": block("conv."),
+        "up_0": {
+            "up": up("up_transpose_conv.0.layers.0"),
+            "block": block("up_conv.0."),
+        },
+        "up_1": {
+            "up": up("up_transpose_conv.1.layers.0"),
+            "block": block("up_conv.1.0."),
+        },
+        "head": conv("up_conv.1.1") | {"bias": golden[f"{prefix}.up_conv.1.1.bias"]},
+    }
+
+
+def as_ours(x):
+    """Swap height and width, and add what axes are missing."""
+    return jnp.asarray(np.swapaxes(x, -1, -2))
+
+
+def test_norm_unet_equals_the_published_module(golden):
+    net = varnet.NormUNet(chans=2, pools=2)
+    params = {"unet": unet_params(golden, "norm_unet/unet", turned=False)}
+    image = jnp.asarray(golden["norm_unet_in"][:, 0])
+    out = jax.jit(net.apply)({"params": params}, image)
+    np.testing.assert_allclose(out, golden["norm_unet_out"][:, 0], atol=1e-4)
+
+
+def test_varnet_equals_the_published_module(golden):
+    cascades = [
+        {
+            "dc_weight": golden[f"varnet/cascades.{i}.dc_weight"],
+            "norm_unet": {
+                "unet": unet_params(
+                    golden, f"varnet/cascades.{i}.model.unet", turned=True
+                )
+            },
+        }
+        for i in (0, 1)
+    ]
+    sens = unet_params(golden, "varnet/sens_net.norm_unet.unet", turned=True)
+    params = {
+        "cascades": jax.tree.map(lambda *x: np.stack(x), *cascades),
+        "sens_net": {"norm_unet": {"unet": sens}},
+    }
+    mask = jnp.asarray(golden["mask"])[:, None]
+    kspace = as_ours(golden["kspace"])
+    maps = varnet.SensitivityNet(SMALL).apply(
+        {"params": params["sens_net"]}, kspace, mask[None]
+    )
+    np.testing.assert_allclose(maps, as_ours(golden["sensitivities"]), atol=1e-4)
+    batch = {"kspace": kspace[:, None], "mask": mask[None, None]}
+    out = varnet.varnet_system(SMALL).reconstruct({"params": params}, batch)
+    np.testing.assert_allclose(
+        out[:, 0], as_ours(golden["varnet_out"]), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_ssim_loss_equals_the_published_one(golden):
+    x, y = (jnp.asarray(golden[f"ssim_{n}"]) for n in "xy")
+    # A coil image that is real and non-negative is its own root sum of squares.
+    batch = {"kspace": fft2c(y[:, :, None].astype(jnp.complex64))}
+    loss, _ = varnet.ssim_loss(x, batch)
+    np.testing.assert_allclose(loss, golden["ssim_loss"], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("sampled", "expected"),
+    [
+        ([4, 5, 6, 7, 8], [4, 5, 6, 7]),  # two above the centre (6), two below
+        ([0, 5, 6, 7, 11], [5, 6]),
+        ([0, 1, 2], [6]),
+        (range(12), range(12)),
+    ],
+)
+def test_central_lines_are_the_symmetric_run_around_the_centre(sampled, expected):
+    mask = np.zeros((1, 12, 1), bool)
+    mask[0, list(sampled)] = True
+    found = np.flatnonzero(varnet.central_lines(jnp.asarray(mask)))
+    np.testing.assert_array_equal(found, list(expected))
+
+
+def test_central_lines_of_a_given_number():
+    found = varnet.central_lines(jnp.ones((1, 9, 1), bool), 4)
+    np.testing.assert_array_equal(np.flatnonzero(found), [3, 4, 5, 6])
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A few steps of gradient descent on two phantoms, and what they did."""
+    config = PhantomConfig(
+        height=20, width=16, coils=2, scheme=((2, 0),), first_inversion_times=(100.0,)
+    )
+    mask = masks.cmrxrecon(20, acceleration=4, acs=6)
+    batch = phantom_batch(config, mask, 2, key=jax.random.key(0))
+    system = varnet.varnet_system(SMALL)
+    variables = jax.jit(system.init)(jax.random.key(1), batch)
+    key = jax.random.key(2)
+    step = jax.jit(jax.value_and_grad(system.loss, has_aux=True))
+    losses = []
+    for _ in range(8):
+        (value, (metrics, updated)), grads = step(variables, batch, key)
+        losses.append(float(value))
+        variables = jax.tree.map(lambda p, g: p - 0.03 * g, variables, grads)
+    return batch, losses, metrics, updated, grads
+
+
+def test_loss_falls(trained):
+    _, losses, metrics, updated, _ = trained
+    assert losses[-1] < 0.8 * losses[0]
+    assert set(metrics) == {"nmse", "ssim"} and not updated
+    assert abs(1 - metrics["ssim"] - losses[-1]) < 1e-6
+
+
+def test_every_parameter_gets_a_finite_gradient(trained):
+    grads = trained[-1]
+    for path, g in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.isfinite(g).all() and np.any(g != 0), path
+
+
+def test_full_sampling_with_a_silent_network_returns_the_data(trained):
+    batch = dict(trained[0])
+    batch["mask"] = jnp.ones_like(batch["mask"])
+    system = varnet.varnet_system(SMALL)
+    shapes = jax.eval_shape(system.init, jax.random.key(0), batch)
+    variables = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    params = variables["params"]
+    params["cascades"]["dc_weight"] = jnp.ones((2, 1))
+    # Silent networks: maps of zero, so nothing but the step towards the data acts.
+    out = system.reconstruct(variables, batch)
+    np.testing.assert_allclose(out, rss(ifft2c(batch["kspace"])), atol=2e-6)
+
+
+def test_wrong_use_is_refused():
+    with pytest.raises(ValueError, match="cascades is 0"):
+        varnet.varnet_system(dataclasses.replace(SMALL, cascades=0))
+    system = varnet.varnet_system(SMALL)
+    with pytest.raises(ValueError, match="mask has shape"):
+        batch = {
+            "kspace": jnp.zeros((1, 2, 2, 8, 8), jnp.complex64),
+            "mask": jnp.ones((1, 3, 8, 1), bool),
+        }
+        system.reconstruct({}, batch)
+    with pytest.raises(ValueError, match="expected 'mask' too"):
+        system.reconstruct({}, {"kspace": jnp.zeros((1, 2, 2, 8, 8), jnp.complex64)})
