@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import fabricate_cmrxrecon
 from medjax.data import mat73, nifti
 from medjax.data.pipeline import PipelineConfig
 from medjax.data.records import RecordSource
@@ -241,16 +242,24 @@ def test_preparation_sorts_slices_by_shape_and_split(tree, tmp_path):
         )
 
 
-def test_the_command_writes_the_bloch_phantom_into_the_same_tree(tmp_path, capsys):
-    from experiments import fabricate_cmrxrecon as command
-
-    command.main(command.Config(root=tmp_path / "tree", patients=1))
+def test_the_command_writes_a_tree(tmp_path, capsys):
+    config = fabricate_cmrxrecon.Config(tmp_path, patients=1, phantom="ellipses")
+    fabricate_cmrxrecon.main(config)
     assert "46 files" in capsys.readouterr().out
-    files = cmrxrecon.find(tmp_path / "tree", name="T1map", sampling="4")[0]
-    series = cmrxrecon.read_series(files)
-    assert series.kspace.shape == (9, 2, 4, 36, 64)
-    assert set(np.unique(series.labels)) == {0, 1, 2, 3}
-    assert (np.diff(series.times[0]) > 0).all()
+    assert len(cmrxrecon.find(tmp_path, name="T1map", sampling="4")) == 1
+
+
+def test_the_bloch_phantom_fits_the_tree(tmp_path):
+    scan = fabricate_cmrxrecon.bloch_scan("T2map", 1)
+
+    def series(name: str, patient: int) -> lookalike.Scan:
+        return scan if name == "T2map" else lookalike.ellipse_scan(name, patient)
+
+    cmrxrecon.fabricate(tmp_path, patients=1, series=series)
+    back = cmrxrecon.read_series(cmrxrecon.find(tmp_path, name="T2map")[0])
+    np.testing.assert_array_equal(back.kspace, scan.kspace)
+    np.testing.assert_array_equal(back.labels, scan.labels)
+    assert set(np.unique(back.labels)) == {0, 1, 2, 3}
 
 
 def test_the_training_stream_gives_batches_of_one_shape(tree, tmp_path):
