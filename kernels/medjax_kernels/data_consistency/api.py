@@ -15,11 +15,15 @@ varnet_update      ``c - eta K (c - c_0) - S r``
 no transform.) Weighted masks are allowed: ``M`` enters once, as the weights of a
 weighted least-squares problem.
 
+(An axis written ``_h`` in a signature must equal ``h`` too: the functions check it
+themselves, with an error that names the argument.)
+
 ``implementation`` names one of :data:`IMPLEMENTATIONS`, which then runs or raises
 ``NotImplementedError``; None takes the best for the platform and the shape.
 """
 
 import functools
+from types import ModuleType
 from typing import Literal
 
 import jax.numpy as jnp
@@ -27,12 +31,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex
 
 from medjax_kernels import compat
-from medjax_kernels.data_consistency import layout, xla
+from medjax_kernels.data_consistency import differentiable, layout, tpu, xla
 from medjax_kernels.data_consistency.solve import Operator, solve
 from medjax_kernels.data_consistency.xla import Precision
 
-Implementation = Literal["xla_fft", "xla_dft"]
-IMPLEMENTATIONS = ("xla_fft", "xla_dft")
+Implementation = Literal["xla_fft", "xla_dft", "tpu", "gpu"]
+IMPLEMENTATIONS = ("xla_fft", "xla_dft", "tpu", "gpu")
 CPU_DFT_LINES = 32
 """Up to so many lines a dense matrix product beats two FFT calls on a CPU (measured:
 0.31 against 0.49 ms for 8 x 4 x 32 x 32; at 64 lines they are equal)."""
@@ -43,12 +47,14 @@ def choose(
     implementation: Implementation | None,
     precision: Precision,
     lines: int | None,
+    image: Array,
     mask: Array,
 ) -> Implementation:
     """Which implementation runs; the checks that concern this choice.
 
     Raises:
         ValueError: for a name that is none, or ``lines`` that fits no line mask.
+        NotImplementedError: if the named implementation cannot run this.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
@@ -66,13 +72,40 @@ def choose(
     if implementation is None:
         few = axis is not None and mask.shape[axis] <= CPU_DFT_LINES
         return "xla_dft" if few and compat.platform() == "cpu" else "xla_fft"
+    reason = None
+    if implementation == "tpu":
+        reason = tpu.unsupported(image, mask)
+    elif implementation == "gpu":
+        reason = _gpu().unsupported(image, mask, lines, precision)
+    if reason is not None:
+        raise NotImplementedError(f"implementation={implementation!r}: {reason}")
     return implementation
+
+
+def _gpu() -> ModuleType:
+    """The GPU module, imported late: Mosaic GPU needs packages that CPUs may lack."""
+    from medjax_kernels.data_consistency import gpu
+
+    return gpu
+
+
+def _kernel(
+    implementation: str, lines: int | None, precision: Precision
+) -> differentiable.Kernel | None:
+    """The fused kernel of that name, or None for XLA's paths."""
+    if implementation == "tpu":
+        return functools.partial(tpu.normal, precision=precision)
+    if implementation == "gpu":
+        return functools.partial(_gpu().normal, lines=lines, precision=precision)
+    return None
 
 
 def _project(
     z: Array, mask: Array, implementation: str, lines: int | None, precision: Precision
 ) -> Array:
     """``K z`` for arrays of equal rank."""
+    if (kernel := _kernel(implementation, lines, precision)) is not None:
+        return differentiable.project(kernel, z, mask)
     if implementation == "xla_fft":
         return xla.project_fft(z, mask)
     return xla.project_dft(z, mask, lines=lines, precision=precision)
@@ -88,6 +121,8 @@ def _normal(
     precision: Precision,
 ) -> Array:
     """``S^H K S x`` for aligned arrays."""
+    if (kernel := _kernel(implementation, lines, precision)) is not None:
+        return differentiable.normal(kernel, image, maps, mask)
     coils = maps * image[..., None, :, :]
     coils = _project(coils, mask[..., None, :, :], implementation, lines, precision)
     return jnp.sum(jnp.conj(maps) * coils, axis=-3)
@@ -109,7 +144,7 @@ def _prepare(
 
 def normal_operator(
     image: Complex[Array, "*b h w"],
-    maps: Complex[Array, "*m c h w"],
+    maps: Complex[Array, "*m _c _h _w"],
     mask: ArrayLike,
     *,
     implementation: Implementation | None = None,
@@ -137,7 +172,7 @@ def normal_operator(
         NotImplementedError: if the named implementation cannot run this.
     """
     image, maps, weights = _prepare(image, maps, mask)
-    implementation = choose(implementation, precision, lines, weights)
+    implementation = choose(implementation, precision, lines, image, weights)
     return _normal(
         image,
         maps,
@@ -150,9 +185,9 @@ def normal_operator(
 
 def gradient_step(
     image: Complex[Array, "*b h w"],
-    maps: Complex[Array, "*m c h w"],
+    maps: Complex[Array, "*m _c _h _w"],
     mask: ArrayLike,
-    adjoint_data: Complex[Array, "*a h w"],
+    adjoint_data: Complex[Array, "*a _h _w"],
     *,
     step_size: ArrayLike,
     implementation: Implementation | None = None,
@@ -201,7 +236,7 @@ def gradient_step(
 
 def proximal_solve(
     rhs: Complex[Array, "*b h w"],
-    maps: Complex[Array, "*m c h w"],
+    maps: Complex[Array, "*m _c _h _w"],
     mask: ArrayLike,
     *,
     lam: ArrayLike,
@@ -239,7 +274,7 @@ def proximal_solve(
         NotImplementedError: if the named implementation cannot run this.
     """
     rhs, maps, weights = _prepare(rhs, maps, mask, name="rhs")
-    implementation = choose(implementation, precision, lines, weights)
+    implementation = choose(implementation, precision, lines, rhs, weights)
     axis = layout.sampled_axis(weights)
     if iterations < 1 or tolerance < 0:
         raise ValueError(
@@ -282,7 +317,7 @@ def _blend_weight(mask: Array, lam: ArrayLike | None, rank: int, like: Array) ->
 
 def blend(
     kspace: Complex[Array, "*b h w"],
-    measured: Complex[Array, "*m h w"],
+    measured: Complex[Array, "*m _h _w"],
     mask: ArrayLike,
     *,
     lam: ArrayLike | None = None,
@@ -319,7 +354,7 @@ def blend(
 
 def blend_image(
     image: Complex[Array, "*b h w"],
-    measured_image: Complex[Array, "*m h w"],
+    measured_image: Complex[Array, "*m _h _w"],
     mask: ArrayLike,
     *,
     lam: ArrayLike | None = None,
@@ -356,7 +391,7 @@ def blend_image(
         }
     )
     layout.check_plane("measured_image", measured_image, image)
-    implementation = choose(implementation, precision, lines, weights)
+    implementation = choose(implementation, precision, lines, image, weights)
     missing = jnp.broadcast_to(measured_image - image, leading + image.shape[-2:])
     step = _project(missing, weights, implementation, lines, precision)
     if lam is not None:
@@ -368,10 +403,10 @@ def blend_image(
 
 def varnet_update(
     coil_images: Complex[Array, "*b c h w"],
-    measured_coil_images: Complex[Array, "*d c h w"],
-    maps: Complex[Array, "*m c h w"],
+    measured_coil_images: Complex[Array, "*d _c _h _w"],
+    maps: Complex[Array, "*m _c _h _w"],
     mask: ArrayLike,
-    refinement: Complex[Array, "*r h w"],
+    refinement: Complex[Array, "*r _h _w"],
     *,
     step_size: ArrayLike,
     implementation: Implementation | None = None,
@@ -424,7 +459,7 @@ def varnet_update(
             "coil_images, measured_coil_images and maps must have equally many coils, "
             f"got shapes {c.shape}, {c0.shape} and {maps.shape}"
         )
-    implementation = choose(implementation, precision, lines, weights)
+    implementation = choose(implementation, precision, lines, c, weights)
     eta = layout.per_sample("step_size", step_size, len(leading), c)
     error = jnp.broadcast_to(c - c0, leading + c.shape[-3:])
     projected = _project(

@@ -15,6 +15,10 @@ Leading axes broadcast by NumPy's rule, counted from the right: for images
 ``[b, t, h, w]`` with maps that every frame shares, pass maps as ``[b, 1, c, h, w]``.
 """
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -124,3 +128,48 @@ def scale(
 ) -> Complex[Array, "..."]:
     """``real * z`` without promoting the real factor to complex (half the products)."""
     return jax.lax.complex(z.real * real, z.imag * real)
+
+
+def power_of_two(magnitude: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """The power of two that brings ``magnitude`` into [0.5, 1); 1 for 0, inf and NaN.
+
+    Multiplying by it is exact, so scaling costs no accuracy.
+    """
+    usable = jnp.isfinite(magnitude) & (magnitude > 0)
+    _, exponent = jnp.frexp(jnp.where(usable, magnitude, 1))
+    return jnp.where(usable, jnp.ldexp(jnp.ones_like(magnitude), -exponent), 1)
+
+
+def pad_plane(
+    x: Shaped[Array, "... h w"], rows: int, columns: int
+) -> Shaped[Array, "... h2 w2"]:
+    """Zeros appended until the last two axes are multiples of ``rows``, ``columns``."""
+    height, width = x.shape[-2:]
+    pads = [(0, 0)] * (x.ndim - 2) + [(0, -height % rows), (0, -width % columns)]
+    return jnp.pad(x, pads)
+
+
+def planes(
+    z: Complex[Array, "*b h w"], rows: int, columns: int
+) -> Shaped[Array, "n 2 h2 w2"]:
+    """All leading axes as one, real and imaginary part as planes, padded."""
+    split = jnp.stack([z.real, z.imag], axis=-3)
+    return pad_plane(split.reshape(-1, *split.shape[-3:]), rows, columns)
+
+
+def flat_index(leading: tuple[int, ...], own: tuple[int, ...]) -> Callable[[Any], Any]:
+    """Map a flat index over ``leading`` to one over ``own``, which broadcasts to it.
+
+    Maps that frames share, or masks that samples share, are then read where they lie
+    instead of being copied out to the full batch.
+    """
+    steps = [
+        (math.prod(leading[i + 1 :]), size, math.prod(own[i + 1 :]))
+        for i, size in enumerate(own)
+        if size > 1
+    ]
+
+    def index(n: Any) -> Any:
+        return sum(((n // outer) % size) * inner for outer, size, inner in steps)
+
+    return index

@@ -40,7 +40,7 @@ def combine(
 def normal_operator(
     image: Complex[Array, "*b h w"],
     maps: Complex[Array, "*m c h w"],
-    mask: Real[Array, "*k c h w"],
+    mask: Real[Array, "..."],
 ) -> Complex[Array, "*n h w"]:
     """``S^H F^H M F S x``."""
     kspace = mask * fourier(expand(image, maps))
@@ -50,7 +50,7 @@ def normal_operator(
 def blend(
     kspace: Complex[Array, "*b h w"],
     measured: Complex[Array, "*m h w"],
-    weight: Real[Array, "*k h w"],
+    weight: Real[Array, "..."],
 ) -> Complex[Array, "*n h w"]:
     """``(1 - w) k + w k_0`` with ``w = m / (1 + lambda)``."""
     return (1 - weight) * kspace + weight * measured
@@ -58,10 +58,10 @@ def blend(
 
 def varnet_kspace_update(
     kspace: Complex[Array, "*b c h w"],
-    measured: Complex[Array, "*b c h w"],
-    maps: Complex[Array, "*b c h w"],
-    mask: Real[Array, "*k c h w"],
-    refinement: Complex[Array, "*b h w"],
+    measured: Complex[Array, "*d c h w"],
+    maps: Complex[Array, "*m c h w"],
+    mask: Real[Array, "..."],
+    refinement: Complex[Array, "*r h w"],
     step_size: float,
 ) -> Complex[Array, "*n c h w"]:
     """E2E-VarNet's cascade where its authors define it, in multi-coil k-space.

@@ -25,16 +25,6 @@ Operator = Callable[[Array, Array, Array], Array]
 """``(image, maps, mask) -> A^H A image``."""
 
 
-def power_of_two(magnitude: Real[Array, "..."]) -> Real[Array, "..."]:
-    """The power of two that brings ``magnitude`` into [0.5, 1); 1 for 0, inf and NaN.
-
-    Multiplying by it is exact, so scaling costs no accuracy.
-    """
-    usable = jnp.isfinite(magnitude) & (magnitude > 0)
-    _, exponent = jnp.frexp(jnp.where(usable, magnitude, 1))
-    return jnp.where(usable, jnp.ldexp(jnp.ones_like(magnitude), -exponent), 1)
-
-
 def conjugate_gradient(
     matvec: Callable[[Array], Array],
     rhs: Complex[Array, "*b h w"],
@@ -60,7 +50,7 @@ def conjugate_gradient(
     peak = jnp.max(
         jnp.maximum(jnp.abs(rhs.real), jnp.abs(rhs.imag)), axes, keepdims=True
     )
-    factor = power_of_two(peak)
+    factor = layout.power_of_two(peak)
     rhs = layout.scale(rhs, factor)
 
     def inner(a: Array, b: Array) -> Array:

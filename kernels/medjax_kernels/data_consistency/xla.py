@@ -125,7 +125,7 @@ def circulant(
     return dense.real, dense.imag
 
 
-def _select_lines(
+def select_lines(
     weights: Real[Array, "*k n"], lines: int
 ) -> tuple[Real[Array, "*k r"], Real[Array, "*k r"]]:
     """The ``lines`` heaviest lines: (frequencies, weights).
@@ -166,7 +166,7 @@ def project_dft(
     equation = "...ij,...jw->...iw" if axis == -2 else "...ij,...hj->...hi"
     if lines is None:
         return _matmul(circulant(weights), z, equation, precision)
-    rows, chosen = _select_lines(weights, lines)
+    rows, chosen = select_lines(weights, lines)
     thin = dft_rows(rows, weights.shape[-1], z.real.dtype)
     kspace = _matmul(thin, z, equation, precision)
     chosen = chosen[..., :, None] if axis == -2 else chosen[..., None, :]
