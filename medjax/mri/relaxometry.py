@@ -115,20 +115,46 @@ def _fit_exponential(
     ``sign`` of the amplitude: +1 a decay, -1 a recovery, 0 whichever fits best.
     """
 
-    def remove_offset(x: Array) -> Array:
-        return x - jnp.mean(x, axis=-1, keepdims=True) if offset else x
-
     # |y|^2 is the same for every candidate, so the least SSE is the largest projection.
     projection = candidates @ basis.T
     explained = jnp.where(sign * projection >= 0, projection**2, 0.0)
     if offset:
         explained += jnp.sum(candidates, -1, keepdims=True) ** 2 / times.size
-    best = jnp.argmax(explained)
-    candidate, start = jnp.divmod(best, log_grid.size)
-    y = candidates[candidate]
+    # Around a null two polarities fit about equally well, and which one is better is
+    # decided between grid points: polish both.
+    finalists = jax.lax.top_k(jnp.max(explained, axis=-1), min(2, len(candidates)))[1]
+
+    def polish(candidate: Array) -> Exponential:
+        start = jnp.argmax(explained[candidate])
+        span = jnp.clip(start + jnp.array([-1, 1]), 0, log_grid.size - 1)
+        fit = _polish(
+            candidates[candidate],
+            times,
+            log_grid[start],
+            log_grid[span],
+            offset=offset,
+        )
+        return fit._replace(candidate=candidate.astype(times.dtype))
+
+    fits = jax.vmap(polish)(finalists)
+    best = jnp.argmin(fits.sse)
+    return jax.tree.map(lambda x: x[best], fits)
+
+
+def _polish(
+    y: Float[Array, " t"],
+    times: Float[Array, " t"],
+    log_tau: Float[Array, ""],
+    bracket: Float[Array, "2"],
+    *,
+    offset: bool,
+) -> Exponential:
+    """Gauss-Newton on the time constant alone, from ``log_tau`` within ``bracket``."""
+
+    def remove_offset(x: Array) -> Array:
+        return x - jnp.mean(x) if offset else x
+
     centred = remove_offset(y)
-    low = log_grid[jnp.maximum(start - 1, 0)]
-    high = log_grid[jnp.minimum(start + 1, log_grid.size - 1)]
 
     def linearise(log_tau: Array) -> tuple[Array, Array, Array, Array]:
         """Decay, amplitude, residual, and d model / d log tau off the linear span."""
@@ -143,9 +169,9 @@ def _fit_exponential(
     def gauss_newton(_: Array, log_tau: Array) -> Array:
         _, _, residual, jacobian = linearise(log_tau)
         step = _ratio(jnp.sum(jacobian * residual), jnp.sum(jacobian**2))
-        return jnp.clip(log_tau + step, low, high)
+        return jnp.clip(log_tau + step, bracket[0], bracket[1])
 
-    log_tau = jax.lax.fori_loop(0, GAUSS_NEWTON_STEPS, gauss_newton, log_grid[start])
+    log_tau = jax.lax.fori_loop(0, GAUSS_NEWTON_STEPS, gauss_newton, log_tau)
     decay, amplitude, residual, jacobian = linearise(log_tau)
     sse = jnp.sum(residual**2)
     freedom = times.size - (3 if offset else 2)
@@ -156,7 +182,7 @@ def _fit_exponential(
         tau=tau,
         sse=sse,
         tau_sd=tau * jnp.sqrt(_ratio(_variance(sse, freedom), jnp.sum(jacobian**2))),
-        candidate=candidate.astype(y.dtype),
+        candidate=jnp.zeros_like(tau),
     )
 
 
@@ -246,7 +272,7 @@ def fit_t1(
     *,
     mode: T1Mode = "correct",
     look_locker: bool = True,
-    chunk: int = 8192,
+    chunk: int = 4096,
 ) -> T1Map:
     """Fit ``S(t) = A - B exp(-t / T1*)`` to every pixel of an inversion series.
 
@@ -323,7 +349,7 @@ def fit_t2(
     echo_times: Float[Array, " t"],
     *,
     method: T2Method = "two_parameter",
-    chunk: int = 8192,
+    chunk: int = 4096,
 ) -> T2Map:
     """Fit a transverse decay to every pixel of a T2-prepared series.
 

@@ -37,14 +37,18 @@ with torch.no_grad():
 
     net = VarNet(num_cascades=2, sens_chans=2, sens_pools=2, chans=2, pools=2)
     randomise(net, "varnet")
-    coils = fastmri.fft2c(torch.view_as_real(torch.tensor(complex_normal(1, 3, 24, 20))))
+    coils = fastmri.fft2c(
+        torch.view_as_real(torch.tensor(complex_normal(1, 3, 24, 20)))
+    )
     mask = np.zeros(20, bool)
     mask[::4] = mask[7:13] = True
     weights = torch.tensor(mask).reshape(1, 1, 1, 20, 1)
     masked = coils * weights
     arrays["mask"] = mask
     arrays["kspace"] = torch.view_as_complex(coils.contiguous()).numpy()
-    arrays["sensitivities"] = torch.view_as_complex(net.sens_net(masked, weights)).numpy()
+    arrays["sensitivities"] = torch.view_as_complex(
+        net.sens_net(masked, weights)
+    ).numpy()
     arrays["varnet_out"] = net(masked, weights).numpy()
 
     x, y = rng.uniform(size=(2, 2, 1, 12, 15)).astype(np.float32)

@@ -36,7 +36,9 @@ def torch_unet(torch, config, variables, x):
 
     def conv(p, z, padding):
         weight = tensor(p["kernel"]).permute(3, 2, 0, 1)
-        return f.conv2d(z, weight, tensor(p["bias"]) if "bias" in p else None, 1, padding)
+        return f.conv2d(
+            z, weight, tensor(p["bias"]) if "bias" in p else None, 1, padding
+        )
 
     def norm_act(p, stats, z):
         if config.norm == "batch":
