@@ -18,114 +18,25 @@ weighted least-squares problem.
 (An axis written ``_h`` in a signature must equal ``h`` too: the functions check it
 themselves, with an error that names the argument.)
 
-``implementation`` names one of :data:`IMPLEMENTATIONS`, which then runs or raises
-``NotImplementedError``; None takes the best for the platform and the shape.
+``implementation`` names one of :data:`.dispatch.IMPLEMENTATIONS`, which then runs or
+raises ``NotImplementedError``; None takes the best for the platform and the shape.
 """
 
 import functools
-from types import ModuleType
-from typing import Literal
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex
 
-from medjax_kernels import compat
-from medjax_kernels.data_consistency import differentiable, layout, tpu, xla
+from medjax_kernels.data_consistency import layout
+from medjax_kernels.data_consistency.dispatch import (
+    Implementation,
+    choose,
+    normal,
+    project,
+)
 from medjax_kernels.data_consistency.solve import Operator, solve
 from medjax_kernels.data_consistency.xla import Precision
-
-Implementation = Literal["xla_fft", "xla_dft", "tpu", "gpu"]
-IMPLEMENTATIONS = ("xla_fft", "xla_dft", "tpu", "gpu")
-CPU_DFT_LINES = 32
-"""Up to so many lines a dense matrix product beats two FFT calls on a CPU (measured:
-0.31 against 0.49 ms for 8 x 4 x 32 x 32; at 64 lines they are equal)."""
-PRECISIONS = ("highest", "high", "default")
-
-
-def choose(
-    implementation: Implementation | None,
-    precision: Precision,
-    lines: int | None,
-    image: Array,
-    mask: Array,
-) -> Implementation:
-    """Which implementation runs; the checks that concern this choice.
-
-    Raises:
-        ValueError: for a name that is none, or ``lines`` that fits no line mask.
-        NotImplementedError: if the named implementation cannot run this.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
-    if implementation is not None and implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation must be None or one of {IMPLEMENTATIONS}, "
-            f"got {implementation!r}"
-        )
-    axis = layout.sampled_axis(mask)
-    if lines is not None and (axis is None or not 1 <= lines <= mask.shape[axis]):
-        raise ValueError(
-            f"lines={lines} must bound the sampled lines of a line mask, "
-            f"got a mask of shape {mask.shape}"
-        )
-    if implementation is None:
-        few = axis is not None and mask.shape[axis] <= CPU_DFT_LINES
-        return "xla_dft" if few and compat.platform() == "cpu" else "xla_fft"
-    reason = None
-    if implementation == "tpu":
-        reason = tpu.unsupported(image, mask)
-    elif implementation == "gpu":
-        reason = _gpu().unsupported(image, mask, lines, precision)
-    if reason is not None:
-        raise NotImplementedError(f"implementation={implementation!r}: {reason}")
-    return implementation
-
-
-def _gpu() -> ModuleType:
-    """The GPU module, imported late: Mosaic GPU needs packages that CPUs may lack."""
-    from medjax_kernels.data_consistency import gpu
-
-    return gpu
-
-
-def _kernel(
-    implementation: str, lines: int | None, precision: Precision
-) -> differentiable.Kernel | None:
-    """The fused kernel of that name, or None for XLA's paths."""
-    if implementation == "tpu":
-        return functools.partial(tpu.normal, precision=precision)
-    if implementation == "gpu":
-        return functools.partial(_gpu().normal, lines=lines, precision=precision)
-    return None
-
-
-def _project(
-    z: Array, mask: Array, implementation: str, lines: int | None, precision: Precision
-) -> Array:
-    """``K z`` for arrays of equal rank."""
-    if (kernel := _kernel(implementation, lines, precision)) is not None:
-        return differentiable.project(kernel, z, mask)
-    if implementation == "xla_fft":
-        return xla.project_fft(z, mask)
-    return xla.project_dft(z, mask, lines=lines, precision=precision)
-
-
-def _normal(
-    image: Array,
-    maps: Array,
-    mask: Array,
-    *,
-    implementation: str,
-    lines: int | None,
-    precision: Precision,
-) -> Array:
-    """``S^H K S x`` for aligned arrays."""
-    if (kernel := _kernel(implementation, lines, precision)) is not None:
-        return differentiable.normal(kernel, image, maps, mask)
-    coils = maps * image[..., None, :, :]
-    coils = _project(coils, mask[..., None, :, :], implementation, lines, precision)
-    return jnp.sum(jnp.conj(maps) * coils, axis=-3)
 
 
 def _prepare(
@@ -159,7 +70,7 @@ def normal_operator(
             sharing their maps: ``[b, 1, c, h, w]``).
         mask: boolean or real sampling weights, centred, ending in ``h 1`` (whole
             readout lines), ``1 w`` or ``h w``; leading axes broadcast.
-        implementation: None for the best, or one of :data:`IMPLEMENTATIONS`.
+        implementation: None for the best, or one of :data:`.dispatch.IMPLEMENTATIONS`.
         precision: of matrix products: ``"highest"`` keeps float32's accuracy.
         lines: static upper bound on the sampled lines of each line mask, for the thin
             matrix form; a mask with more lines then gives NaN.
@@ -173,7 +84,7 @@ def normal_operator(
     """
     image, maps, weights = _prepare(image, maps, mask)
     implementation = choose(implementation, precision, lines, image, weights)
-    return _normal(
+    return normal(
         image,
         maps,
         weights,
@@ -202,7 +113,7 @@ def gradient_step(
         mask: sampling weights, as for :func:`normal_operator`.
         adjoint_data: ``b = A^H y``, the zero-filled reconstruction of the data.
         step_size: ``eta``, a real scalar or one value per leading axis.
-        implementation: None for the best, or one of :data:`IMPLEMENTATIONS`.
+        implementation: None for the best, or one of :data:`.dispatch.IMPLEMENTATIONS`.
         precision: of matrix products.
         lines: static upper bound on the sampled lines of each line mask.
 
@@ -262,7 +173,7 @@ def proximal_solve(
             this times that of ``rhs``; 0 runs all iterations.
         per_readout: one recurrence per readout position instead of one per image; needs
             a line mask, which is what makes the positions independent.
-        implementation: None for the best, or one of :data:`IMPLEMENTATIONS`.
+        implementation: None for the best, or one of :data:`.dispatch.IMPLEMENTATIONS`.
         precision: of matrix products.
         lines: static upper bound on the sampled lines of each line mask.
 
@@ -292,7 +203,7 @@ def proximal_solve(
         rhs, maps, weights = (a.swapaxes(-1, -2) for a in (rhs, maps, weights))
         axis = -1
     operator: Operator = functools.partial(
-        _normal, implementation=implementation, lines=lines, precision=precision
+        normal, implementation=implementation, lines=lines, precision=precision
     )
     blocks = (axis,) if per_readout and axis is not None else (-2, -1)
     x = solve(
@@ -369,7 +280,7 @@ def blend_image(
         measured_image: the zero-filled reconstruction ``x_0 = F^H k_0``.
         mask: sampling weights, as for :func:`normal_operator`.
         lam: as for :func:`blend`; None or 0 is hard consistency.
-        implementation: None for the best, or one of :data:`IMPLEMENTATIONS`.
+        implementation: None for the best, or one of :data:`.dispatch.IMPLEMENTATIONS`.
         precision: of matrix products.
         lines: static upper bound on the sampled lines of each line mask.
 
@@ -393,7 +304,7 @@ def blend_image(
     layout.check_plane("measured_image", measured_image, image)
     implementation = choose(implementation, precision, lines, image, weights)
     missing = jnp.broadcast_to(measured_image - image, leading + image.shape[-2:])
-    step = _project(missing, weights, implementation, lines, precision)
+    step = project(missing, weights, implementation, lines, precision)
     if lam is not None:
         step = layout.scale(
             step, 1 / (1 + layout.per_sample("lam", lam, len(leading), image))
@@ -427,7 +338,7 @@ def varnet_update(
         mask: sampling weights, as for :func:`normal_operator` (no coil axis).
         refinement: ``r = R(S^H c)``, the network's output.
         step_size: ``eta``, a real scalar or one value per leading axis.
-        implementation: None for the best, or one of :data:`IMPLEMENTATIONS`.
+        implementation: None for the best, or one of :data:`.dispatch.IMPLEMENTATIONS`.
         precision: of matrix products.
         lines: static upper bound on the sampled lines of each line mask.
 
@@ -462,7 +373,7 @@ def varnet_update(
     implementation = choose(implementation, precision, lines, c, weights)
     eta = layout.per_sample("step_size", step_size, len(leading), c)
     error = jnp.broadcast_to(c - c0, leading + c.shape[-3:])
-    projected = _project(
+    projected = project(
         error, weights[..., None, :, :], implementation, lines, precision
     )
     step = layout.scale(projected, eta[..., None, :, :])

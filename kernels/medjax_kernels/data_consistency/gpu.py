@@ -41,10 +41,10 @@ def shared_memory(strip: int, chunks: int, lines: int, parts: int) -> int:
 
 def choose_strip(size: int, lines: int, precision: Precision) -> int | None:
     """The widest strip that fits shared memory and registers; None if none does."""
-    chunks, lines = 2 * -(-size // (2 * CHUNK)), CHUNK * -(-lines // CHUNK)
+    chunks, lines = -(-size // CHUNK), CHUNK * -(-lines // CHUNK)
     for strip in STRIPS:
-        # A warpgroup's 128 threads hold chunks * strip accumulators each, of 255
-        # registers; half as much again of the image.
+        # Each of a warpgroup's threads holds about chunks * strip / 2 numbers of the
+        # result and half as many of the image, in 255 registers.
         fits = shared_memory(strip, chunks, lines, PARTS[precision])
         if fits <= compat.H200_SHARED_MEMORY and chunks * strip <= 128:
             return strip
@@ -133,8 +133,8 @@ def normal(
     parts, coils = PARTS[precision], maps.shape[-3]
     image_scale = layout.power_of_two(_peak(image, (-2, -1)))
     maps_scale = layout.power_of_two(_peak(maps, (-3, -2, -1)))
-    x = layout.planes(layout.scale(image, image_scale), 2 * CHUNK, strip)
-    s = layout.planes(layout.scale(maps, maps_scale), 2 * CHUNK, strip)
+    x = layout.planes(layout.scale(image, image_scale), CHUNK, strip)
+    s = layout.planes(layout.scale(maps, maps_scale), CHUNK, strip)
     weights = mask[..., 0].reshape(-1, height)
     factor, factor_scale = _factor(weights, lines, parts, x.shape[-2])
     blocks = len(x) * (x.shape[-1] // strip)

@@ -116,7 +116,7 @@ def _kernel(
     The group is known to the trace, so that addresses in shared memory are constants;
     computed from the thread index they would crowd the registers.
     """
-    strip, parts, own = config.strip, config.parts, config.chunks // 2
+    strip, parts = config.strip, config.parts
     tile, image, split = (lax.axis_index(a) for a in ("tile", "image", "split"))
     columns = pl.ds(tile * strip, strip)
     per_split = config.coils // config.splits
@@ -132,7 +132,7 @@ def _kernel(
     def read(chunk: Any) -> tuple[Array, Array]:
         return s_smem[chunk, 0], s_smem[chunk, 1]
 
-    chunks = [group * own + i for i in range(own)]
+    chunks = range(group, config.chunks, 2)
 
     if group == 0:
         for term in range(2 * parts):
@@ -239,7 +239,10 @@ def _kernel(
 
         return here * here, *total
 
-    start = (zero_gmem[0], *[jnp.zeros((CHUNK, strip), jnp.float32)] * (2 * own))
+    start = (
+        zero_gmem[0],
+        *[jnp.zeros((CHUNK, strip), jnp.float32)] * (2 * len(chunks)),
+    )
     _, *total = lax.fori_loop(first, first + per_split, coil_step, start)
     for i, chunk in enumerate(chunks):
         s_smem[chunk, 0], s_smem[chunk, 1] = total[2 * i], total[2 * i + 1]

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from medjax_kernels import data_consistency as dc
-from medjax_kernels.data_consistency import api, xla
+from medjax_kernels.data_consistency import dispatch, xla
 from tests.kernels.data_consistency import oracle
 from tests.laws import assert_adjoint, assert_linear, assert_projection
 
@@ -158,7 +158,7 @@ def test_zeros_stay_zero_and_nan_stays_in_its_sample(implementation):
 
 def test_no_choice_is_the_measured_best_on_a_cpu():
     image = jnp.ones((32, 32), jnp.complex64)
-    choose = functools.partial(api.choose, None, "highest", None, image)
+    choose = functools.partial(dispatch.choose, None, "highest", None, image)
     assert choose(jnp.ones((32, 1))) == "xla_dft"
     assert choose(jnp.ones((33, 1))) == "xla_fft"
     assert choose(jnp.ones((32, 32))) == "xla_fft"
@@ -180,7 +180,7 @@ def test_errors_name_argument_and_shapes():
     with pytest.raises(ValueError, match=r"leading axes of image \(2, 3, 8, 6\)"):
         dc.normal_operator(image, jnp.ones((4, 4, 8, 6), jnp.complex64), mask)
     # Beneath the run-time type check, which knows the allowed names as well.
-    choose = inspect.unwrap(api.choose)
+    choose = inspect.unwrap(dispatch.choose)
     with pytest.raises(ValueError, match="implementation must be None or one of"):
         choose("cuda", "highest", None, image, mask)
     with pytest.raises(ValueError, match="precision must be one of"):

@@ -1,0 +1,108 @@
+"""What the compilers of absent chips say about our kernels, held to budgets."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medjax_kernels import aot, compat
+
+
+def compiled(*arguments: str) -> dict[str, aot.Report]:
+    """The command's reports by program, from a process of its own.
+
+    Compilers for other chips are loaded once per process and read their settings then.
+    """
+    command = [sys.executable, "-m", "medjax_kernels.aot", *arguments, "--json"]
+    source = str(Path(aot.__file__).parents[1])
+    run = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=os.environ | {"PYTHONPATH": source},
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    rows = json.loads(run.stdout.splitlines()[-1])
+    return {row["case"]: aot.Report(**row) for row in rows}
+
+
+@pytest.fixture
+def chip(request: pytest.FixtureRequest) -> str:
+    """The chip's name; a skip that says which wheels are missing."""
+    try:
+        aot.require(request.param)
+    except aot.MissingCompilerError as error:
+        pytest.skip(str(error))
+    return request.param
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("chip", ["h200"], indirect=True)
+@pytest.mark.parametrize("shape", ["square", "cmr"])
+def test_data_consistency_keeps_its_budget_on_an_h200(chip, shape):
+    reports = compiled("data_consistency", "--shape", shape, "--chip", chip)
+    for name in ("gpu highest", "gpu default"):
+        report = reports[name]
+        assert report.kernels == 1
+        assert report.spilled_bytes == 0
+        assert report.shared_bytes <= compat.H200_SHARED_MEMORY
+        # Two blocks' worth of threads, 256 in all, share the register file.
+        assert report.registers <= 255
+        # Planes of maps and image, padded, and partial sums: no coil images.
+        assert report.temporary_mb < 1.6 * report.arguments_mb
+    assert reports["gpu gradient"].spilled_bytes == 0
+    fft = reports["xla_fft"]
+    assert fft.kernels == 0
+    assert fft.launches <= 8
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"], indirect=True)
+def test_data_consistency_compiles_for_a_tpu(chip):
+    reports = compiled("data_consistency", "--shape", "cmr", "--chip", chip)
+    for name in ("tpu highest", "tpu default"):
+        assert reports[name].kernels == 1
+        # XLA's plans write and read every coil image; the kernel only makes planes.
+        for plan in ("xla_fft", "xla_dft"):
+            assert reports[name].traffic_mb < 0.6 * reports[plan].traffic_mb
+
+
+def test_launches_are_those_of_the_entry_computation():
+    hlo = """HloModule m
+
+%inner (p: f32[2]) -> f32[2] {
+  %a = f32[2] fusion(%p), kind=kLoop
+}
+
+ENTRY %main (p: f32[2]) -> f32[2] {
+  %p = f32[2] parameter(0)
+  %f = f32[2]{0} fusion(%p), kind=kLoop, calls=%inner
+  %t = (f32[2]{0}, s8[0]) custom-call(%f), custom_call_target="__cublas$gemm"
+  %k = f32[2]{0} custom-call(%f), custom_call_target="mosaic_gpu_v2"
+  ROOT %b = f32[2] bitcast(%k)
+}
+"""
+    assert aot.count_launches(hlo) == (1, 2)
+
+
+def test_table_lines_up_and_marks_what_a_chip_does_not_report():
+    report = aot.Report("op", "small", "v5e", "tpu", 1, 2, 0.5, 1.5)
+    head, row = aot.table([report]).splitlines()
+    assert head.split() == [f.name for f in dataclasses.fields(report)]
+    assert row.split()[-4:] == ["-"] * 4
+    assert row.index("v5e") == head.index("chip")
+
+
+def test_a_missing_compiler_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(aot, "_installed", lambda name: False)
+    with pytest.raises(
+        aot.MissingCompilerError, match="v5e needs the wheels of libtpu"
+    ):
+        aot.require("v5e")
+    assert aot.main(["--chip", "h200"]) == 2
+    assert "jax_plugins.xla_cuda13" in capsys.readouterr().err
