@@ -118,8 +118,8 @@ class Report:
         case: name of the program.
         kernels: hand-written kernels in it.
         launches: everything else that XLA runs: fusions, FFTs, copies, matrix products.
-        traffic_mb: what the program's parts read and write, by XLA's count, in MB.
         arguments_mb: memory of arguments and results, in MB.
+        traffic_mb: what its parts read and write, by XLA's count, in MB (TPU).
         temporary_mb: memory beyond those, in MB (GPU; TPU compilers report none).
         registers: of the hungriest hand-written kernel, per thread (GPU).
         spilled_bytes: registers' worth that it stores to memory, per thread (GPU).
@@ -132,8 +132,8 @@ class Report:
     case: str
     kernels: int
     launches: int
-    traffic_mb: float
     arguments_mb: float
+    traffic_mb: float | None = None
     temporary_mb: float | None = None
     registers: int | None = None
     spilled_bytes: int | None = None
@@ -237,7 +237,7 @@ def compile_case(op: str, shape: str, chip: str, case: Case) -> Report:
         heard = "\n".join(p.read_text() for p in folder.glob("*.ptxas"))
         passes = "\n".join(p.read_text() for p in folder.glob("*.mlir-passes.log"))
     memory, program = compiled.memory_analysis(), compiled.as_text()
-    cost = compiled.cost_analysis() or {}
+    traffic = (compiled.cost_analysis() or {}).get("bytes accessed")
     if memory is None or program is None:
         raise NotImplementedError(
             f"the compiler for {chip} reports no memory or program"
@@ -250,10 +250,10 @@ def compile_case(op: str, shape: str, chip: str, case: Case) -> Report:
         case=case.name,
         kernels=kernels,
         launches=launches,
-        traffic_mb=round(cost.get("bytes accessed", float("nan")) / 1e6, 3),
         arguments_mb=round(
             (memory.argument_size_in_bytes + memory.output_size_in_bytes) / 1e6, 3
         ),
+        traffic_mb=None if traffic is None else round(traffic / 1e6, 3),
         temporary_mb=round(memory.temp_size_in_bytes / 1e6, 3) if on_gpu else None,
         registers=_largest(r"Used (\d+) registers", heard),
         spilled_bytes=_largest(r"(\d+) bytes spill", heard),
@@ -282,7 +282,10 @@ def table(reports: Sequence[Report]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status, 2 if a compiler is missing."""
+    """The command; returns its exit status, 2 if a compiler is missing.
+
+    A program that its implementation refuses is named on standard error, no failure.
+    """
     parser = argparse.ArgumentParser(prog="python -m medjax_kernels.aot")
     parser.add_argument("op", nargs="?", choices=OPS, help="default: all")
     parser.add_argument("--shape", help="default: the first that the op names")
@@ -291,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
-    reports, missing = [], []
+    reports, missing, refused = [], [], []
     for chip in [options.chip] if options.chip else CHIPS:
         try:
             require(chip)
@@ -303,13 +306,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             shape = options.shape or module.DEFAULT_SHAPE
             for case in module.cases(shape, CHIPS[chip].platform):
-                if options.case is None or options.case in case.name:
+                if options.case is not None and options.case not in case.name:
+                    continue
+                try:
                     reports.append(compile_case(op, shape, chip, case))
+                except NotImplementedError as error:
+                    refused.append(f"{op} {shape} {chip} {case.name}: {error}")
     if options.json:
         print(json.dumps([dataclasses.asdict(r) for r in reports]))
     elif reports:
         print(table(reports))
-    for reason in missing:
+    for reason in missing + refused:
         print(reason, file=sys.stderr)
     return 2 if missing else 0
 

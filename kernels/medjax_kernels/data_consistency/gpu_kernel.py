@@ -185,8 +185,7 @@ def _kernel(
         """``F^T`` for one chunk: the same memory, read transposed."""
         if ft_smem is not None:
             return ft_smem.at[term, _rows(chunk)]
-        view = f_smem.at[here + term, :, _rows(chunk)]
-        return plgpu.transpose_ref(view, (1, 0))
+        return f_smem.at[here + term, :, _rows(chunk)].transpose((1, 0))
 
     def real_part(here: Any, chunk: int, y: Any) -> Array:
         """Step 3: ``Re F^H p = F_r^T p_r + F_i^T p_i``."""
