@@ -35,8 +35,8 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
-from numpy.typing import DTypeLike
 
 from medjax.mri.series import (
     Domain,
@@ -214,7 +214,7 @@ class LatentTransformer(nn.Module):
                 )(x.reshape(b, t, *x.shape[1:])).reshape(x.shape)
                 for i, x in enumerate(features)
             ]
-        if config.backbone == "unet":
+        if isinstance(net, unet.UNet):
             decoded = net.decode(features, train=train)
         else:
             decoded = net.decode(features)[:, :h, :w]

@@ -26,8 +26,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float, Int
-from numpy.typing import DTypeLike
 
 from medjax.mri.fourier import ifft2c
 from medjax.mri.sense import combine, rss, sample

@@ -114,7 +114,6 @@ def _fit_exponential(
 
     ``sign`` of the amplitude: +1 a decay, -1 a recovery, 0 whichever fits best.
     """
-
     # |y|^2 is the same for every candidate, so the least SSE is the largest projection.
     projection = candidates @ basis.T
     explained = jnp.where(sign * projection >= 0, projection**2, 0.0)
@@ -126,14 +125,9 @@ def _fit_exponential(
 
     def polish(candidate: Array) -> Exponential:
         start = jnp.argmax(explained[candidate])
-        span = jnp.clip(start + jnp.array([-1, 1]), 0, log_grid.size - 1)
-        fit = _polish(
-            candidates[candidate],
-            times,
-            log_grid[start],
-            log_grid[span],
-            offset=offset,
-        )
+        around = jnp.clip(start + jnp.array([-1, 1]), 0, log_grid.size - 1)
+        y, bracket = candidates[candidate], log_grid[around]
+        fit = _polish(y, times, log_grid[start], bracket, offset=offset)
         return fit._replace(candidate=candidate.astype(times.dtype))
 
     fits = jax.vmap(polish)(finalists)
@@ -194,7 +188,8 @@ def _grid(
     times: Float[Array, " t"], span: tuple[float, float], offset: bool
 ) -> tuple[Float[Array, " g"], Float[Array, "g t"]]:
     """Logarithmic time constants and, for each, the unit vector the data project on."""
-    log_grid = jnp.linspace(*map(jnp.log, span), GRID_POINTS, dtype=times.dtype)
+    low, high = jnp.log(jnp.asarray(span, times.dtype))
+    log_grid = jnp.linspace(low, high, GRID_POINTS)
     decay = jnp.exp(-times[None] * jnp.exp(-log_grid)[:, None])
     if offset:
         decay -= jnp.mean(decay, axis=-1, keepdims=True)

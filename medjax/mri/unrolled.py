@@ -33,8 +33,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
-from numpy.typing import DTypeLike
 
 from medjax.mri.latent_transformer import PRESETS as LATENT_PRESETS
 from medjax.mri.latent_transformer import LatentTransformer, LatentTransformerConfig

@@ -9,8 +9,8 @@ behind the coils, thinks is wrong:
 
 The Fourier transform is unitary, so the same network can be written for the coil images
 ``c = F^H k``; ``medjax_kernels.data_consistency.varnet_update`` does, and the final
-root of the sum of squares needs no transform. Parameters mean the same as in the published
-code, and so do the outputs, up to rounding.
+root of the sum of squares needs no transform. Parameters mean the same as in the
+published code, and so do the outputs, up to rounding.
 
 Every frame of a series is reconstructed on its own, by the same weights. What differs
 from the published code: phase encoding runs along rows; the centre is found for fully
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Complex, Float
-from numpy.typing import DTypeLike
 
 from medjax.mri.evaluation import ssim
 from medjax.mri.fourier import ifft2c

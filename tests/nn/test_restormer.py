@@ -1,5 +1,7 @@
 """Restormer against its definition written in PyTorch, and its pixel shuffles."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +107,30 @@ def test_zero_head_is_the_identity_and_bad_shapes_are_refused():
     wrong = RestormerConfig(3, widths=(2, 4, 8, 12))
     with pytest.raises(ValueError, match="each twice the one before"):
         jax.eval_shape(Restormer(wrong).init, jax.random.key(0), x)
+
+
+def test_gradients_are_finite_even_for_an_empty_image():
+    """Maps of zeros have no direction; normalising them must not make NaN."""
+    plan = RestormerConfig(
+        1, widths=(2, 4, 8, 16), blocks=(1, 1, 1, 1), heads=(1, 1, 1, 1), refinement=1
+    )
+    net = Restormer(plan)
+    x = (
+        jnp.zeros((2, 8, 8, 1))
+        .at[1]
+        .set(jax.random.normal(jax.random.key(0), (8, 8, 1)))
+    )
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda s: jnp.asarray(0.5 * rng.normal(size=s.shape), s.dtype), shapes
+    )
+    haste = {"xla_backend_optimization_level": 0}
+
+    @functools.partial(jax.jit, compiler_options=haste)
+    @jax.grad
+    def gradient(variables):
+        return jnp.mean(net.apply(variables, x) ** 2)
+
+    for path, g in jax.tree_util.tree_leaves_with_path(gradient(variables)):
+        assert np.isfinite(g).all() and np.any(g != 0), path
