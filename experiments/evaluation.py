@@ -170,7 +170,7 @@ def _evaluate(
     labels = {split: np.stack(corpus.column(split, "labels")) for split in splits}
     patients = np.asarray(corpus.column("test", "patient"))
     sentences = [prompts(finding) for finding in corpus.findings]
-    directions = [
+    positive, negative = (
         prompt_embeddings(
             encode_texts(
                 system,
@@ -183,10 +183,11 @@ def _evaluate(
             classes=len(sentences),
         )
         for side in (0, 1)
-    ]
+    )
     results["zero_shot"] = zero_shot(
         test["image"],
-        *directions,
+        positive,
+        negative,
         labels["test"],
         names=corpus.findings,
         seed=config.seed,

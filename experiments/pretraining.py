@@ -287,6 +287,6 @@ def training_rows(
     )
     if jax.process_index() == 0:
         draft = path.with_suffix(".part.npz")
-        np.savez(draft, **columns)
+        np.savez(draft, allow_pickle=False, **columns)
         draft.rename(path)
     return Rows(source, columns), source

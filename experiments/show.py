@@ -159,7 +159,7 @@ def _gallery(
     cards = []
     for i in told[:: max(1, len(told) // EXAMPLES)][:EXAMPLES]:
         nearest = np.argsort(-(found["text"][distinct] @ found["image"][i]))[:DEEP]
-        lines = [
+        lines: list[tuple[str, bool | None]] = [
             (texts[distinct[j]], bool(texts[distinct[j]] == texts[i])) for j in nearest
         ]
         lines.append((f"its own: {texts[i]}", None))

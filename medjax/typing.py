@@ -24,7 +24,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jaxtyping import Array, Bool, Complex, Float, Int, UInt8
 
 Key = jax.Array
 """A typed PRNG key, ``jax.random.key(seed)``."""

@@ -44,9 +44,10 @@ def channel_tokens(
 class SingleQueryAttention(nn.Module):
     """Multi-head attention of one query, without projecting the tokens.
 
-    With one query, q . (W_k t) = (W_k^T q) . t and sum_i a_i W_v t_i = W_v sum_i a_i t_i,
-    so both projections are done once instead of once per token: n d h instead of n d^2
-    products. The bias of the keys adds the same to all scores and is left out.
+    With one query, q . (W_k t) = (W_k^T q) . t and sum_i a_i W_v t_i =
+    W_v sum_i a_i t_i, so both projections are done once instead of once per token:
+    n d h instead of n d^2 products. The bias of the keys adds the same to all scores
+    and is left out.
     """
 
     heads: int

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
-from medjax_kernels.contrastive import Identity, softmax_loss
 
 from medjax.train.mesh import BATCH_AXES
+from medjax_kernels.contrastive import Identity, softmax_loss
+from medjax_kernels.contrastive.targets import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ def contrast(
     y: Float[Array, "b d"],
     *,
     temperature: float,
-    targets: object = None,
+    targets: Target | None = None,
     weights: Float[Array, " b"] | None = None,
     config: ContrastConfig | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -82,7 +83,7 @@ def contrast(
     axes = batch_axes()
 
     def loss(
-        x: Array, y: Array, targets: object, weights: Array
+        x: Array, y: Array, targets: Target, weights: Array
     ) -> tuple[Array, Array]:
         everywhere = bool(axes) and config.negatives == "global"
         both = softmax_loss(

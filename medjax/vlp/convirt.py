@@ -20,7 +20,6 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from medjax.typing import Batch, Key, Metrics, Variables
@@ -38,7 +37,7 @@ class ConvirtConfig:
     features: int = 512
     """Width of the space where radiographs and reports are compared."""
     hidden: int | None = None
-    """Hidden width of the heads; None: as wide as what comes in."""
+    """Hidden width of the heads; None: as wide as what comes in (head ``mlp``)."""
     head: Literal["mlp", "batchnorm"] = "mlp"
     """One hidden layer, without or with BatchNorm."""
     text: Literal["sentence", "report"] = "sentence"
@@ -91,6 +90,8 @@ class Convirt(TwoTower):
     def head(self) -> nn.Module:
         c = self.config
         if c.head == "batchnorm":
+            if c.hidden is None:
+                raise ValueError("system.hidden: head 'batchnorm' needs a width")
             return ProjectionHead(c.hidden, c.features)
         return MlpHead(c.hidden, c.features)
 

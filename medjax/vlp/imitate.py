@@ -32,7 +32,6 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-from medjax_kernels.contrastive import Identity, Similarity
 
 from medjax.typing import Batch, Key, Metrics, Variables
 from medjax.vlp.aggregation import HierarchicalAggregator
@@ -41,6 +40,7 @@ from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
 from medjax.vlp.heads import ProjectionHead
 from medjax.vlp.system import System, TwoTower, frozen_features, two_tower_system
 from medjax.vlp.towers import ImageTower, ImageTowerConfig, TextTower, TextTowerConfig
+from medjax_kernels.contrastive import Identity, Similarity
 
 SECTIONS = ("findings", "impression")
 

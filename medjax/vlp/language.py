@@ -8,6 +8,7 @@ a random piece, 10 % kept; the model says what they were. No next-sentence task.
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -93,7 +94,7 @@ def masked_language_model(
     ) -> tuple[Float[Array, ""], tuple[Metrics, Variables]]:
         ids = batch["report"]
         hidden, chosen = corrupt(ids, config, vocabulary=vocabulary, key=key)
-        logits = module.apply(variables, hidden)
+        logits: Any = module.apply(variables, hidden)
         cost = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
         asked = chosen.astype(jnp.float32)
         total = jnp.maximum(jnp.sum(asked), 1.0)

@@ -7,6 +7,7 @@ file holds nothing but what its paper says.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,7 +27,7 @@ def frozen_features(
 
     They never change, so the batch may bring them along as ``<name>_features``.
     """
-    features = batch.get(f"{name}_features")
+    features: Any = batch.get(f"{name}_features")
     if features is None:
         features = module.apply(variables, batch[name], method="text_features")
     return jax.lax.stop_gradient(features)
@@ -38,11 +39,6 @@ class TwoTower(nn.Module):
     A system's module derives from it, sets all four, and adds what its loss compares.
     Called without training, all methods use running statistics and draw nothing.
     """
-
-    image: nn.Module = dataclasses.field(init=False)
-    text: nn.Module = dataclasses.field(init=False)
-    image_head: nn.Module = dataclasses.field(init=False)
-    text_head: nn.Module = dataclasses.field(init=False)
 
     def image_features(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """What the image tower knows, before any projection."""
@@ -120,7 +116,7 @@ def two_tower_system(
         return module.init({"params": key, "sampling": key}, image, ids)
 
     def evaluated(method: str) -> Callable[[Variables, Array], Array]:
-        def apply(variables: Variables, x: Array) -> Array:
+        def apply(variables: Variables, x: Array) -> Any:
             x = evaluate(x, augment) if method.startswith("image") else x
             return module.apply(variables, x, method=method)
 

@@ -103,15 +103,8 @@ class ImageTower(nn.Module):
     def __call__(
         self, image: Float[Array, "b h w 3"], *, train: bool = False
     ) -> ImageFeatures:
-        c = self.config
-        if c.architecture in RESNETS:
-            config = dataclasses.replace(
-                RESNETS[c.architecture],
-                frozen_statistics=c.frozen_statistics,
-                statistics_groups=c.statistics_groups,
-                dtype=c.dtype,
-                remat=c.remat,
-            )
+        config = network_config(self.config)
+        if isinstance(config, ResNetConfig):
             seen = ResNet(config, name="resnet")(image, train=train)
             return ImageFeatures(seen.maps, seen.pooled)
         seen = ViT(config, name="vit")(image)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from medjax_kernels.contrastive import Similarity
 
 from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
+from medjax_kernels.contrastive import Similarity
 
 N, D, P = 96, 16, 24
 
