@@ -4,22 +4,32 @@ A cluster sends SIGTERM some time before it takes a machine away. The handler on
 notes it; the loop looks after each step, saves and raises `Preempted`.
 
 With several processes the signal may reach only one, or each at another step, while a
-checkpoint needs all of them at the same step. There JAX's preemption service is asked:
-it has its own handler of SIGTERM, spreads the notice, and names a step that no process
-has passed.
+checkpoint needs all of them at the same step. Whoever notices a signal at step n writes
+"stop at n + 3" where all can read it, unless a stop is written already. Three are
+enough: a process that asks at step m has waited for step m - 2, which every process has
+taken part in and so has asked at m - 3. Nobody gets to n + 3 before the note is there.
+
+JAX's own preemption service is not used: it can name a step that one of the processes
+has passed, which then waits for the others for ever.
 """
 
+import itertools
 import logging
-import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
+from jax._src import distributed
 
 logger = logging.getLogger(__name__)
+
+AHEAD = 3
+"""Steps from noticing a signal to stopping, where there are several processes."""
+
+_guards = itertools.count()
+"""Numbers the guards of a process; all processes make them in the same order."""
 
 
 class Preempted(SystemExit):
@@ -39,19 +49,22 @@ class Preempted(SystemExit):
 
 
 class PreemptionGuard:
-    """Notes SIGTERM and SIGINT while it is entered, in the main thread."""
+    """Notes SIGTERM and SIGINT while it is entered, in the main thread.
+
+    With several processes all must enter one, and ask it at every step.
+    """
 
     def __init__(self) -> None:
         self._signum: int | None = None
         self._previous: dict[int, Any] = {}
+        self._board = _Board() if jax.process_count() > 1 else None
 
     def __enter__(self) -> "PreemptionGuard":
         if threading.current_thread() is threading.main_thread():
-            signals = [signal.SIGINT]
-            if jax.process_count() == 1:
-                signals.append(signal.SIGTERM)
-            for signum in signals:
-                self._previous[signum] = signal.signal(signum, self._note)
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                # None: a handler that is not Python's and cannot be put back.
+                previous = signal.signal(signum, self._note)
+                self._previous[signum] = previous or signal.SIG_DFL
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -62,19 +75,44 @@ class PreemptionGuard:
         """The signal after which to stop at this step, or None to go on.
 
         Args:
-          step: Updates done; every process must ask at every step.
+          step: Updates begun; steps before the one before it are waited for.
         """
-        if jax.process_count() > 1:
-            if multihost_utils.reached_preemption_sync_point(step):
-                return self._signum or signal.SIGTERM
-            return None
-        return self._signum
+        if self._board is None:
+            return self._signum
+        stop = self._board.read()
+        if stop is None and self._signum is not None:
+            stop = self._board.write(step + AHEAD, self._signum)
+        return stop[1] if stop is not None and step >= stop[0] else None
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         del frame
-        logger.warning("signal %d: will save after this step and stop", signum)
+        logger.warning("signal %d: will save after a step and stop", signum)
         self._signum = signum
         # A second signal acts at once, should the step never end.
         signal.signal(signum, self._previous[signum])
-        if jax.process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Board:
+    """One note that all processes of a run can read: where to stop, and why."""
+
+    def __init__(self) -> None:
+        # Not exported; orbax and multihost_utils reach the same client this way.
+        self._client: Any = distributed.global_state.client
+        self._folder = f"medjax/stop/{next(_guards)}"
+
+    def read(self) -> tuple[int, int] | None:
+        """The step to stop at and the signal; None if nobody was asked to leave."""
+        notes = self._client.key_value_dir_get(self._folder)
+        if not notes:
+            return None
+        step, signum = notes[0][1].split()
+        return int(step), int(signum)
+
+    def write(self, step: int, signum: int) -> tuple[int, int] | None:
+        """Writes the note unless there is one; returns the one that holds."""
+        try:
+            self._client.key_value_set(f"{self._folder}/note", f"{step} {signum}")
+        except jax.errors.JaxRuntimeError as error:
+            if "ALREADY_EXISTS" not in str(error):
+                raise
+        return self.read()

@@ -111,8 +111,6 @@ def main(options):
         if name is not None and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), getattr(signal, name))
-            # A notice takes a moment to reach the other processes.
-            time.sleep(0.3)
         return {}
 
     train.fit(
