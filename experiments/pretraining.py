@@ -139,16 +139,20 @@ def main(presets: Mapping[str, Pretraining], build: Build) -> None:
         {name: (preset.about, preset) for name, preset in presets.items()},
         args=arguments,
     )
+    launch(config.launch)
     run(config, build)
 
 
 def run(config: Pretraining, build: Build) -> dict[str, Any]:
     """Pre-trains, evaluates and reports; goes on where an earlier call stopped.
 
+    Args:
+      config: the run.
+      build: makes the system from its configuration and its towers'.
+
     Returns:
       The evaluation, as in ``evaluation.json``.
     """
-    launch(config.launch)
     corpus = open_corpus(
         config.data,
         config.workdir / "data",
@@ -287,6 +291,7 @@ def training_rows(
     )
     if jax.process_index() == 0:
         draft = path.with_suffix(".part.npz")
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(draft, allow_pickle=False, **columns)
         draft.rename(path)
     return Rows(source, columns), source

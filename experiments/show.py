@@ -14,6 +14,21 @@ from medjax.train.report import Card, Report
 KS = (1, 5, 10)
 EXAMPLES = 8
 DEEP = 3
+MEASURED = {
+    "step",
+    "loss",
+    "lr",
+    "grad_norm",
+    "param_norm",
+    "update_norm",
+    "steps_per_s",
+    "examples_per_s",
+    "input_wait",
+    "eta_s",
+    "mfu",
+    "peak_memory_bytes",
+}
+"""What the loop logs of every system; the rest are terms of the system's loss."""
 
 
 def show(
@@ -87,7 +102,8 @@ def report(
         name = f"linear probe, {100 * probe['fraction']:g} % of labels"
         tiles[name] = (probe["macro_auc"], "macro AUC, chance 0.5")
     if "zero_shot" in results:
-        tiles["zero-shot"] = (results["zero_shot"]["macro_auc"], "macro AUC, chance .5")
+        macro = results["zero_shot"]["macro_auc"]
+        tiles["zero-shot"] = (macro, "macro AUC, chance 0.5")
     for direction in ("image_to_text", "text_to_image"):
         ranks = results["retrieval"][direction]
         tiles[f"{direction.replace('_', ' ')} R@10"] = (
@@ -97,6 +113,8 @@ def report(
     page.numbers(tiles)
     page.section("Training")
     page.curves("loss", rows, ["loss"])
+    if terms := [name for name in rows[0] if name not in MEASURED]:
+        page.curves("terms of the loss", rows, terms)
     page.curves("learning rate", rows, ["lr"])
     page.curves("gradient norm", rows, ["grad_norm"], log=True)
     if corpus.findings:
@@ -105,11 +123,28 @@ def report(
     page.section("Retrieval")
     page.text(
         f"Test radiographs with the {results['retrieval']['section']}s nearest to "
-        "them. A mark tells whether the text is that of the radiograph."
+        "them. Green: the text of this radiograph. Red: that of another one, even if "
+        "it says the same in other words."
     )
     page.gallery(_gallery(results, found, corpus))
     page.table(_retrieval_rows(results), caption="Recall at K, and what guessing gets")
+    page.section("Data")
+    page.table(_data_rows(corpus), caption=f"{corpus.metadata['name']}, as prepared")
     return page
+
+
+def _data_rows(corpus: Corpus) -> list[dict[str, Any]]:
+    """What every filter kept, what was skipped, and how it was split."""
+    rows: list[dict[str, Any]] = [
+        {"what": name, "studies": kept, "dropped": dropped}
+        for name, kept, dropped in corpus.metadata["filters"]
+    ]
+    rows.append({"what": "skipped for a fault", "studies": corpus.metadata["skipped"]})
+    rows += [
+        {"what": f"in the {split} split", "studies": count}
+        for split, count in corpus.metadata["splits"].items()
+    ]
+    return rows
 
 
 def _per_finding(results: Mapping[str, Any], corpus: Corpus) -> list[dict[str, Any]]:
@@ -139,12 +174,13 @@ def _retrieval_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     for direction in ("image_to_text", "text_to_image"):
         ranks = results["retrieval"][direction]
         row: dict[str, Any] = {"direction": direction.replace("_", " ")}
+        median = ranks["median_rank"]  # halves occur, more decimals do not
         for k in KS:
             row |= {
                 f"R@{k}": ranks[f"R@{k}"],
                 f"chance @{k}": ranks["chance"][f"R@{k}"],
             }
-        rows.append(row | {"median rank": ranks["median_rank"]})
+        rows.append(row | {"median rank": median if median % 1 else int(median)})
     return rows
 
 
@@ -158,10 +194,12 @@ def _gallery(
     films = corpus.source("test", ("image",))
     cards = []
     for i in told[:: max(1, len(told) // EXAMPLES)][:EXAMPLES]:
-        nearest = np.argsort(-(found["text"][distinct] @ found["image"][i]))[:DEEP]
+        scores = found["text"][distinct] @ found["image"][i]
+        own = [texts[j] for j in distinct].index(texts[i])
         lines: list[tuple[str, bool | None]] = [
-            (texts[distinct[j]], bool(texts[distinct[j]] == texts[i])) for j in nearest
+            (texts[distinct[j]], bool(j == own)) for j in np.argsort(-scores)[:DEEP]
         ]
-        lines.append((f"its own: {texts[i]}", None))
+        rank = 1 + int((scores > scores[own]).sum())
+        lines.append((f"its own (rank {rank} of {len(distinct)}): {texts[i]}", None))
         cards.append(Card(films[int(i)]["image"], lines=lines))
     return cards

@@ -1,0 +1,262 @@
+"""Does it learn? IMITATE, M-FLAG, ConVIRT and random weights, side by side.
+
+``python -m experiments.compare_pretraining`` trains every system with every seed on the
+embedded data (equal steps, batch, films, towers and learning rate: the ``tiny``
+presets), probes the held-out patients, and prints mean and standard deviation over the
+seeds. A seed is that of the weights, of all randomness in training and of the labels
+that a probe gets; the data are the same throughout. The report tower is trained once
+per seed and all systems of that seed start from it.
+
+Every run has a folder of its own. The same command goes on where it was stopped, in the
+middle of a run too, and keeps the runs that are finished. ``--publish`` also writes
+``experiments/results/compare_pretraining.json`` and the table of
+``experiments/README.md``.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from experiments import convirt, imitate, mflag
+from experiments.corpus import Corpus, DataConfig, open_corpus
+from experiments.evaluation import evaluate
+from experiments.language import train_language_model
+from experiments.pretraining import TINY, Build, Pretraining, run, source_row
+from medjax.train.mesh import LaunchConfig, MeshConfig, cpu_devices, launch, make_mesh
+from medjax.train.sharding import load_into, replicated
+from medjax.train.state import run_keys
+from medjax.vlp.towers import load_towers
+
+System = Literal["imitate", "mflag", "convirt", "random"]
+SYSTEMS: Mapping[System, tuple[str, Pretraining, Build]] = {
+    "imitate": ("IMITATE", imitate.PRESETS["tiny"], imitate.imitate),
+    "mflag": ("M-FLAG", mflag.PRESETS["tiny"], mflag.build),
+    "convirt": ("ConVIRT", convirt.PRESETS["tiny"], convirt.convirt),
+    # Same networks as IMITATE, no step taken; its report tower is the language model's.
+    "random": ("random initialisation", imitate.PRESETS["tiny"], imitate.imitate),
+}
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- compare_pretraining -->", "<!-- /compare_pretraining -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Which systems, how many seeds, how much training."""
+
+    systems: tuple[System, ...] = tuple(SYSTEMS)
+    """What to compare."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of each system per seed."""
+    steps: int = 200
+    """Updates of each system."""
+    language_steps: int = 300
+    """Updates of the report tower, once per seed."""
+    patients: int = 6000
+    """Invented patients; one in ten validates, two in ten are held out."""
+    workdir: Path = Path("runs/compare-pretraining")
+    """One folder per run in it; the same command goes on."""
+    publish: bool = False
+    """Write the committed results and the table of the README as well."""
+    launch: LaunchConfig = LaunchConfig(cpu_devices=cpu_devices())
+    """How this process starts."""
+
+
+def compare(config: Comparison) -> dict[str, Any]:
+    """Runs what is not finished yet.
+
+    Args:
+      config: what to compare.
+
+    Returns:
+      ``budget``, ``runs`` (one row per system and seed) and ``summary`` (one row per
+      system, mean and standard deviation of each number).
+    """
+    data = dataclasses.replace(TINY.data, patients=config.patients)
+    corpus = open_corpus(
+        data, config.workdir / "data", tokenizer=None, max_tokens=TINY.text.max_length
+    )
+    rows = [
+        _finished_run(name, seed, config, data, corpus)
+        for seed in config.seeds
+        for name in config.systems
+    ]
+    budget = {
+        "steps": config.steps,
+        "batch_size": data.batch_size,
+        "report_tower_steps": config.language_steps,
+        "patients": config.patients,
+        "studies": dict(corpus.metadata["splits"]),
+        "image_size": data.image_size,
+        "optimizer": dataclasses.asdict(TINY.optimizer),
+        "image_tower": TINY.image.architecture,
+        "jax": jax.__version__,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    return {"budget": budget, "runs": rows, "summary": summarise(rows)}
+
+
+def _finished_run(
+    name: System, seed: int, config: Comparison, data: DataConfig, corpus: Corpus
+) -> dict[str, Any]:
+    """The row of one system and seed: from its folder if it is there, else trained.
+
+    Raises:
+      ValueError: the folder holds a run of another budget.
+    """
+    _, preset, build = SYSTEMS[name]
+    folder = config.workdir / f"{name}-{seed}"
+    budget = [config.steps, config.language_steps, config.patients]
+    kept = folder / "result.json"
+    if kept.exists():
+        result = json.loads(kept.read_text())
+        if result["budget"] != budget:
+            raise ValueError(
+                f"workdir: {folder} was run with (steps, language_steps, patients) = "
+                f"{result['budget']}, now {budget}: use another workdir"
+            )
+        return result["row"]
+    tower = train_language_model(
+        corpus,
+        TINY.text,
+        dataclasses.replace(TINY.language, steps=config.language_steps),
+        workdir=config.workdir / f"language-{seed}",
+        mesh=MeshConfig(),
+        seed=seed,
+    )
+    asked = dataclasses.replace(
+        preset,
+        about=f"{preset.about}, seed {seed}",
+        text=dataclasses.replace(preset.text, checkpoint=str(tower)),
+        data=dataclasses.replace(data, root=corpus.folder, seed=seed),
+        train=dataclasses.replace(preset.train, steps=config.steps, seed=seed),
+        evaluation=dataclasses.replace(preset.evaluation, seed=seed),
+        workdir=folder,
+    )
+    began = time.monotonic()
+    results = (untrained if name == "random" else run)(asked, build)
+    row = {"system": name, "seed": seed, **headline(results)}
+    row["seconds"] = round(time.monotonic() - began)
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / "result.json.part"
+    draft.write_text(json.dumps({"budget": budget, "row": row, "results": results}))
+    draft.rename(kept)
+    return row
+
+
+def untrained(config: Pretraining, build: Build) -> dict[str, Any]:
+    """Evaluates a system as it is initialised, with its report tower loaded.
+
+    Args:
+      config: the run whose training is left out.
+      build: makes the system.
+
+    Returns:
+      The evaluation.
+    """
+    corpus = open_corpus(
+        config.data,
+        config.workdir,
+        tokenizer=config.text.checkpoint,
+        max_tokens=config.text.max_length,
+    )
+    system = build(config.system, config.image, config.text, config.loss)
+    row = source_row(corpus.source("train", ("image", *system.tokens)))
+    batch = {name: np.stack([value, value]) for name, value in row.items()}
+    variables = jax.jit(system.init)(run_keys(config.train.seed)[0], batch)
+    towers = load_towers(variables, config.image, config.text)
+    mesh = make_mesh(config.mesh)
+    variables = jax.device_put(load_into(variables, towers), replicated(mesh))
+    results, _ = evaluate(
+        system,
+        variables,
+        corpus,
+        mesh=mesh,
+        max_length=config.text.max_length,
+        config=config.evaluation,
+    )
+    return results
+
+
+def headline(results: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an evaluation that are compared."""
+    numbers = {
+        f"probe {100 * probe['fraction']:g} %": probe["macro_auc"]
+        for probe in results["linear_probe"]
+    }
+    numbers["zero-shot"] = results["zero_shot"]["macro_auc"]
+    for direction in ("image_to_text", "text_to_image"):
+        name = f"R@10 {direction.replace('_', ' ')}"
+        numbers[name] = results["retrieval"][direction]["R@10"]
+    return numbers
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation (n - 1) over the seeds of each system."""
+    names = [name for name in rows[0] if name not in ("system", "seed", "seconds")]
+    summary = []
+    for system in dict.fromkeys(row["system"] for row in rows):
+        of_system = [row for row in rows if row["system"] == system]
+        entry: dict[str, Any] = {"system": system, "seeds": len(of_system)}
+        for name in names:
+            values = np.asarray([row[name] for row in of_system])
+            sd = float(values.std(ddof=1)) if len(values) > 1 else None
+            entry[name] = {"mean": float(values.mean()), "sd": sd}
+        summary.append(entry)
+    return summary
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The summary in Markdown."""
+    names = [name for name in results["summary"][0] if name not in ("system", "seeds")]
+    lines = [
+        "| system | " + " | ".join(names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for entry in results["summary"]:
+        cells = [SYSTEMS[entry["system"]][0]]
+        for name in names:
+            mean, sd = entry[name]["mean"], entry[name]["sd"]
+            cells.append(f"{mean:.3f}" + ("" if sd is None else f" ± {sd:.3f}"))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def publish(results: Mapping[str, Any]) -> None:
+    """Writes the committed JSON, and the table between its marks in the README.
+
+    Raises:
+      ValueError: the README lacks the marks.
+    """
+    path = HERE / "results" / "compare_pretraining.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    readme = HERE / "README.md"
+    text = readme.read_text()
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{readme}: the table goes between {BEGIN} and {END}")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    readme.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+
+
+def main() -> None:
+    """Compares, prints the table, keeps the numbers."""
+    config = tyro.cli(Comparison, description=__doc__)
+    launch(config.launch)
+    results = compare(config)
+    (config.workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(f"\n{table(results)}")
+    print(f"results: {config.workdir / 'results.json'}")
+    if config.publish:
+        publish(results)
+
+
+if __name__ == "__main__":
+    main()
