@@ -65,7 +65,7 @@ RESNETS: dict[str, ResNetConfig] = {
     "resnet34": ResNetConfig(blocks=(3, 4, 6, 3), bottleneck=False),
     "resnet50": ResNetConfig(blocks=(3, 4, 6, 3)),
     # For 64-pixel images on a laptop: stage maps of 16, 8, 4 and 2 positions a side.
-    "resnet_tiny": ResNetConfig(blocks=(1, 1, 1, 1), bottleneck=False, width=24),
+    "resnet_tiny": ResNetConfig(blocks=(1, 1, 1, 1), bottleneck=False, width=16),
 }
 
 
