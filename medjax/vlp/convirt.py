@@ -10,9 +10,10 @@ to its own radiograph (weights lambda and 1 - lambda).
 Presets: ``paper`` (one-hidden-layer heads, one random sentence of the report,
 max-pooled tokens, lower six layers of the report tower frozen), ``repo`` (a widely
 used third-party PyTorch version: mean-pooled tokens; it computes the report head
-without gradient, which ``train_text_head=False`` reproduces) and ``mgca`` (the variant
-behind the baseline numbers of later papers of this field: BatchNorm heads of width 128,
-temperature 0.07, whole report, both directions added).
+without gradient, so that nothing of the report's side ever learns, which
+``train_text=False`` reproduces) and ``mgca`` (the variant behind the baseline numbers
+of later papers of this field: BatchNorm heads of width 128, temperature 0.07, whole
+report, both directions added).
 """
 
 import dataclasses
@@ -48,8 +49,9 @@ class ConvirtConfig:
     """Weight of the radiograph-to-report direction (lambda)."""
     text_to_image: float = 0.25
     """Weight of the report-to-radiograph direction (1 - lambda)."""
-    train_text_head: bool = True
-    """False reproduces the third-party version whose report head is never trained."""
+    train_text: bool = True
+    """False reproduces the third-party version whose report head passes no gradient:
+    neither it nor the report tower behind it is trained."""
     frozen_text_layers: int = 6
     """Lower layers of the report tower that are not trained, with its embeddings;
     0 trains everything."""
@@ -59,7 +61,7 @@ class ConvirtConfig:
 
 PRESETS = {
     "paper": ConvirtConfig(),
-    "repo": ConvirtConfig(text="report", train_text_head=False, frozen_text_layers=6),
+    "repo": ConvirtConfig(text="report", train_text=False),
     "mgca": ConvirtConfig(
         features=128,
         hidden=2048,
@@ -116,13 +118,12 @@ class Convirt(TwoTower):
 
 def frozen_parameters(config: ConvirtConfig) -> tuple[str, ...]:
     """Regular expressions of what is not trained."""
-    frozen = []
-    if config.frozen_text_layers:
-        layers = "|".join(str(i) for i in range(config.frozen_text_layers))
-        frozen = ["^text/bert/embeddings", f"^text/bert/layer_({layers})/"]
-    if not config.train_text_head:
-        frozen.append("^text_head/")
-    return tuple(frozen)
+    if not config.train_text:
+        return "^text/", "^text_head/"
+    if not config.frozen_text_layers:
+        return ()
+    layers = "|".join(str(i) for i in range(config.frozen_text_layers))
+    return "^text/bert/embeddings", f"^text/bert/layer_({layers})/"
 
 
 def convirt(
