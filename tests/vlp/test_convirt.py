@@ -6,6 +6,7 @@ contrast and weights are computed anew by PyTorch from the same parameters.
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +107,7 @@ def test_loss_is_that_of_pytorch(preset, pool, reads, still_bert):
     assert system.tokens == (reads,)
 
     params = variables["params"]
-    image = ImageTower(IMAGE).apply(
+    image: Any = ImageTower(IMAGE).apply(
         {"params": params["image"]}, evaluate(data["image"], STILL), train=True
     )
     words = TextTower(text).apply({"params": params["text"]}, data[reads], train=False)
