@@ -19,17 +19,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from medjax_kernels.contrastive import tile
-from medjax_kernels.contrastive.schedules import Distributed, Plan, Shard, global_sums
+from medjax_kernels.contrastive.schedules import (
+    Columns,
+    Distributed,
+    Plan,
+    Shard,
+    block_of,
+    global_sums,
+)
 from medjax_kernels.contrastive.select import select
 from medjax_kernels.contrastive.targets import (
     Identity,
     Rule,
     Similarity,
     Target,
+    accumulator,
     expect_shape,
 )
-from medjax_kernels.contrastive.tile import Energy, Sums
+from medjax_kernels.contrastive.tile import Block, Energy, Sums
 from medjax_kernels.contrastive.varying import axes_of, vary
 
 Scalar = Float[Array, ""] | float
@@ -69,13 +76,14 @@ def softmax_loss(
       distributed: "all_gather" or "ring"; the same numbers, see ``schedules``.
       chunk: rows of S held at a time, in both passes; None: chosen.
       implementation: "xla" keeps S for the backward pass, "xla_chunked" recomputes it
-        in chunks; None picks by size.
+        in chunks, "tpu" and "gpu" are fused kernels; None picks one of XLA's by size.
 
     Returns:
       (loss_xy, loss_yx), fp32 (fp64 for fp64 features).
 
     Raises:
       ValueError: for shapes, dtypes or names that do not fit.
+      NotImplementedError: if the named implementation cannot run this, and why.
     """
     del logit_bias
     problem = prepare(x, y, logit_scale, 0.0, targets, weights, axis_name, distributed)
@@ -126,6 +134,7 @@ def sigmoid_loss(
     Raises:
       ValueError: for shapes, dtypes or names that do not fit, and for Similarity
         targets whose diagonal exceeds one.
+      NotImplementedError: if the named implementation cannot run this, and why.
     """
     if (
         isinstance(targets, Similarity)
@@ -161,10 +170,7 @@ class Problem:
     ) -> Sums:
         """Sums of the owned rows and columns over the global batch."""
         shard = self.shard
-        n = shard.x.shape[0]
-        gathers = self.axis_name is not None and self.distributed == "all_gather"
-        columns = n * jax.lax.axis_size(self.axis_name) if gathers else n
-        engine, chunk = select(implementation, chunk, n, columns)
+        engine, chunk = select(implementation, chunk, self.largest_block(), self.rule)
         plan = Plan(energy, self.rule, engine, chunk, self.axis_name, self.distributed)
         sums = global_sums(plan, shard)
         if self.rule is not None:
@@ -178,6 +184,20 @@ class Problem:
         return Sums(
             sums.row_energy, sums.column_energy, alive, alive, positives, positives
         )
+
+    def largest_block(self) -> Block:
+        """The owned rows against the columns that are seen at a time; columns' shapes
+        only.
+        """
+        gathers = self.axis_name is not None and self.distributed == "all_gather"
+        devices = jax.lax.axis_size(self.axis_name) if gathers else 1
+        shard = self.shard
+
+        def seen(a: jax.Array) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((devices * a.shape[0], *a.shape[1:]), a.dtype)
+
+        own = Columns(shard.y, shard.columns, shard.alive)
+        return block_of(shard, jax.tree.map(seen, own))
 
     def over_batch(self, value: jax.Array) -> jax.Array:
         """The sum over devices."""
@@ -198,7 +218,7 @@ def prepare(
     targets: Target,
     weights: jax.Array | None,
     axis_name: str | Sequence[str] | None,
-    distributed: Distributed,
+    distributed: str,
 ) -> Problem:
     """Checks a call, and gives every array the axes that the result will vary over."""
     n = x.shape[0]
@@ -214,16 +234,15 @@ def prepare(
     axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
     devices = jax.lax.axis_size(axes) if axes else 1
     targets.validate(n, n * devices)
-    dtype = tile.accumulator(x.dtype)
+    dtype = accumulator(x.dtype)
     if weights is None:
         weights = jnp.ones(n, dtype)
-    else:
-        expect_shape("weights", weights, (n,))
-        weights = jax.lax.stop_gradient(jnp.asarray(weights, dtype))
+    expect_shape("weights", weights, (n,))
+    counts = jax.lax.stop_gradient(jnp.asarray(weights, dtype))
     index = jnp.arange(n, dtype=jnp.int32)
     if axes:
         index = index + n * jax.lax.axis_index(axes).astype(jnp.int32)
-    alive = weights > 0
+    alive = counts > 0
     # What a dead sample holds, even NaN, must not reach a product with a zero.
     x, y = (jnp.where(alive[:, None], a, 0) for a in (x, y))
     rows, columns = jax.lax.stop_gradient(targets.records(index))
@@ -236,6 +255,6 @@ def prepare(
         columns,
         alive,
     )
-    varying = axes_of((shard, weights)) | frozenset(axes)
-    shard, weights = vary((shard, weights), varying)
-    return Problem(shard, targets.rule(), weights, axes or None, distributed)
+    varying = axes_of((shard, counts)) | frozenset(axes)
+    shard, counts = vary((shard, counts), varying)
+    return Problem(shard, targets.rule(), counts, axes or None, distributed)

@@ -70,20 +70,6 @@ class ColumnSums(NamedTuple):
     aligned: jax.Array
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def global_sums(plan: Plan, shard: Shard) -> Sums:
-    """Sums of the owned rows and columns over the global batch.
-
-    Args:
-      plan: energy, targets, engine and distribution.
-      shard: the owned samples. Differentiable in x, y, logit_scale and logit_bias.
-
-    Returns:
-      The sums, [n] each; masses carry no gradient.
-    """
-    return forward(plan, shard)[0]
-
-
 def block_of(shard: Shard, columns: Columns) -> Block:
     """The owned rows against some block of columns."""
     return Block(
@@ -103,6 +89,31 @@ def run_forward(plan: Plan, block: Block) -> tuple[Sums, tuple[jax.Array, ...]]:
     return plan.engine.forward(block, plan.rule, plan.energy, plan.chunk)
 
 
+def run_backward(
+    plan: Plan, block: Block, residual: Any, sums: Sums, cotangent: Sums
+) -> Gradient:
+    """The engine of the plan, backward.
+
+    G is as small as the cotangents, 1/N, times a probability, and is rounded to the
+    dtype of the features. In fp16, whose smallest number is 6e-8, it would vanish, so
+    the cotangents are brought near one first: by a power of two, which is exact.
+    """
+
+    def run(cotangent: Sums) -> Gradient:
+        return plan.engine.backward(
+            block, plan.rule, plan.energy, plan.chunk, residual, sums, cotangent
+        )
+
+    if block.x.dtype != jnp.float16:
+        return run(cotangent)
+    peak = jnp.max(jnp.stack([jnp.max(jnp.abs(c)) for c in cotangent]))
+    _, exponent = jnp.frexp(peak)
+    up, down = (jnp.ldexp(jnp.ones_like(peak), e) for e in (-exponent, exponent))
+    return jax.tree.map(
+        lambda g: g * down, run(jax.tree.map(lambda c: c * up, cotangent))
+    )
+
+
 def forward(plan: Plan, shard: Shard) -> tuple[Sums, Any]:
     """Sums, and what the backward pass needs: the shard, its energies, the residual."""
     own = Columns(shard.y, shard.columns, shard.alive)
@@ -120,15 +131,7 @@ def backward(plan: Plan, kept: Any, cotangent: Sums) -> tuple[Shard]:
     shard, sums, residual = kept
     own = Columns(shard.y, shard.columns, shard.alive)
     if plan.axis_name is None:
-        g = plan.engine.backward(
-            block_of(shard, own),
-            plan.rule,
-            plan.energy,
-            plan.chunk,
-            residual,
-            sums,
-            cotangent,
-        )
+        g = run_backward(plan, block_of(shard, own), residual, sums, cotangent)
     elif plan.distributed == "all_gather":
         g = gathered_backward(plan, shard, own, residual, sums, cotangent)
     else:
@@ -144,6 +147,20 @@ def backward(plan: Plan, kept: Any, cotangent: Sums) -> tuple[Shard]:
     )
 
 
+def only_forward(plan: Plan, shard: Shard) -> Sums:
+    """Sums of the owned rows and columns over the global batch.
+
+    Args:
+      plan: energy, targets, engine and distribution.
+      shard: the owned samples. Differentiable in x, y, logit_scale and logit_bias.
+
+    Returns:
+      The sums, [n] each; masses carry no gradient.
+    """
+    return forward(plan, shard)[0]
+
+
+global_sums = jax.custom_vjp(only_forward, nondiff_argnums=(0,))
 global_sums.defvjp(forward, backward)
 
 
@@ -198,11 +215,9 @@ def gathered_backward(
     columns, energies, cotangents = gather(
         plan, (own, columns_of(sums), columns_of(cotangent))
     )
-    g = plan.engine.backward(
+    g = run_backward(
+        plan,
         block_of(shard, columns),
-        plan.rule,
-        plan.energy,
-        plan.chunk,
         residual,
         with_columns(sums, energies),
         with_columns(cotangent, cotangents),
@@ -260,11 +275,9 @@ def ring_backward(
 
     def visited(columns: Columns, theirs: tuple, residual: Any) -> Gradient:
         energies, cotangents = theirs
-        return plan.engine.backward(
+        return run_backward(
+            plan,
             block_of(shard, columns),
-            plan.rule,
-            plan.energy,
-            plan.chunk,
             residual,
             with_columns(sums, energies),
             with_columns(cotangent, cotangents),

@@ -27,11 +27,11 @@ Targets are constants: no gradient flows into ids, values or features.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Smoothing = Literal["exp", "gaussian", "laplace", "sigmoid", "linear"]
 SMOOTHINGS: tuple[str, ...] = ("exp", "gaussian", "laplace", "sigmoid", "linear")
@@ -40,12 +40,14 @@ Records = Mapping[str, jax.Array]
 """Named arrays whose leading axis is the sample."""
 
 
+@runtime_checkable
 class Rule(Protocol):
     """A hashable function from the records of rows and columns to a tile of Y."""
 
     def __call__(self, rows: Records, columns: Records) -> Float[Array, "r m"]: ...
 
 
+@runtime_checkable
 class Target(Protocol):
     """What the losses ask of a target."""
 
@@ -67,6 +69,11 @@ class Target(Protocol):
         ...
 
 
+def accumulator(dtype: Any) -> Any:
+    """The dtype of logits and sums: fp32, or fp64 if the features are."""
+    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
 def expect_shape(name: str, array: Any, shape: tuple[int | None, ...]) -> None:
     """Raises ValueError unless the array has this shape (None: any length)."""
     got = jnp.shape(array)
@@ -82,7 +89,10 @@ def expect_shape(name: str, array: Any, shape: tuple[int | None, ...]) -> None:
 class Identity:
     """Row i of x belongs to row i of y and to no other."""
 
-    normalise: ClassVar[bool] = False
+    @property
+    def normalise(self) -> bool:
+        """Rows of the identity are distributions already."""
+        return False
 
     def validate(self, n: int, total: int) -> None:
         """Every batch has an identity."""
@@ -173,7 +183,8 @@ def smooth(
     """
     match smoothing:
         case "exp":
-            return -jnp.expm1(-ratio * rho)
+            # Not expm1, which kernels lack: targets want absolute accuracy.
+            return 1 - jnp.exp(-ratio * rho)
         case "gaussian":
             return jnp.exp(-0.5 * jnp.square(rho)) * 0.3989422804014327
         case "laplace":
@@ -200,18 +211,17 @@ class SimilarityRule:
             columns["unit"],
             precision=jax.lax.Precision.HIGHEST,
         )
-        return self.of_correlation(rho, rows["index"], columns["index"])
+        return self.of_correlation(
+            rho, rows["index"][:, None] == columns["index"][None]
+        )
 
     def of_correlation(
-        self, rho: Float[Array, "r m"], row: Int[Array, " r"], column: Int[Array, " m"]
+        self, rho: Float[Array, "r m"], self_pair: Bool[Array, "r m"]
     ) -> Float[Array, "r m"]:
-        """A tile of Y from the raw correlations and the places in the batch."""
-        self_pair = row[:, None] == column[None, :]
+        """A tile of Y from raw correlations, and where a sample meets itself."""
         rho = jnp.where(self_pair, 0.0, jnp.maximum(rho, 0.0))
         soft = self.strength * smooth(rho, self.smoothing, self.ratio)
-        if self.fill_diagonal:
-            return soft + self_pair.astype(soft.dtype)
-        return jnp.where(self_pair, 1.0, soft)
+        return jnp.where(self_pair, soft + 1.0 if self.fill_diagonal else 1.0, soft)
 
 
 def standardise(features: Float[Array, "n p"]) -> Float[Array, "n p"]:
@@ -221,8 +231,7 @@ def standardise(features: Float[Array, "n p"]) -> Float[Array, "n p"]:
     first entry before the mean makes a constant row exactly zero, and dividing by the
     largest entry keeps squares in range; neither changes the correlation.
     """
-    dtype = jnp.promote_types(features.dtype, jnp.float32)
-    z = features.astype(dtype)
+    z = features.astype(accumulator(features.dtype))
     z = z - z[:, :1]
     largest = jnp.max(jnp.abs(z), axis=1, keepdims=True)
     z = z / jnp.where(largest > 0, largest, 1)

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from medjax_kernels.contrastive.targets import Records, Rule
+from medjax_kernels.contrastive.targets import Records, Rule, accumulator
 
 Energy = Literal["softmax", "sigmoid"]
 
@@ -68,11 +68,6 @@ class Gradient(NamedTuple):
     y: jax.Array
     logit_scale: jax.Array
     logit_bias: jax.Array
-
-
-def accumulator(dtype: Any) -> Any:
-    """The dtype of logits and sums: fp32, or fp64 if the features are."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def product(
@@ -179,10 +174,15 @@ def pull_back(g: Float[Array, "r m"], block: Block) -> Gradient:
     narrow = g.astype(block.x.dtype)
     x = product("ij,jd->id", narrow, block.y)
     y = product("ij,id->jd", narrow, block.x)
+    return scaled(x, y, jnp.sum(g), block)
+
+
+def scaled(x: Array, y: Array, total: Array, block: Block) -> Gradient:
+    """The gradient from G y, G^T x and the sum of G."""
     return Gradient(
         x * block.logit_scale,
         y * block.logit_scale,
         # sum_ij G_ij (x_i . y_j), without a second pass over the block.
         jnp.sum(x * block.x.astype(x.dtype)),
-        jnp.sum(g),
+        total,
     )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from medjax_kernels.contrastive import tile
-from medjax_kernels.contrastive.targets import Rule
+from medjax_kernels.contrastive.targets import Rule, accumulator
 from medjax_kernels.contrastive.tile import Block, Energy, Gradient, Sums
 from medjax_kernels.contrastive.varying import vary_like
 
@@ -78,7 +78,7 @@ def chunked_forward(
     """Sums of the block from one chunk of rows after another; nothing is kept."""
     n, m = block.x.shape[0], block.y.shape[0]
     chunk = chunk or default_chunk(n, m)
-    dtype = tile.accumulator(block.x.dtype)
+    dtype = accumulator(block.x.dtype)
 
     def step(columns: tuple, part: tuple) -> tuple[tuple, tuple]:
         x, rows, alive = part
@@ -115,7 +115,7 @@ def chunked_backward(
     """Gradient of the block, recomputing one chunk of rows after another."""
     n, m = block.x.shape[0], block.y.shape[0]
     chunk = chunk or default_chunk(n, m)
-    dtype = tile.accumulator(block.x.dtype)
+    dtype = accumulator(block.x.dtype)
 
     def step(total: tuple, part: tuple) -> tuple[tuple, jax.Array]:
         (x, rows, alive), row_energy, row_g, row_a = part
