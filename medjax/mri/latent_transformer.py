@@ -51,6 +51,8 @@ from medjax.nn import unet
 from medjax.nn.restormer import Restormer, RestormerConfig
 from medjax.typing import Batch, Metrics
 from medjax_kernels.data_consistency import blend_image
+from medjax_kernels.data_consistency.dispatch import Implementation
+from medjax_kernels.data_consistency.dispatch import Implementation
 
 REFERENCE_WIDTHS = (8, 8, 16, 32, 64, 8)
 
@@ -270,6 +272,7 @@ class SystemConfig:
         steps: How often the same network and data consistency are applied.
         domain: Where the L1 loss is taken.
         after_consistency: Whether the loss sees the image after data consistency.
+        implementation: Of data consistency; None takes the best for platform and shape.
     """
 
     network: LatentTransformerConfig = LatentTransformerConfig()
@@ -277,6 +280,7 @@ class SystemConfig:
     steps: int = 1
     domain: Domain = "image"
     after_consistency: bool = False
+    implementation: Implementation | None = None
 
 
 SYSTEMS = {
@@ -311,7 +315,12 @@ class SingleCoil(nn.Module):
         image, outputs = measured, []
         for _ in range(self.config.steps):
             denoised = network(image, train=train)
-            image = blend_image(denoised, measured, batch["mask"])
+            image = blend_image(
+                denoised,
+                measured,
+                batch["mask"],
+                implementation=self.config.implementation,
+            )
             outputs.append((denoised / self.config.scale, image / self.config.scale))
         return outputs
 

@@ -49,6 +49,8 @@ from medjax.mri.series import (
 )
 from medjax.typing import Batch, Metrics
 from medjax_kernels.data_consistency import gradient_step, proximal_solve
+from medjax_kernels.data_consistency.dispatch import Implementation
+from medjax_kernels.data_consistency.dispatch import Implementation
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class UnrolledConfig:
         domain: Where the L1 loss is taken.
         after_consistency: Whether the loss sees the image after the last data step.
         dtype: Of the networks' arithmetic; the data steps are float32.
+        implementation: Of data consistency; None takes the best for platform and shape.
     """
 
     denoiser: Literal["latent_transformer", "modl", "d5c5"] = "latent_transformer"
@@ -88,6 +91,7 @@ class UnrolledConfig:
     domain: Domain = "magnitude"
     after_consistency: bool = True
     dtype: DTypeLike = jnp.float32
+    implementation: Implementation | None = None
 
 
 SYSTEMS = {
@@ -223,8 +227,11 @@ class Unrolled(nn.Module):
         image = denoised = measured
         for i in range(config.unrolls):
             index = 0 if config.shared else i
-            # Rematerialised: memory holds one image per unroll, not its activations.
-            denoise = nn.remat(lambda net, x: net(x, train=train))
+            # Rematerialised: memory holds one image per unroll and the activations of
+            # one. A single unroll has nothing to gain from that.
+            denoise = lambda net, x: net(x, train=train)  # noqa: E731 - remat's operand
+            if config.unrolls > 1:
+                denoise = nn.remat(denoise)
             denoised = denoise(self.denoisers[index], image)
             lam = jax.nn.softplus(self.raw_lambda[index])
             image = self._approach_data(denoised, measured, maps, mask, lam)
@@ -240,7 +247,12 @@ class Unrolled(nn.Module):
     ) -> Complex[Array, "b t h w"]:
         if self.config.consistency == "step":
             return gradient_step(
-                denoised, maps, mask, measured, step_size=1 / (1 + lam)
+                denoised,
+                maps,
+                mask,
+                measured,
+                step_size=1 / (1 + lam),
+                implementation=self.config.implementation,
             )
         return proximal_solve(
             measured + lam.astype(denoised.dtype) * denoised,
@@ -249,6 +261,7 @@ class Unrolled(nn.Module):
             lam=lam,
             iterations=self.config.cg_iterations,
             tolerance=self.config.cg_tolerance,
+            implementation=self.config.implementation,
         )
 
 

@@ -1,0 +1,250 @@
+"""Series to reconstruct: a phantom of known relaxation times, or prepared CMRxRecon.
+
+Phantoms are drawn from ``fold_in(key, row)``, so a row depends on the seed and its own
+number alone. Training phantoms follow ``seed``; the held-out ones are always the same,
+so that runs with different seeds are judged by the same hearts.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medjax.data.pipeline import ArraySource, PipelineConfig, Source, build_pipeline
+from medjax.data.records import RecordSource
+from medjax.mri import masks
+from medjax.mri.cmrxrecon.pipeline import Row, undersample
+from medjax.mri.phantom import Phantom, PhantomConfig, cardiac_phantom
+from medjax.typing import Key
+
+Contrast = Literal["t1", "t2"]
+TRAINED_ON = ("kspace", "sensitivities", "times", "label")
+TRUTH = ("image", "t1", "t2")
+"""What only a phantom knows of its rows."""
+CHUNK = 8
+"""Phantoms simulated at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is reconstructed, and from how much of its k-space."""
+
+    root: Path | None = None
+    """Folder of prepared CMRxRecon series; None: phantoms."""
+    series: Contrast = "t1"
+    """T1 (nine inversion times) or T2 (three echo times)."""
+    acceleration: tuple[int, ...] = (8,)
+    """Spacing of the sampled lines outside the centre. Of several, every training
+    example takes one at random, and all are evaluated."""
+    acs: int = 24
+    """Central lines that are always sampled."""
+    height: int = 64
+    """Of phantoms: rows, along which lines are left out."""
+    width: int = 64
+    """Of phantoms: columns."""
+    coils: int = 4
+    """Of phantoms: receivers."""
+    noise: float = 0.003
+    """Of phantoms: standard deviation in k-space, of the largest pixel."""
+    breathing: float = 0.3
+    """Of phantoms: standard deviation of the heart's shift between frames, rows."""
+    lesion: float = 0.15
+    """Of phantoms: relative rise of T1 and T2 in the diseased sector."""
+    tissue_spread: float = 0.04
+    """Of phantoms: relative deviation of T1, T2 and M0 between subjects."""
+    heart_rate: float = 60.0
+    """Of phantoms: mean beats per minute."""
+    patients: int = 64
+    """Of phantoms: how many to train on."""
+    test_patients: int = 8
+    """Of phantoms: how many are held out."""
+    batch_size: int = 8
+    """Of the global batch."""
+    seed: int = 0
+    """Of the training phantoms, the order of rows, and the masks."""
+    workers: int = 0
+    """Interpreters that read beside each process; 0: threads."""
+
+    def phantom(self) -> PhantomConfig:
+        """The scan of one phantom."""
+        return PhantomConfig(
+            sequence=self.series,
+            height=self.height,
+            width=self.width,
+            coils=self.coils,
+            noise=self.noise,
+            breathing=self.breathing,
+            lesion=self.lesion,
+            tissue_spread=self.tissue_spread,
+            heart_rate=self.heart_rate,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scans:
+    """Rows to train on and rows that are held out.
+
+    Attributes:
+        name: Of the data, for titles.
+        train: Rows with ``kspace`` ``t c h w``, ``sensitivities`` ``c h w``, ``times``
+            ``t`` and ``label`` ``h w``.
+        test: Rows of the same; a phantom's also hold the truth: the noise-free series
+            ``image``, and the maps ``t1`` and ``t2`` in ms.
+    """
+
+    name: str
+    train: Source
+    test: Source
+
+
+def open_scans(config: DataConfig) -> Scans:
+    """The data that the flags describe.
+
+    Args:
+        config: Phantoms, or the folder of a prepared set.
+
+    Returns:
+        Rows of both splits; phantoms are simulated here.
+
+    Raises:
+        ValueError: Where the folder holds no set of the series, or several shapes;
+            where acceleration, central lines or counts are impossible.
+    """
+    if not config.acceleration:
+        raise ValueError("data.acceleration is empty, expected one number at least")
+    if config.root is not None:
+        folder = find_set(config.root, config.series)
+        test = RecordSource(folder, "test")
+        scans = Scans(
+            folder.name, RecordSource(folder, "train", fields=TRAINED_ON), test
+        )
+    else:
+        for name in ("patients", "test_patients"):
+            if getattr(config, name) < 1:
+                found = getattr(config, name)
+                raise ValueError(f"data.{name} is {found}, expected 1 at least")
+        own = jax.random.fold_in(jax.random.key(config.seed), 0)
+        held_out = jax.random.fold_in(jax.random.key(0), 1)
+        scans = Scans(
+            f"{config.height}x{config.width} {config.series.upper()} phantoms",
+            phantoms(config, config.patients, TRAINED_ON, key=own),
+            phantoms(config, config.test_patients, TRAINED_ON + TRUTH, key=held_out),
+        )
+    lines = scans.test[0]["kspace"].shape[-2]
+    for acceleration in config.acceleration:  # impossible ones raise
+        masks.cmrxrecon(lines, acceleration=acceleration, acs=config.acs)
+    return scans
+
+
+def find_set(root: Path, series: Contrast) -> Path:
+    """The prepared set of a series: ``root`` itself, or the one folder in it.
+
+    Raises:
+        ValueError: Where there is none, or several of different shape: a training step
+            is compiled for one.
+    """
+    name = f"{series}map_"
+    if root.name.startswith(name):
+        return root
+    found = sorted(p for p in root.glob(f"{name}*") if p.is_dir())
+    if len(found) != 1:
+        names = [p.name for p in found] or sorted(p.name for p in root.glob("*"))[:5]
+        raise ValueError(
+            f"data.root: expected one folder {name}<t>x<c>x<h>x<w> in {root}, found "
+            f"{names or 'nothing'}; name one of several shapes itself"
+        )
+    return found[0]
+
+
+def phantoms(
+    config: DataConfig, count: int, fields: Sequence[str], *, key: Key
+) -> ArraySource:
+    """Simulated series as rows in memory.
+
+    Args:
+        config: What is scanned.
+        count: How many subjects.
+        fields: What to keep of each.
+        key: Row ``i`` follows ``fold_in(key, i)``.
+
+    Returns:
+        The rows.
+    """
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in fields}
+    for start in range(0, count, CHUNK):
+        numbers = jnp.arange(start, start + CHUNK)
+        chunk = _simulate(config.phantom(), numbers, key)
+        for name in fields:
+            parts[name].append(np.asarray(getattr(chunk, name)))
+    return ArraySource({k: np.concatenate(v)[:count] for k, v in parts.items()})
+
+
+@functools.partial(jax.jit, static_argnames="scan")
+def _simulate(scan: PhantomConfig, numbers: jax.Array, key: Key) -> Phantom:
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
+    return jax.vmap(lambda k: cardiac_phantom(scan, key=k))(keys)
+
+
+def training_batches(scans: Scans, config: DataConfig) -> grain.IterDataset:
+    """The endless stream of batches of :mod:`medjax.mri.series` that is trained on.
+
+    Args:
+        scans: Of :func:`open_scans`.
+        config: Batch size, seed, accelerations.
+
+    Returns:
+        This process's share of every batch; the masks' first lines are random, as the
+        Latent Transformer was trained. Its iterator can tell its place and return.
+
+    Raises:
+        ValueError: Where there are fewer rows than a batch.
+    """
+    draws = [
+        undersample(acceleration=r, acs=config.acs, random_offset=True)
+        for r in config.acceleration
+    ]
+    return build_pipeline(
+        scans.train,
+        PipelineConfig(
+            batch_size=config.batch_size, seed=config.seed, workers=config.workers
+        ),
+        transform=_any_of(draws),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+Draw = Callable[[Row, np.random.Generator], Row]
+
+
+def _any_of(draws: Sequence[Draw]) -> Draw:
+    def draw(row: Row, generator: np.random.Generator) -> Row:
+        return draws[int(generator.integers(len(draws)))](row, generator)
+
+    return draw
+
+
+def batch_of(row: Row, *, acceleration: int, acs: int) -> dict[str, Any]:
+    """One row as a batch, under the challenge's mask.
+
+    Args:
+        row: With ``kspace`` and ``sensitivities``.
+        acceleration: Spacing of the lines.
+        acs: Central lines.
+
+    Returns:
+        The batch of :mod:`medjax.mri.series`, of one series.
+    """
+    lines = row["kspace"].shape[-2]
+    mask = masks.cmrxrecon(lines, acceleration=acceleration, acs=acs)
+    return {
+        "kspace": jnp.asarray(row["kspace"])[None],
+        "sensitivities": jnp.asarray(row["sensitivities"])[None],
+        "mask": mask[None, None],
+    }
