@@ -43,8 +43,8 @@ def normal_operator(
     mask: Real[Array, "..."],
 ) -> Complex[Array, "*n h w"]:
     """``S^H F^H M F S x``."""
-    kspace = mask * fourier(expand(image, maps))
-    return combine(inverse_fourier(kspace), maps)
+    kspace = fourier(expand(image, maps))
+    return combine(inverse_fourier(mask.astype(kspace.dtype) * kspace), maps)
 
 
 def blend(
@@ -68,5 +68,5 @@ def varnet_kspace_update(
 
     Sriram et al. 2020 (arXiv 2004.06688), eq. 7: ``k - eta M (k - k_0) - F S r``.
     """
-    consistency = step_size * mask * (kspace - measured)
+    consistency = step_size * mask.astype(kspace.dtype) * (kspace - measured)
     return kspace - consistency - fourier(expand(refinement, maps))
