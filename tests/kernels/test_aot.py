@@ -72,6 +72,39 @@ def test_data_consistency_compiles_for_a_tpu(chip):
             assert reports[name].traffic_mb < 0.6 * reports[plan].traffic_mb
 
 
+@pytest.mark.aot
+@pytest.mark.parametrize("chip", ["h200"], indirect=True)
+@pytest.mark.parametrize(
+    ("shape", "program", "temporary_mb"),
+    [("clip_32k", "gpu", 300), ("soft_32k", "gpu step", 450)],
+)
+def test_contrastive_keeps_its_budget_on_an_h200(chip, shape, program, temporary_mb):
+    arguments = ("--shape", shape, "--chip", chip, "--case", program)
+    reports = compiled("contrastive", *arguments)
+    assert reports
+    for report in reports.values():
+        # The backward pass is a loop over chunks, outside this count.
+        assert report.kernels == 1
+        assert report.spilled_bytes == 0
+        assert report.shared_bytes <= compat.H200_SHARED_MEMORY
+        # Three warpgroups share the register file, and share it out themselves.
+        assert report.registers <= 65536 // 384
+        # S would take 4295 MB.
+        assert report.temporary_mb < temporary_mb
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"], indirect=True)
+def test_contrastive_compiles_for_a_tpu(chip):
+    reports = compiled("contrastive", "--shape", "soft_4k", "--chip", chip)
+    assert reports["tpu forward"].kernels == 1
+    for program in ("step", "groups step", "sigmoid step"):
+        assert reports[f"tpu {program}"].kernels == 3
+    # XLA writes and reads the logits, the kernels features and sums.
+    xla = reports["xla_chunked step"].traffic_mb
+    assert reports["tpu step"].traffic_mb < 0.5 * xla
+
+
 def test_launches_are_those_of_the_entry_computation():
     hlo = """HloModule m
 

@@ -49,17 +49,22 @@ CASES = [
     ("sigmoid", "groups_full"),
     ("sigmoid", "gaussian"),
 ]
-GPU_CASES = [("softmax", "similarity"), ("sigmoid", "groups_full")]
+FEW = [("softmax", "dense"), ("softmax", "similarity"), ("sigmoid", "groups_full")]
 
 
 @pytest.mark.parametrize(
-    ("engine", "loss", "kind"),
-    [(e, *c) for e in ENGINES for c in (GPU_CASES if e == "gpu" else CASES)],
+    ("engine", "loss", "kind", "scale"),
+    [
+        *(("xla", *case, 14.0) for case in CASES),
+        *((engine, *case, 14.0) for engine in ("xla_chunked", "tpu") for case in FEW),
+        ("gpu", "sigmoid", "groups_full", 14.0),
+        ("gpu", "softmax", "similarity", 50.0),
+    ],
 )
-def test_value_and_gradient_equal_float64(engine, loss, kind):
+def test_value_and_gradient_equal_float64(engine, loss, kind, scale):
     n, d, options, dtype = ENGINES[engine]
     function = oracle.loss(loss, implementation=engine, **options)
-    which = (kind, n, d, dtype)
+    which = (kind, n, d, dtype, scale)
     step = functools.partial(oracle.value_and_gradient, function)
     actual = oracle.run(engine, step, *oracle.problem(*which))
     expected = oracle.exact(loss, *which)
@@ -82,16 +87,14 @@ def test_value_and_gradient_equal_float64(engine, loss, kind):
         ("xla_chunked", jnp.bfloat16),
         ("tpu", jnp.float32),
         ("tpu", jnp.bfloat16),
-        ("gpu", jnp.bfloat16),
     ],
 )
 def test_stays_accurate_at_large_scales(engine, dtype):
-    n, options = (40 if engine == "gpu" else 96), ENGINES[engine].options
+    options = ENGINES[engine].options
     function = oracle.loss("softmax", implementation=engine, **options)
     step = jax.jit(jax.value_and_grad(function, (0, 1, 2, 3)))
-    # The GPU's takes 50 below.
-    for scale in (14.0, 100.0) if engine == "gpu" else (14.0, 50.0, 100.0):
-        which = ("identity", n, 64, dtype, scale)
+    for scale in (14.0, 50.0, 100.0):
+        which = ("identity", 96, 64, dtype, scale)
         actual = oracle.run(engine, step, *oracle.problem(*which))
         value, gradient = oracle.errors(actual, oracle.exact("softmax", *which))
         assert value < 2e-6
@@ -100,7 +103,8 @@ def test_stays_accurate_at_large_scales(engine, dtype):
 
 
 def test_gpu_walks_tiles_and_chunks():
-    which = ("identity", 130, 72, jnp.bfloat16, 50.0)
+    # A width of five steps, more than the ring of shared memory has slots.
+    which = ("identity", 130, 300, jnp.bfloat16, 100.0)
     function = oracle.loss("softmax", implementation="gpu", chunk=128)
     step = functools.partial(oracle.value_and_gradient, function)
     actual = oracle.run("gpu", step, *oracle.problem(*which))
