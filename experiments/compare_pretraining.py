@@ -29,18 +29,32 @@ from experiments.corpus import Corpus, DataConfig, open_corpus
 from experiments.evaluation import evaluate
 from experiments.language import train_language_model
 from experiments.pretraining import TINY, Build, Pretraining, run, source_row
-from medjax.train.mesh import LaunchConfig, MeshConfig, cpu_devices, launch, make_mesh
+from medjax.train.mesh import LaunchConfig, cpu_devices, launch, make_mesh
 from medjax.train.sharding import load_into, replicated
 from medjax.train.state import run_keys
 from medjax.vlp.towers import load_towers
 
-System = Literal["imitate", "mflag", "convirt", "random"]
+System = Literal[
+    "imitate", "mflag", "convirt", "random", "convirt_frozen", "imitate_hard"
+]
+IMITATE, MFLAG, CONVIRT = (e.PRESETS["tiny"] for e in (imitate, mflag, convirt))
+change = dataclasses.replace
 SYSTEMS: Mapping[System, tuple[str, Pretraining, Build]] = {
-    "imitate": ("IMITATE", imitate.PRESETS["tiny"], imitate.imitate),
-    "mflag": ("M-FLAG", mflag.PRESETS["tiny"], mflag.build),
-    "convirt": ("ConVIRT", convirt.PRESETS["tiny"], convirt.convirt),
+    "imitate": ("IMITATE", IMITATE, imitate.imitate),
+    "mflag": ("M-FLAG", MFLAG, mflag.build),
+    "convirt": ("ConVIRT", CONVIRT, convirt.convirt),
     # Same networks as IMITATE, no step taken; its report tower is the language model's.
-    "random": ("random initialisation", imitate.PRESETS["tiny"], imitate.imitate),
+    "random": ("random initialisation", IMITATE, imitate.imitate),
+    "convirt_frozen": (
+        "ConVIRT, report tower frozen",
+        change(CONVIRT, optimizer=change(CONVIRT.optimizer, frozen=("^text/",))),
+        convirt.convirt,
+    ),
+    "imitate_hard": (
+        "IMITATE, one-hot targets",
+        change(IMITATE, system=change(IMITATE.system, smoothing="none")),
+        imitate.imitate,
+    ),
 }
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- compare_pretraining -->", "<!-- /compare_pretraining -->"
@@ -50,10 +64,12 @@ BEGIN, END = "<!-- compare_pretraining -->", "<!-- /compare_pretraining -->"
 class Comparison:
     """Which systems, how many seeds, how much training."""
 
-    systems: tuple[System, ...] = tuple(SYSTEMS)
+    systems: tuple[System, ...] = ("imitate", "mflag", "convirt", "random")
     """What to compare."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each system per seed."""
+    controls: tuple[System, ...] = ("convirt_frozen", "imitate_hard")
+    """Run with the first seed alone: one thing changed, to see what it is worth."""
     steps: int = 200
     """Updates of each system."""
     language_steps: int = 300
@@ -86,6 +102,10 @@ def compare(config: Comparison) -> dict[str, Any]:
         _finished_run(name, seed, config, data, corpus)
         for seed in config.seeds
         for name in config.systems
+    ]
+    rows += [
+        _finished_run(name, config.seeds[0], config, data, corpus)
+        for name in config.controls
     ]
     budget = {
         "steps": config.steps,
@@ -127,7 +147,7 @@ def _finished_run(
         TINY.text,
         dataclasses.replace(TINY.language, steps=config.language_steps),
         workdir=config.workdir / f"language-{seed}",
-        mesh=MeshConfig(),
+        mesh=make_mesh(),
         seed=seed,
     )
     asked = dataclasses.replace(
@@ -145,7 +165,7 @@ def _finished_run(
     row["seconds"] = round(time.monotonic() - began)
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / "result.json.part"
-    draft.write_text(json.dumps({"budget": budget, "row": row, "results": results}))
+    draft.write_text(json.dumps({"budget": budget, "row": row}))
     draft.rename(kept)
     return row
 

@@ -66,4 +66,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, convirt)
+    main(PRESETS, convirt, __doc__)

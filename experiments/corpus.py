@@ -44,8 +44,8 @@ class DataConfig:
     """Where a raw data set is prepared to; default: data/ in the run's folder."""
     on_error: Literal["raise", "skip"] = "raise"
     """A file that cannot be read, a duplicate id: stop, or count and list it."""
-    image_column: str = "image"
-    """Of a table: column of the image path."""
+    image_column: str | None = "image"
+    """Of a table: column or {pattern} of the image path; None: reports alone."""
     text_column: str | None = "text"
     """Of a table: column of the report."""
     findings_column: str | None = None

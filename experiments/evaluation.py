@@ -169,18 +169,22 @@ def _evaluate(
     splits = ("train", "valid", "test")
     labels = {split: np.stack(corpus.column(split, "labels")) for split in splits}
     patients = np.asarray(corpus.column("test", "patient"))
-    sentences = [prompts(finding) for finding in corpus.findings]
+    pairs = [prompts(finding) for finding in corpus.findings]
+    # (side, finding, sentence): encoded in one call, which is one compilation.
+    asked = [
+        (side, i, text)
+        for i, pair in enumerate(pairs)
+        for side in (0, 1)
+        for text in pair[side]
+    ]
+    embedded = encode_texts(
+        system, variables, [text for *_, text in asked], corpus, max_length=max_length
+    )
     positive, negative = (
         prompt_embeddings(
-            encode_texts(
-                system,
-                variables,
-                [text for pair in sentences for text in pair[side]],
-                corpus,
-                max_length=max_length,
-            ),
-            [i for i, pair in enumerate(sentences) for _ in pair[side]],
-            classes=len(sentences),
+            embedded[[s == side for s, *_ in asked]],
+            [i for s, i, _ in asked if s == side],
+            classes=len(pairs),
         )
         for side in (0, 1)
     )

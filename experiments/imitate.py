@@ -64,4 +64,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, imitate)
+    main(PRESETS, imitate, __doc__)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from experiments.corpus import Corpus
 from medjax import weights
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.train.checkpoint import load_variables
 from medjax.train.loop import fit
-from medjax.train.mesh import MeshConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 from medjax.vlp.language import masked_language_model
@@ -42,7 +42,7 @@ def train_language_model(
     config: LanguageConfig,
     *,
     workdir: Path,
-    mesh: MeshConfig,
+    mesh: Mesh,
     seed: int,
 ) -> Path:
     """Trains a report tower on the training reports, or finds it trained.
@@ -52,7 +52,7 @@ def train_language_model(
       text: sizes of the tower.
       config: length of the training.
       workdir: of this stage; its ``checkpoint`` folder is the result.
-      mesh: how devices are arranged.
+      mesh: the batch is split over it.
       seed: of weights and masks.
 
     Returns:

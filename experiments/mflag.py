@@ -66,4 +66,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, build)
+    main(PRESETS, build, __doc__)

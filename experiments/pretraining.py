@@ -7,9 +7,9 @@ and calls :func:`main`.
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +21,9 @@ from experiments.corpus import Corpus, DataConfig, Rows, open_corpus
 from experiments.evaluation import EvaluationConfig, encode, evaluate
 from experiments.language import LanguageConfig, train_language_model
 from experiments.show import show
+from medjax.data.ledger import DataError
 from medjax.data.pipeline import PipelineConfig, build_pipeline
+from medjax.train.log import import_wandb
 from medjax.train.loop import fit
 from medjax.train.mesh import (
     LaunchConfig,
@@ -44,25 +46,24 @@ from medjax.vlp.towers import (
     save_towers,
 )
 
-C = TypeVar("C")
-
 
 @dataclasses.dataclass(frozen=True)
 class KernelConfig:
     """Which kernels do the hot work."""
 
     implementation: str | None = None
-    """xla, xla_chunked, gpu or tpu; None picks the best for platform and shape."""
+    """xla, xla_chunked, gpu or tpu; None: what loss.implementation says, which by
+    itself picks the best for platform and shape."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretraining(Generic[C]):
+class Pretraining:
     """One pre-training run; every field is a flag."""
 
     about: tyro.conf.Suppress[str]
     """What this is, in a line."""
-    system: C
-    """Heads and loss of the system."""
+    system: Any
+    """Heads and loss of the system: its own configuration."""
     image: ImageTowerConfig = ImageTowerConfig()
     """The image tower."""
     text: TextTowerConfig = TextTowerConfig()
@@ -97,7 +98,7 @@ class Pretraining(Generic[C]):
     workdir: Path = Path("runs/pretraining")
     """Folder of the run; the same command on the same folder resumes."""
 
-    def with_data(self, **changes: Any) -> "Pretraining[C]":
+    def with_data(self, **changes: Any) -> "Pretraining":
         """The same run on other data."""
         return dataclasses.replace(self, data=dataclasses.replace(self.data, **changes))
 
@@ -125,12 +126,13 @@ TINY = Pretraining(
 Build = Callable[[Any, ImageTowerConfig, TextTowerConfig, ContrastConfig], System]
 
 
-def main(presets: Mapping[str, Pretraining], build: Build) -> None:
+def main(presets: Mapping[str, Pretraining], build: Build, about: str | None) -> None:
     """Parses the command line and runs: preset name first, then flags.
 
     Args:
       presets: configurations by name; ``tiny`` is what no argument means.
       build: makes the system from its configuration and its towers'.
+      about: what ``--help`` says of the experiment.
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] not in (*presets, "-h", "--help"):
@@ -138,46 +140,60 @@ def main(presets: Mapping[str, Pretraining], build: Build) -> None:
     config = tyro.extras.overridable_config_cli(
         {name: (preset.about, preset) for name, preset in presets.items()},
         args=arguments,
+        prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
+        description=f"{about}\nNo preset means tiny.",
     )
-    launch(config.launch)
-    run(config, build)
+    try:
+        if config.train.wandb is not None:
+            import_wandb()
+        launch(config.launch)
+        run(config, build)
+    except (DataError, FileExistsError, ImportError) as error:
+        sys.exit(f"error: {error}")
 
 
-def run(config: Pretraining, build: Build) -> dict[str, Any]:
+def run(
+    config: Pretraining, build: Build, *, devices: Sequence[Any] | None = None
+) -> dict[str, Any]:
     """Pre-trains, evaluates and reports; goes on where an earlier call stopped.
 
     Args:
       config: the run.
       build: makes the system from its configuration and its towers'.
+      devices: what to run on; default all there are.
 
     Returns:
       The evaluation, as in ``evaluation.json``.
     """
+    mesh = make_mesh(config.mesh, devices=devices)
     corpus = open_corpus(
         config.data,
         config.workdir / "data",
         tokenizer=config.text.checkpoint,
         max_tokens=config.text.max_length,
     )
-    text = config.text
-    if text.checkpoint is None and config.language.steps:
+    text, batches = config.text, {"data.batch-size": config.data.batch_size}
+    learns_language = text.checkpoint is None and config.language.steps > 0
+    if learns_language:
+        batches["language.batch-size"] = config.language.batch_size
+    check_splits(corpus, batches)
+    if learns_language:
         folder = train_language_model(
             corpus,
             text,
             config.language,
             workdir=config.workdir / "language",
-            mesh=config.mesh,
+            mesh=mesh,
             seed=config.train.seed,
         )
         text = dataclasses.replace(text, checkpoint=str(folder))
     elif text.checkpoint is None:
         text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
-    contrast = dataclasses.replace(
-        config.loss, implementation=config.kernels.implementation
-    )
+    implementation = config.kernels.implementation or config.loss.implementation
+    contrast = dataclasses.replace(config.loss, implementation=implementation)
     system = build(config.system, config.image, text, contrast)
+    check_sections(corpus, system)
     optimizer, train = resolve(config, system, rows=corpus.metadata["splits"]["train"])
-    mesh = make_mesh(config.mesh)
     towers = start_towers(system, corpus, config.image, text)
     rows, source = training_rows(system, corpus, config, text, towers, mesh)
     stream = build_pipeline(
@@ -216,6 +232,53 @@ def run(config: Pretraining, build: Build) -> dict[str, Any]:
         save_towers(config.workdir / "towers", on_host, config.image, text)
         show(config.workdir, results, found, corpus, title=config.about)
     return results
+
+
+def check_splits(corpus: Corpus, batches: Mapping[str, int]) -> None:
+    """Refuses, before anything is trained, data that a later stage would stumble on.
+
+    Args:
+      corpus: the data.
+      batches: batch sizes of the stages, by flag.
+
+    Raises:
+      DataError: a split that is missing, or smaller than a batch.
+    """
+    splits = corpus.metadata["splits"]
+    wanted = ("train", "valid", "test") if corpus.findings else ("train", "test")
+    if missing := [split for split in wanted if not splits.get(split)]:
+        raise DataError(
+            f"data: {corpus.folder} has no studies in {missing}, its splits are "
+            f"{splits}; name a column of splits, or bring more patients"
+        )
+    for flag, size in batches.items():
+        if splits["train"] < size:
+            raise DataError(
+                f"{flag}: {size} is more than the {splits['train']} studies of the "
+                "train split"
+            )
+
+
+def check_sections(corpus: Corpus, system: System) -> None:
+    """Says how many reports have the sections a system contrasts.
+
+    Raises:
+      DataError: none has one of them.
+    """
+    for split, fields in (("train", system.tokens), ("test", (system.compared,))):
+        for field in ("findings", "impression"):
+            if field not in fields:
+                continue
+            texts = corpus.column(split, f"{field}_text")
+            have = sum(bool(text.strip()) for text in texts)
+            if jax.process_index() == 0:
+                print(f"{split} reports with {field}: {have} of {len(texts)}")
+            if not have:
+                raise DataError(
+                    f"data: no report of the {split} split has {field}, which this "
+                    "system contrasts; name columns of findings and impression, or "
+                    "take a system that reads whole reports (convirt, mflag)"
+                )
 
 
 def start_towers(

@@ -1,6 +1,7 @@
 """What a run ends with: the evaluation in lines, and a page that one wants to open."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,22 @@ def show(
     Returns:
       Path of the page.
     """
-    (workdir / "evaluation.json").write_text(json.dumps(results, indent=1) + "\n")
+    text = json.dumps(without_nan(results), indent=1) + "\n"
+    (workdir / "evaluation.json").write_text(text)
     print(f"\n{summary(results)}")
     page = report(workdir, results, found, corpus, title=title)
     path = page.save(workdir / "report.html")
     print(f"report: {path.resolve()}")
     return path
+
+
+def without_nan(results: Any) -> Any:
+    """The same with None for every NaN (an AUC of one class): JSON has no NaN."""
+    if isinstance(results, Mapping):
+        return {name: without_nan(value) for name, value in results.items()}
+    if isinstance(results, (list, tuple)):
+        return [without_nan(value) for value in results]
+    return None if isinstance(results, float) and math.isnan(results) else results
 
 
 def summary(results: Mapping[str, Any]) -> str:

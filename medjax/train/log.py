@@ -136,13 +136,23 @@ def _short(value: float | int) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def _start_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
+def import_wandb() -> Any:
+    """The wandb module, for a run that asks for it; call it before the work starts.
+
+    Raises:
+      ImportError: If it is not installed.
+    """
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             "train.wandb: wandb is not installed; pip install 'medjax[track]'"
         ) from error
+    return wandb
+
+
+def _start_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
+    wandb = import_wandb()
     # The id lives in the workdir, so that a resumed run goes on in the same chart.
     path = workdir / "wandb_id"
     if not path.exists():

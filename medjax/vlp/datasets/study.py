@@ -176,13 +176,15 @@ def find_one(root: Path, patterns: Sequence[str], what: str) -> Path:
 def drop_duplicates(studies: Iterable[Study], ledger: Ledger) -> list[Study]:
     """Keep the first study of each id; the others are faults."""
     seen: set[str] = set()
-    kept = []
+    studies, kept = list(studies), []
     for study in studies:
         if study.id in seen:
             ledger.fault(study.id, "duplicate id")
             continue
         seen.add(study.id)
         kept.append(study)
+    if dropped := len(studies) - len(kept):
+        ledger.count("unique id", len(kept), dropped)
     return kept
 
 

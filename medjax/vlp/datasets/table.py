@@ -135,7 +135,8 @@ class Table:
                 kept.append((number, row))
                 continue
             ledger.fault(f"row {number} ({self._id(number, row)})", fault)
-        ledger.count("has image and text", len(kept), len(rows) - len(kept))
+        needs = ["image"] * bool(self.image) + ["text"] * self.has_text
+        ledger.count(f"has {' and '.join(needs)}", len(kept), len(rows) - len(kept))
         return kept
 
     def _image(self, row: Mapping[str, str]) -> Path | None:
