@@ -15,7 +15,8 @@ published code, and so do the outputs, up to rounding.
 Every frame of a series is reconstructed on its own, by the same weights. What differs
 from the published code: phase encoding runs along rows; the centre is found for fully
 sampled masks too (there it comes out as a single line). Networks run in ``dtype``,
-normalisation and data consistency in float32; cascades are scanned, rematerialised.
+normalisation and data consistency in float32; cascades are scanned and, unless
+``remat`` says otherwise, rematerialised.
 """
 
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from medjax.mri.series import (
 from medjax.nn import unet
 from medjax.typing import Batch, Metrics
 from medjax_kernels.data_consistency import varnet_update
+from medjax_kernels.data_consistency.dispatch import Implementation
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ class VarNetConfig:
         acs_lines: Central lines that the maps are estimated from; None takes the
             longest run of sampled lines that is symmetric about the centre.
         dtype: Of the networks' arithmetic.
+        remat: Whether a cascade's activations are computed anew in the backward pass
+            (one more forward pass) or kept until then.
+        implementation: Of data consistency; None takes the best for platform and shape.
     """
 
     cascades: int = 12
@@ -61,6 +66,8 @@ class VarNetConfig:
     sens_pools: int = 4
     acs_lines: int | None = None
     dtype: DTypeLike = jnp.float32
+    remat: bool = True
+    implementation: Implementation | None = None
 
 
 SYSTEMS = {
@@ -188,7 +195,13 @@ class Cascade(nn.Module):
         network = NormUNet(config.chans, config.pools, config.dtype, name="norm_unet")
         refinement = network(combine(coil_images, maps))
         return varnet_update(
-            coil_images, measured, maps, mask, refinement, step_size=step_size[0]
+            coil_images,
+            measured,
+            maps,
+            mask,
+            refinement,
+            step_size=step_size[0],
+            implementation=config.implementation,
         )
 
 
@@ -210,7 +223,7 @@ class VarNet(nn.Module):
 
         # One compiled cascade with weights of its own for every step.
         scan = nn.scan(
-            nn.remat(body, prevent_cse=False),
+            nn.remat(body, prevent_cse=False) if self.config.remat else body,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=self.config.cascades,

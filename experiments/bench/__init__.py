@@ -1,0 +1,25 @@
+"""Speed, measured: our training steps, input and map fits beside their peers.
+
+============ ========================================================================
+``step``     training step of a radiograph and report pair of towers (augmentation,
+             ResNet, BERT, heads, contrast, gradient, clipping, AdamW) against PyTorch
+``input``    reading of a prepared set against a torch ``DataLoader``
+``unrolled`` training step of E2E-VarNet against PyTorch, and what of it is data
+             consistency
+``maps``     T1 and T2 fits against ``scipy.optimize.curve_fit``
+``all``      every one of them
+============ ========================================================================
+
+How: ours and theirs take turns in one process (A B A B ...), so that a busy neighbour
+or a hot chip slows both; medians, their spread and the ratio *of each turn* are
+printed, and processor seconds beside those of the wall. Both sides start from one set
+of weights, and the relative difference of their first losses and gradient norms is
+printed beside the ratio: a fast step that computes something else is no step. Every
+number also goes to a JSON file.
+
+Files: `measure` (turns, tables, facts), `compare` (two steps beside each other),
+`compiled` and `torch_training` (a step of ours, of theirs); then one file per command,
+with `pair`, `parts`, `torch_pair`, `torch_step` behind ``step``, `torch_varnet`,
+`torch_unrolled` behind ``unrolled`` and `torch_input` behind ``input``. Whatever is
+named ``torch_*`` is imported only where PyTorch is asked for.
+"""

@@ -1,0 +1,108 @@
+"""Benchmarks against PyTorch: ``python -m experiments.bench --help``."""
+
+import dataclasses
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+import tyro
+
+from experiments.bench import input, maps, step, unrolled
+from medjax.train.mesh import LaunchConfig, cpu_devices, launch
+
+
+@dataclasses.dataclass(frozen=True)
+class AllConfig:
+    """Every benchmark, at the sizes meant for this kind of device."""
+
+    torch: bool = True
+    """Measure PyTorch beside; without, ours alone."""
+    compile: bool = True
+    """Measure torch.compile, too (on a CPU it needs a C++ compiler)."""
+    turns: int = 5
+    """Timed turns of each side."""
+    out: Path = Path("runs/bench")
+    """Folder of the JSON files."""
+
+    def configs(self) -> list[Any]:
+        """One configuration per benchmark."""
+        common: dict[str, Any] = {"out": self.out, "turns": self.turns}
+        both: dict[str, Any] = common | {"torch": self.torch}
+        steps: dict[str, Any] = both | {"compile": self.compile}
+        return [
+            step.StepConfig(text_kind="trainable", **steps),
+            step.StepConfig(text_kind="frozen", **steps),
+            step.StepConfig(text_kind="cached", **steps),
+            unrolled.UnrolledConfig(**steps),
+            maps.MapsConfig(**common),
+            input.InputConfig(**both),
+        ]
+
+
+RUNS = {
+    step.StepConfig: step.run,
+    input.InputConfig: input.run,
+    unrolled.UnrolledConfig: unrolled.run,
+    maps.MapsConfig: maps.run,
+}
+COMMANDS = {
+    "step": step.StepConfig,
+    "input": input.InputConfig,
+    "unrolled": unrolled.UnrolledConfig,
+    "maps": maps.MapsConfig,
+    "all": AllConfig,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs what the command line names.
+
+    Args:
+      arguments: Of the command line; None: this program's.
+
+    Returns:
+      0, or 1 if one of ``all`` failed (the others run nevertheless).
+    """
+    commands: Any = Union[  # noqa: UP007 - built from a list
+        tuple(
+            Annotated[config, tyro.conf.subcommand(name, description=describe(config))]
+            for name, config in COMMANDS.items()
+        )
+    ]
+    config = tyro.cli(commands, args=arguments, prog="python -m experiments.bench")
+    # PyTorch needs its part of the GPU: JAX is not to take three quarters at the start.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    launch(
+        LaunchConfig(
+            distributed="off",
+            cpu_devices=cpu_devices(),
+            compile_cache=None,
+            log_level="warning",
+        )
+    )
+    if not isinstance(config, AllConfig):
+        RUNS[type(config)](config)
+        return 0
+    failed = []
+    for one in config.configs():
+        try:
+            RUNS[type(one)](one)
+        except Exception:
+            traceback.print_exc()
+            failed.append(one)
+    for one in failed:
+        print(f"FAILED: {one}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def describe(config: Any) -> str:
+    """What a command does: the first line of its module's docstring, or its own."""
+    source = sys.modules[config.__module__] if config in RUNS else config
+    return (source.__doc__ or "").splitlines()[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
