@@ -1,0 +1,422 @@
+"""Does temporal attention help? Reconstructions and their T1 and T2 maps, side by side.
+
+``python -m experiments.compare_reconstruction`` trains VarNet, the multi-coil Latent
+Transformer and the same without temporal attention on heart phantoms, for T1 and for
+T2, with every seed; equal data, batches, masks, steps and schedule. One model serves
+all accelerations: every training example takes one of them at random. Zero filling,
+CG-SENSE and L+S stand beside them, their regularisation chosen on training phantoms by
+NMSE, per series and acceleration. All are judged on the same held-out phantoms; a seed
+is that of the weights, the training phantoms and the masks.
+
+Every run has a folder of its own. The same command goes on where it was stopped, in the
+middle of a run too, and keeps the runs that are finished; results.json is written after
+each. ``--publish`` also writes ``experiments/results/compare_reconstruction.json`` and
+the table of ``experiments/README.md``; ``--finished`` takes the runs there are.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from experiments.reconstruction import KernelConfig, Reconstruction, train
+from experiments.reconstruction_scores import (
+    FULL,
+    IMAGE_SCORES,
+    MAP_SCORES,
+    Method,
+    cg_sense,
+    evaluate,
+    learned,
+    low_rank_plus_sparse,
+    zero_filled,
+)
+from experiments.scans import Contrast, DataConfig, Scans, batch_of, open_scans
+from medjax.mri import series
+from medjax.mri.latent_transformer import LatentTransformerConfig
+from medjax.mri.series import ReconstructionSystem
+from medjax.mri.unrolled import UnrolledConfig, unrolled_system
+from medjax.mri.varnet import VarNetConfig, varnet_system
+from medjax.train.mesh import LaunchConfig, launch
+from medjax.train.optimizer import OptimizerConfig
+from medjax.train.settings import TrainConfig
+
+System = Literal["varnet", "latent_transformer", "without_attention"]
+NETWORK = LatentTransformerConfig(
+    widths=(8, 16), denoiser_widths=(16, 16, 16), heads=2, layers=1
+)
+# The phantoms' coil maps are exact, so that there is nothing to refine in them.
+LATENT = UnrolledConfig(network=NETWORK, scale=5.0, cg_iterations=6)
+SYSTEMS: Mapping[System, tuple[str, VarNetConfig | UnrolledConfig]] = {
+    "varnet": (
+        "VarNet",
+        VarNetConfig(
+            cascades=2, chans=6, pools=2, sens_chans=2, sens_pools=2, remat=False
+        ),
+    ),
+    "latent_transformer": ("Latent Transformer", LATENT),
+    "without_attention": (
+        "the same without temporal attention",
+        dataclasses.replace(
+            LATENT, network=dataclasses.replace(NETWORK, attention=False)
+        ),
+    ),
+}
+CLASSICAL = ("zero-filled", "CG-SENSE", "L+S")
+CG_WEIGHTS = (0.001, 0.003, 0.01, 0.03, 0.1)
+LOW_RANK_WEIGHTS = (0.003, 0.01, 0.03)
+SPARSE_WEIGHTS = (0.001, 0.003, 0.01)
+TUNED_ON = 4
+"""Training phantoms that classical weights are chosen on."""
+SCORES = dict(zip(IMAGE_SCORES + MAP_SCORES, (4, 2, 4, 1, 1, 1, 1), strict=True))
+"""What is compared, and the decimals that tables show."""
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- compare_reconstruction -->", "<!-- /compare_reconstruction -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Which systems, how many seeds, how much training."""
+
+    systems: tuple[System, ...] = tuple(SYSTEMS)
+    """Learned systems to compare."""
+    series: tuple[Contrast, ...] = ("t1", "t2")
+    """T1, T2."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of each system and series per seed."""
+    steps: int = 120
+    """Updates of each run."""
+    lr: float = 3e-3
+    """Peak learning rate; it falls along a cosine."""
+    data: DataConfig = DataConfig(
+        height=48,
+        width=32,
+        acs=8,
+        acceleration=(4, 8, 10),
+        patients=64,
+        test_patients=8,
+        batch_size=2,
+    )
+    """The phantoms; series and seed are set by the comparison."""
+    workdir: Path = Path("runs/compare-reconstruction")
+    """One folder per run in it; the same command goes on."""
+    finished: bool = False
+    """Take the runs that are finished, and start none."""
+    publish: bool = False
+    """Write the committed results and the table of the README as well."""
+    launch: LaunchConfig = LaunchConfig()
+    """How this process starts."""
+
+
+def build(
+    system: VarNetConfig | UnrolledConfig, kernels: KernelConfig
+) -> ReconstructionSystem:
+    """The system of a configuration, with the chosen kernels."""
+    system = dataclasses.replace(system, implementation=kernels.implementation)
+    if isinstance(system, VarNetConfig):
+        return varnet_system(system)
+    return unrolled_system(system)
+
+
+def compare(config: Comparison) -> dict[str, Any]:
+    """Runs what is not finished yet; the first seed of everything comes first.
+
+    Args:
+      config: What to compare.
+
+    Returns:
+      ``budget``, ``runs`` (a row per series, method, seed and acceleration; classical
+      methods have no seed), ``summary`` and ``differences``.
+
+    Raises:
+      ValueError: A folder holds a run of another budget, or nothing is finished.
+    """
+    rows: list[dict[str, Any]] = []
+    chosen: dict[str, Any] = {}
+    results: dict[str, Any] = {}
+    plan: list[tuple[str, Contrast, int | None]] = [
+        ("classical", contrast, None) for contrast in config.series
+    ]
+    plan += [
+        (name, contrast, seed)
+        for seed, contrast, name in itertools.product(
+            config.seeds, config.series, config.systems
+        )
+    ]
+    for name, contrast, seed in plan:
+        run = _finished_run(name, contrast, seed, config)
+        if run is None:
+            continue
+        rows += run["rows"]
+        if "chosen" in run:
+            chosen[contrast] = run["chosen"]
+        results = {
+            "budget": budget(config),
+            "classical_weights": chosen,
+            "runs": rows,
+            "summary": summarise(rows),
+            "differences": differences(rows),
+        }
+        text = json.dumps(results, indent=1) + "\n"
+        (config.workdir / "results.json").write_text(text)
+    if not results:
+        raise ValueError(f"workdir: nothing is finished in {config.workdir}")
+    return results
+
+
+def budget(config: Comparison) -> dict[str, Any]:
+    """What all runs have in common, for the record."""
+    return {
+        "steps": config.steps,
+        "lr": config.lr,
+        "data": {**dataclasses.asdict(config.data), "root": str(config.data.root)},
+        "jax": jax.__version__,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+def _finished_run(
+    name: str, contrast: Contrast, seed: int | None, config: Comparison
+) -> dict[str, Any] | None:
+    """A run from its folder if it is there, else computed and kept.
+
+    Returns None for one that is not, if only finished ones are asked for.
+    """
+    parts = [name, contrast] + ([] if seed is None else [str(seed)])
+    folder = config.workdir / "-".join(parts)
+    asked = [config.steps, config.lr, repr(config.data)]
+    kept = folder / "result.json"
+    if kept.exists():
+        result = json.loads(kept.read_text())
+        if result["budget"] != asked:
+            raise ValueError(
+                f"workdir: {folder} was run with (steps, lr, data) = "
+                f"{result['budget']}, now {asked}: use another workdir"
+            )
+        return result
+    if config.finished:
+        return None
+    began = time.monotonic()
+    data = dataclasses.replace(config.data, series=contrast, seed=seed or 0)
+    scans = open_scans(data)
+    result: dict[str, Any] = {"budget": asked}
+    if seed is None:
+        scores, result["chosen"] = classical_scores(scans, data)
+    else:
+        scores = _learned_scores(name, scans, data, seed, folder, config)
+    result["seconds"] = round(time.monotonic() - began)
+    result["rows"] = [{"series": contrast, "seed": seed, **row} for row in scores]
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / "result.json.part"
+    draft.write_text(json.dumps(result, indent=1) + "\n")
+    draft.rename(kept)
+    return result
+
+
+def _learned_scores(
+    name: str,
+    scans: Scans,
+    data: DataConfig,
+    seed: int,
+    folder: Path,
+    config: Comparison,
+) -> list[dict[str, Any]]:
+    label, settings = SYSTEMS[name]  # pyright: ignore[reportArgumentType]
+    run = Reconstruction(
+        about=f"{label}, seed {seed}",
+        system=settings,
+        data=data,
+        optimizer=OptimizerConfig(lr=config.lr, clip_norm=1.0, schedule="cosine"),
+        train=TrainConfig(
+            steps=config.steps, log_every=20, checkpoint_every=100, keep=1, seed=seed
+        ),
+        workdir=folder,
+    )
+    system = build(settings, run.kernels)
+    variables = train(run, system, scans)
+    scores = _scores({name: learned(system, variables)}, scans, data)
+    return [row for row in scores if row["method"] != FULL]
+
+
+def _scores(
+    methods: Mapping[str, Method],
+    scans: Scans,
+    data: DataConfig,
+    accelerations: Sequence[int] | None = None,
+) -> list[dict[str, Any]]:
+    results, _ = evaluate(
+        methods,
+        scans.test,
+        contrast=data.series,
+        accelerations=accelerations or data.acceleration,
+        acs=data.acs,
+    )
+    return results["scores"]
+
+
+def classical_scores(
+    scans: Scans, data: DataConfig
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Scores of the methods without training, and the weights they ran with."""
+    scores, chosen = [], []
+    grid = itertools.product(LOW_RANK_WEIGHTS, SPARSE_WEIGHTS)
+    split_weights = [{"lam_low_rank": a, "lam_sparse": b} for a, b in grid]
+    sense_weights = [{"lam": lam} for lam in CG_WEIGHTS]
+    for acceleration in data.acceleration:
+        batches = [
+            batch_of(scans.train[i], acceleration=acceleration, acs=data.acs)
+            for i in range(min(TUNED_ON, len(scans.train)))
+        ]
+        for_sense = _best(cg_sense, sense_weights, batches)
+        for_split = _best(low_rank_plus_sparse, split_weights, batches)
+        methods: dict[str, Method] = {
+            "zero-filled": zero_filled,
+            "CG-SENSE": functools.partial(cg_sense, **for_sense),
+            "L+S": functools.partial(low_rank_plus_sparse, **for_split),
+        }
+        scores += _scores(methods, scans, data, (acceleration,))
+        chosen.append({"acceleration": acceleration, **for_sense, **for_split})
+    return scores, chosen
+
+
+def _best(
+    method: Any,
+    candidates: Sequence[dict[str, float]],
+    batches: Sequence[Mapping[str, Any]],
+) -> dict[str, float]:
+    """The weights of least NMSE."""
+    errors = [
+        sum(float(series.nmse(method(batch, **weights), batch)) for batch in batches)
+        for weights in candidates
+    ]
+    return candidates[int(np.argmin(errors))]
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation (n - 1) over the seeds of each method."""
+    groups: dict[tuple[str, int, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        key = (row["series"], row["acceleration"], row["method"])
+        groups.setdefault(key, []).append(row)
+    return [
+        {
+            "series": contrast,
+            "acceleration": acceleration,
+            "method": method,
+            "seeds": sum(row["seed"] is not None for row in group),
+            **{name: _spread([row[name] for row in group]) for name in SCORES},
+        }
+        for (contrast, acceleration, method), group in groups.items()
+    ]
+
+
+def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """With minus without temporal attention, seed by seed; mean and deviation."""
+    found: dict[tuple[str, int], dict[int, dict[str, Mapping[str, Any]]]] = {}
+    for row in rows:
+        if row["method"] in ("latent_transformer", "without_attention"):
+            seeds = found.setdefault((row["series"], row["acceleration"]), {})
+            seeds.setdefault(row["seed"], {})[row["method"]] = row
+    out = []
+    for (contrast, acceleration), seeds in found.items():
+        pairs = [
+            (pair["latent_transformer"], pair["without_attention"])
+            for pair in seeds.values()
+            if len(pair) == 2
+        ]
+        if pairs:
+            out.append(
+                {
+                    "series": contrast,
+                    "acceleration": acceleration,
+                    "seeds": len(pairs),
+                    **{k: _spread([a[k] - b[k] for a, b in pairs]) for k in SCORES},
+                }
+            )
+    return out
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None]:
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": sd}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The summary in Markdown, one table per series; map errors in ms."""
+    lines = []
+    for contrast in dict.fromkeys(entry["series"] for entry in results["summary"]):
+        heads = ["R", "method", "SSIM", "PSNR (dB)", "NMSE"]
+        heads += [
+            f"{contrast.upper()} {name.replace('_', ' vs ')}" for name in MAP_SCORES
+        ]
+        lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        entries = [e for e in results["summary"] if e["series"] == contrast]
+        gains = [
+            {**d, "method": "*attention: paired difference*"}
+            for d in results["differences"]
+            if d["series"] == contrast
+        ]
+        order = [FULL, *CLASSICAL, *SYSTEMS, "*attention: paired difference*"]
+        both = sorted(
+            entries + gains,
+            key=lambda e: (e["acceleration"], order.index(e["method"])),
+        )
+        for entry in both:
+            method = entry["method"]
+            name = SYSTEMS[method][0] if method in SYSTEMS else method
+            sign = "+" if method.startswith("*") else ""
+            cells = [str(entry["acceleration"]), name, *_cells(entry, sign)]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _cells(entry: Mapping[str, Any], sign: str) -> list[str]:
+    """Mean and deviation of every score."""
+    cells = []
+    for name, places in SCORES.items():
+        mean, sd = entry[name]["mean"], entry[name]["sd"]
+        text = f"{mean:{sign}.{places}f}"
+        cells.append(text if sd is None else f"{text} ± {sd:.{places}f}")
+    return cells
+
+
+def publish(results: Mapping[str, Any]) -> None:
+    """Writes the committed JSON, and the table between its marks in the README.
+
+    Raises:
+      ValueError: The README lacks the marks.
+    """
+    path = HERE / "results" / "compare_reconstruction.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    readme = HERE / "README.md"
+    text = readme.read_text()
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{readme}: the table goes between {BEGIN} and {END}")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    readme.write_text(f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}")
+
+
+def main() -> None:
+    """Compares, prints the table, keeps the numbers."""
+    config = tyro.cli(Comparison, description=__doc__)
+    launch(config.launch)
+    results = compare(config)
+    print(f"\n{table(results)}")
+    print(f"results: {config.workdir / 'results.json'}")
+    if config.publish:
+        publish(results)
+
+
+if __name__ == "__main__":
+    main()
