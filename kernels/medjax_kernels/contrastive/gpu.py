@@ -14,8 +14,12 @@ reads and writes are hidden behind the products.
 Features are bf16 or fp16, whose products the tensor cores take exactly.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
 from medjax_kernels import compat
@@ -81,13 +85,67 @@ def transposed(given: Operands) -> Operands:
     return given._replace(y=given.y.T, column_unit=None if unit is None else unit.T)
 
 
+def launch(
+    given: Operands, slopes: tuple[Slopes, Slopes] | None, config: Config
+) -> Any:
+    """One launch over all tiles of the operands: :class:`.gpu_kernel.Forward` or
+    :class:`.gpu_kernel.Backward`.
+
+    Args:
+        given: operands in whole tiles; y and column_unit transposed.
+        slopes: for the backward pass.
+        config: of this launch.
+    """
+    row, column = slopes or ((), ())
+    inputs = gpu_kernel.Inputs(
+        given.x,
+        given.y,
+        given.row_unit,
+        given.column_unit,
+        given.scale,
+        jnp.stack([given.row_addend, *row]),
+        jnp.stack([given.column_addend, *column]),
+        given.row_key,
+        given.column_key,
+    )
+    present = [a for a in inputs if a is not None]
+    tiles = config.rows // ROWS
+    halves = config.columns // config.half
+    f32 = jnp.float32
+    per_row = compat.output((halves, config.rows), f32, *present)
+    per_column = compat.output((tiles, config.columns), f32, *present)
+    if config.backward:
+        shape = config.rows, config.columns
+        out = gpu_kernel.Backward(
+            compat.output(shape, given.x.dtype, *present), per_row
+        )
+    elif config.rule is None:
+        out = gpu_kernel.Forward(per_row, per_column, None, None, None, None)
+    else:
+        out = gpu_kernel.Forward(*[per_row, per_column] * 3)
+    run = plgpu.kernel(
+        functools.partial(gpu_kernel.kernel, config=config),
+        out_type=(out,),
+        scratch_types=(gpu_kernel.shared(config, given.x.dtype),),
+        grid=(tiles * (config.columns // config.width),),
+        grid_names=("tile",),
+        num_threads=gpu_kernel.GROUPS + 1,
+        thread_name="warpgroup",
+        compiler_params=plgpu.CompilerParams(
+            approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup
+        ),
+    )
+    (result,) = run(inputs)
+    return result
+
+
 def forward(
     block: Block, rule: Rule | None, energy: Energy, chunk: int | None
 ) -> tuple[Sums, tuple[jax.Array, ...]]:
     """Sums of the block; nothing is kept."""
     given = fused.operands(block, rule, ROWS, width_of(rule), DEPTH)
     config = configure(given, rule, energy, backward=False)
-    out = gpu_kernel.launch(transposed(given), None, config)
+    out = launch(transposed(given), None, config)
     n, m = block.x.shape[0], block.y.shape[0]
     row_energy = fused.merge(energy, out.row_energy)[:n]
     column_energy = fused.merge(energy, out.column_energy)[:m]
@@ -136,7 +194,7 @@ def backward(
     def step(total: tuple, part: tuple) -> tuple[tuple, Array]:
         x, addend, key, unit, slopes = part
         here = right._replace(x=x, row_addend=addend, row_key=key, row_unit=unit)
-        out = gpu_kernel.launch(here, (slopes, column), config)
+        out = launch(here, (slopes, column), config)
         dx = tile.product("ij,jd->id", out.g, given.y)
         dy = tile.product("ij,id->jd", out.g, x)
         return (total[0] + dy, total[1] + jnp.sum(out.row_sum)), dx

@@ -28,7 +28,7 @@ from jaxtyping import Array
 
 from medjax_kernels import compat
 from medjax_kernels.contrastive import fused
-from medjax_kernels.contrastive.fused import LN2, Operands, Slopes
+from medjax_kernels.contrastive.fused import LN2, Slopes
 from medjax_kernels.contrastive.targets import GroupsRule, Rule, SimilarityRule
 from medjax_kernels.contrastive.tile import Energy
 
@@ -363,54 +363,3 @@ def kernel(inputs: Inputs, out: Any, smem: Shared, *, config: Config) -> None:
         plgpu.set_max_registers(moving, action="decrease")
         load_vectors(inputs, smem, config)
         move(inputs, smem, config)
-
-
-def launch(
-    given: Operands, slopes: tuple[Slopes, Slopes] | None, config: Config
-) -> Any:
-    """One launch over all tiles of the operands: :class:`Forward`, :class:`Backward`.
-
-    Args:
-        given: operands in whole tiles; y and column_unit transposed.
-        slopes: for the backward pass.
-        config: of this launch.
-    """
-    row, column = slopes or ((), ())
-    inputs = Inputs(
-        given.x,
-        given.y,
-        given.row_unit,
-        given.column_unit,
-        given.scale,
-        jnp.stack([given.row_addend, *row]),
-        jnp.stack([given.column_addend, *column]),
-        given.row_key,
-        given.column_key,
-    )
-    present = [a for a in inputs if a is not None]
-    tiles = config.rows // ROWS
-    halves = config.columns // config.half
-    f32 = jnp.float32
-    per_row = compat.output((halves, config.rows), f32, *present)
-    per_column = compat.output((tiles, config.columns), f32, *present)
-    if config.backward:
-        shape = config.rows, config.columns
-        out = Backward(compat.output(shape, given.x.dtype, *present), per_row)
-    elif config.rule is None:
-        out = Forward(per_row, per_column, None, None, None, None)
-    else:
-        out = Forward(*[per_row, per_column] * 3)
-    run = plgpu.kernel(
-        functools.partial(kernel, config=config),
-        out_type=(out,),
-        scratch_types=(shared(config, given.x.dtype),),
-        grid=(tiles * (config.columns // config.width),),
-        grid_names=("tile",),
-        num_threads=GROUPS + 1,
-        thread_name="warpgroup",
-        compiler_params=plgpu.CompilerParams(
-            approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup
-        ),
-    )
-    (result,) = run(inputs)
-    return result
