@@ -22,8 +22,8 @@ def cases(shape: str, platform: str) -> list[Case]:
         platform: ``"gpu"`` or ``"tpu"``, which has a kernel of that name.
 
     Returns:
-        The fused kernel at its exact and its fast precision, its gradient, and XLA's
-        two paths to compare with.
+        The fused kernel at its exact and its fast precision, its gradient, the solve
+        of ten iterations per readout position, and XLA's two paths to compare with.
     """
     s = SHAPES[shape]
     complex64 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.complex64)
@@ -42,10 +42,22 @@ def cases(shape: str, platform: str) -> list[Case]:
         )
         return pull(image)
 
+    def solve(rhs: Array, maps: Array, mask: Array) -> Array:
+        return data_consistency.proximal_solve(
+            rhs,
+            maps,
+            mask,
+            lam=0.05,
+            per_readout=True,
+            implementation=platform,
+            lines=s.lines,
+        )
+
     programs = {
         f"{platform} highest": operator(implementation=platform, precision="highest"),
         f"{platform} default": operator(implementation=platform, precision="default"),
         f"{platform} gradient": gradient,
+        f"{platform} solve": solve,
         "xla_fft": operator(implementation="xla_fft"),
         "xla_dft": operator(implementation="xla_dft"),
     }

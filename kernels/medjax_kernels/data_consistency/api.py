@@ -19,7 +19,8 @@ weighted least-squares problem.
 themselves, with an error that names the argument.)
 
 ``implementation`` names one of :data:`.dispatch.IMPLEMENTATIONS`, which then runs or
-raises ``NotImplementedError``; None takes the best for the platform and the shape.
+raises ``NotImplementedError``; None takes the best for the platform and the shape (and
+leaves ``lines`` unused where that is no product with the thin factor).
 """
 
 import functools
@@ -32,6 +33,7 @@ from medjax_kernels.data_consistency import layout
 from medjax_kernels.data_consistency.dispatch import (
     Implementation,
     choose,
+    fused_solve,
     normal,
     project,
 )
@@ -83,7 +85,10 @@ def normal_operator(
         NotImplementedError: if the named implementation cannot run this.
     """
     image, maps, weights = _prepare(image, maps, mask)
-    implementation = choose(implementation, precision, lines, image, weights)
+    pixels = image.size * maps.shape[-3]
+    implementation, lines = choose(
+        implementation, precision, lines, image, weights, pixels=pixels
+    )
     return normal(
         image,
         maps,
@@ -172,7 +177,8 @@ def proximal_solve(
         tolerance: stop an image (a readout position) once its residual norm is below
             this times that of ``rhs``; 0 runs all iterations.
         per_readout: one recurrence per readout position instead of one per image; needs
-            a line mask, which is what makes the positions independent.
+            a line mask, which is what makes the positions independent. On a TPU the
+            whole solve then stays on the chip where a tile's maps fit into VMEM.
         implementation: None for the best, or one of :data:`.dispatch.IMPLEMENTATIONS`.
         precision: of matrix products.
         lines: static upper bound on the sampled lines of each line mask.
@@ -185,7 +191,9 @@ def proximal_solve(
         NotImplementedError: if the named implementation cannot run this.
     """
     rhs, maps, weights = _prepare(rhs, maps, mask, name="rhs")
-    implementation = choose(implementation, precision, lines, rhs, weights)
+    implementation, lines = choose(
+        implementation, precision, lines, rhs, weights, pixels=0
+    )
     axis = layout.sampled_axis(weights)
     if iterations < 1 or tolerance < 0:
         raise ValueError(
@@ -205,7 +213,17 @@ def proximal_solve(
     operator: Operator = functools.partial(
         normal, implementation=implementation, lines=lines, precision=precision
     )
-    blocks = (axis,) if per_readout and axis is not None else (-2, -1)
+    blocks, fused = (-2, -1), None
+    if per_readout and axis is not None:
+        blocks = (axis,)
+        fused = fused_solve(
+            implementation,
+            maps,
+            weights,
+            iterations=iterations,
+            tolerance=tolerance,
+            precision=precision,
+        )
     x = solve(
         operator,
         rhs,
@@ -215,6 +233,7 @@ def proximal_solve(
         axes=blocks,
         iterations=iterations,
         tolerance=tolerance,
+        fused=fused,
     )
     return x.swapaxes(-1, -2) if turn else x
 
@@ -302,8 +321,10 @@ def blend_image(
         }
     )
     layout.check_plane("measured_image", measured_image, image)
-    implementation = choose(implementation, precision, lines, image, weights)
     missing = jnp.broadcast_to(measured_image - image, leading + image.shape[-2:])
+    implementation, lines = choose(
+        implementation, precision, lines, missing, weights, pixels=missing.size
+    )
     step = project(missing, weights, implementation, lines, precision)
     if lam is not None:
         step = layout.scale(
@@ -370,9 +391,11 @@ def varnet_update(
             "coil_images, measured_coil_images and maps must have equally many coils, "
             f"got shapes {c.shape}, {c0.shape} and {maps.shape}"
         )
-    implementation = choose(implementation, precision, lines, c, weights)
-    eta = layout.per_sample("step_size", step_size, len(leading), c)
     error = jnp.broadcast_to(c - c0, leading + c.shape[-3:])
+    implementation, lines = choose(
+        implementation, precision, lines, error, weights, pixels=error.size
+    )
+    eta = layout.per_sample("step_size", step_size, len(leading), c)
     projected = project(
         error, weights[..., None, :, :], implementation, lines, precision
     )

@@ -6,20 +6,28 @@ aligned already; every public operation is one of the two and elementwise arithm
 
 import functools
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from medjax_kernels import compat
-from medjax_kernels.data_consistency import differentiable, layout, tpu, xla
+from medjax_kernels.data_consistency import (
+    differentiable,
+    layout,
+    tpu,
+    tpu_solve,
+    xla,
+)
+from medjax_kernels.data_consistency.solve import Fused
 from medjax_kernels.data_consistency.xla import Precision
 
 Implementation = Literal["xla_fft", "xla_dft", "tpu", "gpu"]
 IMPLEMENTATIONS = ("xla_fft", "xla_dft", "tpu", "gpu")
-CPU_DFT_LINES = 32
-"""Up to so many lines a dense matrix product beats two FFT calls on a CPU (measured:
-0.31 against 0.49 ms for 8 x 4 x 32 x 32; at 64 lines they are equal)."""
+CPU_DENSE_LINES, CPU_DENSE_PIXELS = 48, 32768
+"""On a CPU, a mask along the height of at most so many lines is best applied as a dense
+product from so many coil pixels on (measured: 0.65 to 0.9 of the processor time of two
+FFT calls, which have to transpose; with fewer pixels, or along the width, FFTs win)."""
 PRECISIONS = ("highest", "high", "default")
 
 
@@ -29,8 +37,22 @@ def choose(
     lines: int | None,
     image: Array,
     mask: Array,
-) -> Implementation:
-    """Which implementation runs; the checks that concern this choice.
+    *,
+    pixels: int,
+) -> tuple[Implementation, int | None]:
+    """Which implementation runs, with which bound; the checks that concern this.
+
+    Args:
+        implementation: a name, or None to choose.
+        precision: of matrix products.
+        lines: bound on the sampled lines, or None.
+        image: what is transformed; its dtype is looked at.
+        mask: its shape is looked at.
+        pixels: coil pixels that are transformed along the mask's own axis; 0 where
+            the caller turns that axis to be the last.
+
+    Returns:
+        The implementation and the bound that it is to use.
 
     Raises:
         ValueError: for a name that is none, or ``lines`` that fits no line mask.
@@ -50,8 +72,14 @@ def choose(
             f"got a mask of shape {mask.shape}"
         )
     if implementation is None:
-        few = axis is not None and mask.shape[axis] <= CPU_DFT_LINES
-        return "xla_dft" if few and compat.platform() == "cpu" else "xla_fft"
+        dense = (
+            axis == -2
+            and compat.platform() == "cpu"
+            and mask.shape[axis] <= CPU_DENSE_LINES
+            and pixels >= CPU_DENSE_PIXELS
+        )
+        # Dense, not thin: two small products cost more than one.
+        return ("xla_dft", None) if dense else ("xla_fft", lines)
     reason = None
     if implementation == "tpu":
         reason = tpu.unsupported(image, mask)
@@ -59,7 +87,7 @@ def choose(
         reason = _gpu().unsupported(image, mask, lines, precision)
     if reason is not None:
         raise NotImplementedError(f"implementation={implementation!r}: {reason}")
-    return implementation
+    return implementation, lines
 
 
 def _gpu() -> ModuleType:
@@ -77,6 +105,22 @@ def _kernel(
         return functools.partial(tpu.normal, precision=precision)
     if implementation == "gpu":
         return functools.partial(_gpu().normal, lines=lines, precision=precision)
+    return None
+
+
+def fused_solve(
+    implementation: str, maps: Array, mask: Array, **options: Any
+) -> Fused | None:
+    """A kernel for the whole solve per readout position, or None without one that fits.
+
+    Args:
+        implementation: as chosen.
+        maps: as the solve gets them.
+        mask: a line mask.
+        **options: iterations, tolerance, precision.
+    """
+    if implementation == "tpu" and tpu_solve.fits(maps, mask):
+        return functools.partial(tpu_solve.solve, **options)
     return None
 
 

@@ -24,6 +24,9 @@ from medjax_kernels.data_consistency import layout
 Operator = Callable[[Array, Array, Array], Array]
 """``(image, maps, mask) -> A^H A image``."""
 
+Fused = Callable[[Array, Array, Array, Array], Array]
+"""``(rhs, maps, mask, lam) -> x``: all iterations in one kernel."""
+
 
 def conjugate_gradient(
     matvec: Callable[[Array], Array],
@@ -101,6 +104,7 @@ def solve(
     axes: tuple[int, ...],
     iterations: int,
     tolerance: float,
+    fused: Fused | None = None,
 ) -> Complex[Array, "*b h w"]:
     """``x`` with ``A^H A x + lambda x = r``, differentiable in all four arrays.
 
@@ -113,23 +117,27 @@ def solve(
         axes: the axes of one block.
         iterations: at most so many.
         tolerance: relative to each block's right-hand side.
+        fused: runs the same iterations instead of :func:`conjugate_gradient`.
 
     Returns:
         The solutions.
     """
-    return _solve(operator, (axes, iterations, tolerance), rhs, maps, mask, lam)
+    settings = (axes, iterations, tolerance, fused)
+    return _solve(operator, settings, rhs, maps, mask, lam)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _solve(
     operator: Operator,
-    settings: tuple[tuple[int, ...], int, float],
+    settings: tuple[tuple[int, ...], int, float, Fused | None],
     rhs: Array,
     maps: Array,
     mask: Array,
     lam: Array,
 ) -> Array:
-    axes, iterations, tolerance = settings
+    axes, iterations, tolerance, fused = settings
+    if fused is not None:
+        return fused(rhs, maps, mask, lam)
     return conjugate_gradient(
         lambda x: _regularised(operator, x, maps, mask, lam),
         rhs,

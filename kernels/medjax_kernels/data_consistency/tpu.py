@@ -51,7 +51,7 @@ def unsupported(z: Array, mask: Array) -> str | None:
     return None
 
 
-def _dot(a: Array, b: Array, precision: Precision) -> Array:
+def dot(a: Array, b: Array, precision: Precision) -> Array:
     """A float32 product in six, three or one passes of bfloat16."""
     multiply = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
     if precision == "highest":
@@ -66,6 +66,22 @@ def _dot(a: Array, b: Array, precision: Precision) -> Array:
     )
 
 
+Planes = tuple[Array, Array]
+"""Real and imaginary part."""
+
+
+def through_coil(k: Planes, s: Planes, x: Planes, precision: Precision) -> Planes:
+    """``conj(S_c) K (S_c x)`` on one readout tile."""
+    (s_re, s_im), (x_re, x_im) = s, x
+    width = x_re.shape[1]
+    z_re, z_im = s_re * x_re - s_im * x_im, s_re * x_im + s_im * x_re
+    z = jnp.concatenate([z_re, z_im], axis=1)
+    by_re, by_im = (dot(plane, z, precision) for plane in k)
+    y_re = by_re[:, :width] - by_im[:, width:]
+    y_im = by_re[:, width:] + by_im[:, :width]
+    return s_re * y_re + s_im * y_im, s_re * y_im - s_im * y_re
+
+
 def _kernel(
     k_ref: Any, x_ref: Any, s_ref: Any, out_ref: Any, *, precision: Precision
 ) -> None:
@@ -75,17 +91,10 @@ def _kernel(
     def _() -> None:
         out_ref[...] = jnp.zeros_like(out_ref)
 
-    x_re, x_im = x_ref[0, 0], x_ref[0, 1]
-    s_re, s_im = s_ref[0, 0], s_ref[0, 1]
-    width = x_re.shape[1]
-    z_re, z_im = s_re * x_re - s_im * x_im, s_re * x_im + s_im * x_re
-    z = jnp.concatenate([z_re, z_im], axis=1)
-    by_re = _dot(k_ref[0, 0], z, precision)
-    by_im = _dot(k_ref[0, 1], z, precision)
-    y_re = by_re[:, :width] - by_im[:, width:]
-    y_im = by_re[:, width:] + by_im[:, :width]
-    out_ref[0, 0] += s_re * y_re + s_im * y_im
-    out_ref[0, 1] += s_re * y_im - s_im * y_re
+    k, s, x = ((ref[0, 0], ref[0, 1]) for ref in (k_ref, s_ref, x_ref))
+    y_re, y_im = through_coil(k, s, x, precision)
+    out_ref[0, 0] += y_re
+    out_ref[0, 1] += y_im
 
 
 def normal(

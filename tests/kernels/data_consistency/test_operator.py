@@ -157,11 +157,17 @@ def test_zeros_stay_zero_and_nan_stays_in_its_sample(implementation):
 
 
 def test_no_choice_is_the_measured_best_on_a_cpu():
-    image = jnp.ones((32, 32), jnp.complex64)
-    choose = functools.partial(dispatch.choose, None, "highest", None, image)
-    assert choose(jnp.ones((32, 1))) == "xla_dft"
-    assert choose(jnp.ones((33, 1))) == "xla_fft"
-    assert choose(jnp.ones((32, 32))) == "xla_fft"
+    image = jnp.ones((48, 48), jnp.complex64)
+
+    def choose(*shape: int, pixels: int) -> tuple:
+        mask = jnp.ones(shape)
+        return dispatch.choose(None, "highest", 8, image, mask, pixels=pixels)
+
+    assert choose(48, 1, pixels=32768) == ("xla_dft", None)
+    assert choose(48, 1, pixels=32767) == ("xla_fft", 8)
+    assert choose(49, 1, pixels=10**6) == ("xla_fft", 8)
+    # Along the last axis an FFT needs no transposition.
+    assert choose(1, 48, pixels=10**6) == ("xla_fft", 8)
 
 
 def test_dft_rows_are_exact_at_a_long_prime():
@@ -182,8 +188,8 @@ def test_errors_name_argument_and_shapes():
     # Beneath the run-time type check, which knows the allowed names as well.
     choose = inspect.unwrap(dispatch.choose)
     with pytest.raises(ValueError, match="implementation must be None or one of"):
-        choose("cuda", "highest", None, image, mask)
+        choose("cuda", "highest", None, image, mask, pixels=0)
     with pytest.raises(ValueError, match="precision must be one of"):
-        choose(None, "low", None, image, mask)
+        choose(None, "low", None, image, mask, pixels=0)
     with pytest.raises(ValueError, match="lines=9 must bound"):
         dc.normal_operator(image, maps, mask, lines=9)
