@@ -105,6 +105,29 @@ def test_contrastive_compiles_for_a_tpu(chip):
     assert reports["tpu step"].traffic_mb < 0.5 * xla
 
 
+@pytest.mark.aot
+@pytest.mark.parametrize("chip", ["h200"], indirect=True)
+def test_word_region_keeps_its_budget_on_an_h200(chip):
+    arguments = "--shape", "gloria_bf16", "--chip", chip, "--case", "gpu forward"
+    report = compiled("word_region", *arguments)["gpu forward"]
+    assert report.kernels == 1
+    assert report.spilled_bytes == 0
+    assert report.shared_bytes <= compat.H200_SHARED_MEMORY
+    # Three warpgroups share the register file.
+    assert report.registers <= 168
+    # Inner products of regions and sums per word; one attention tensor is 323 MB.
+    assert report.temporary_mb < 130
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"], indirect=True)
+def test_word_region_compiles_for_a_tpu(chip):
+    arguments = "--shape", "gloria_bf16", "--chip", chip, "--case", "tpu"
+    reports = compiled("word_region", *arguments)
+    assert reports["tpu forward"].kernels == 1
+    assert reports["tpu step"].kernels == 3
+
+
 def test_launches_are_those_of_the_entry_computation():
     hlo = """HloModule m
 
