@@ -36,7 +36,7 @@ from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 from medjax.train.sharding import replicated
 from medjax.typing import Variables
-from medjax.vlp.contrastive import ContrastConfig
+from medjax.vlp.contrastive import ContrastConfig, Implementation
 from medjax.vlp.datasets import PreparedSource
 from medjax.vlp.system import System
 from medjax.vlp.towers import (
@@ -51,9 +51,9 @@ from medjax.vlp.towers import (
 class KernelConfig:
     """Which kernels do the hot work."""
 
-    implementation: str | None = None
-    """xla, xla_chunked, gpu or tpu; None: what loss.implementation says, which by
-    itself picks the best for platform and shape."""
+    implementation: Implementation | None = None
+    """Of the contrast; None: what loss.implementation says, which by itself picks the
+    best for platform and shape."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,8 @@ from medjax.train.mesh import BATCH_AXES
 from medjax_kernels.contrastive import Identity, softmax_loss
 from medjax_kernels.contrastive.targets import Target
 
+Implementation = Literal["xla", "xla_chunked", "gpu", "tpu"]
+
 
 @dataclasses.dataclass(frozen=True)
 class ContrastConfig:
@@ -31,7 +33,10 @@ class ContrastConfig:
     """How devices see each other's features: one gather, or a ring of neighbours."""
     negatives: Literal["global", "local"] = "global"
     """Contrast against the global batch, or (as released code does) per device."""
-    implementation: Literal["xla", "xla_chunked", "gpu", "tpu"] | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the features that are multiplied. bfloat16 runs on tensor cores, as the
+    ``gpu`` kernel insists; logits and sums are fp32 in both cases."""
+    implementation: Implementation | None = None
     """Kernel implementation; None picks the best for platform and shape."""
 
 
@@ -78,6 +83,7 @@ def contrast(
       The contrast of x against y and of y against x.
     """
     config = config or ContrastConfig()
+    x, y = x.astype(config.dtype), y.astype(config.dtype)
     targets = Identity() if targets is None else targets
     weights = jnp.ones(x.shape[0], jnp.float32) if weights is None else weights
     axes = batch_axes()

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
+from medjax_kernels import compat
 from medjax_kernels.contrastive import Similarity
 
 N, D, P = 96, 16, 24
@@ -82,3 +83,24 @@ def test_local_negatives_are_those_of_each_device(arrays):
         got = jax.jit(lambda *a: loss(*a, config))(*arrays)
     blocks = [loss(*(a[i : i + N // 8] for a in arrays), None) for i in range(0, N, 12)]
     np.testing.assert_allclose(got, np.mean(blocks), rtol=1e-5)
+
+
+def test_bfloat16_features_are_multiplied_as_such(arrays):
+    x, y, prior, weights = arrays
+    rounded = [a.astype(jnp.bfloat16).astype(jnp.float32) for a in (x, y)]
+    got = loss(x, y, prior, weights, ContrastConfig(dtype="bfloat16"))
+    want = loss(*rounded, prior, weights, None)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert abs(got - loss(*arrays, None)) > 1e-5 * abs(got)  # rounding would be seen
+
+
+def test_the_gpu_kernel_is_reached_by_bfloat16_alone(arrays):
+    def program(dtype):
+        config = ContrastConfig(dtype=dtype, implementation="gpu")
+        step = jax.jit(lambda *a: loss(*a, config))
+        return step.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+
+    with compat.target("gpu"):
+        assert "mosaic_gpu" in program("bfloat16")
+        with pytest.raises(NotImplementedError, match="float32"):
+            program("float32")
