@@ -15,7 +15,11 @@ from medjax.mri.cmrxrecon.lookalike import fabricate
 from medjax.mri.cmrxrecon.pipeline import training_stream
 from medjax.mri.cmrxrecon.prepare import prepare
 from medjax.mri.cmrxrecon.reader import Series, read_series, read_slice
-from medjax.mri.cmrxrecon.splits import latent_transformer_split, promptmr_split
+from medjax.mri.cmrxrecon.splits import (
+    last_patients_split,
+    latent_transformer_split,
+    promptmr_split,
+)
 
 __all__ = [
     "EDITIONS",
@@ -24,6 +28,7 @@ __all__ = [
     "aggregate_2023",
     "fabricate",
     "find",
+    "last_patients_split",
     "latent_transformer_split",
     "official_scores",
     "prepare",

@@ -49,6 +49,31 @@ def promptmr_split(patients: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {"train": ordered[:100], "validation": ordered[100:]}
 
 
+def last_patients_split(
+    patients: Sequence[str], *, share: float = 0.1
+) -> dict[str, tuple[str, ...]]:
+    """The last patients for testing, for trees of any size; nobody's published split.
+
+    Args:
+        patients: in any order.
+        share: of the patients that is held out, one at least.
+
+    Returns:
+        ``train`` and ``test`` patients, each sorted.
+
+    Raises:
+        ValueError: where one part would be empty.
+    """
+    ordered = tuple(sorted(set(patients)))
+    held = max(1, round(share * len(ordered)))
+    if not 0 < share < 1 or held >= len(ordered):
+        raise ValueError(
+            f"share={share} of {len(ordered)} patients: expected something in (0, 1) "
+            "that leaves at least one to train on and one to test on"
+        )
+    return {"train": ordered[:-held], "test": ordered[-held:]}
+
+
 def _all_120(patients: Sequence[str]) -> tuple[str, ...]:
     ordered = tuple(sorted(set(patients)))
     if len(ordered) != 120:
