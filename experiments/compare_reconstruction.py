@@ -71,9 +71,9 @@ SYSTEMS: Mapping[System, tuple[str, VarNetConfig | UnrolledConfig]] = {
     ),
 }
 CLASSICAL = ("zero-filled", "CG-SENSE", "L+S")
-CG_WEIGHTS = (0.001, 0.003, 0.01, 0.03, 0.1)
-LOW_RANK_WEIGHTS = (0.003, 0.01, 0.03)
-SPARSE_WEIGHTS = (0.001, 0.003, 0.01)
+CG_WEIGHTS = (0.0, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
+LOW_RANK_WEIGHTS = (0.03, 0.1, 0.3, 0.6)
+SPARSE_WEIGHTS = (0.003, 0.01, 0.03, 0.1)
 TUNED_ON = 4
 """Training phantoms that classical weights are chosen on."""
 SCORES = dict(zip(IMAGE_SCORES + MAP_SCORES, (4, 2, 4, 1, 1, 1, 1), strict=True))
@@ -92,7 +92,7 @@ class Comparison:
     """T1, T2."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each system and series per seed."""
-    steps: int = 120
+    steps: int = 400
     """Updates of each run."""
     lr: float = 3e-3
     """Peak learning rate; it falls along a cosine."""
@@ -192,14 +192,15 @@ def _finished_run(
     """
     parts = [name, contrast] + ([] if seed is None else [str(seed)])
     folder = config.workdir / "-".join(parts)
-    asked = [config.steps, config.lr, repr(config.data)]
+    asked = [] if seed is None else [config.steps, config.lr]
+    asked.append(repr(config.data))
     kept = folder / "result.json"
     if kept.exists():
         result = json.loads(kept.read_text())
         if result["budget"] != asked:
             raise ValueError(
-                f"workdir: {folder} was run with (steps, lr, data) = "
-                f"{result['budget']}, now {asked}: use another workdir"
+                f"workdir: {folder} was run with {result['budget']} (steps, rate, "
+                f"data), now {asked}: use another workdir"
             )
         return result
     if config.finished:

@@ -1,0 +1,281 @@
+"""The learned reconstructions from flags to report, a few steps of each.
+
+What they learn is measured by ``experiments.compare_reconstruction``; here every part
+has to fit the next: phantoms or a prepared set, training, resuming, scores, maps, page.
+"""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.compare_reconstruction import SCORES, differences, summarise, table
+from experiments.latent_transformer import NAME, TINY, build
+from experiments.reconstruction import KernelConfig, run
+from experiments.reconstruction_report import fit_rows, voxels
+from experiments.reconstruction_scores import evaluate, zero_filled
+from experiments.scans import (
+    DataConfig,
+    batch_of,
+    find_set,
+    open_scans,
+    training_batches,
+)
+from experiments.show import without_nan
+from medjax.data.records import Field, write_records
+from medjax.mri.latent_transformer import LatentTransformerConfig
+from medjax.mri.series import fully_sampled
+from medjax.mri.unrolled import UnrolledConfig
+from medjax.train.log import read_metrics
+from medjax.train.optimizer import OptimizerConfig
+
+TIMED = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
+DATA = DataConfig(
+    series="t2",
+    height=24,
+    width=24,
+    coils=2,
+    acs=6,
+    acceleration=(4,),
+    patients=8,
+    test_patients=2,
+    batch_size=8,
+)
+SYSTEM = UnrolledConfig(
+    network=LatentTransformerConfig(
+        widths=(4, 4), denoiser_widths=(4, 4, 4), heads=1, layers=1
+    ),
+    cg_iterations=3,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_to_compile(tmp_path_factory):
+    """A few steps are over before an optimised program would be compiled; a resumed run
+    compiles nothing that the first one has compiled."""
+    before = jax.config.jax_compilation_cache_dir
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def small(workdir, *, steps):
+    """The tiny preset on small phantoms; a constant rate, so that it can go on."""
+    return dataclasses.replace(
+        TINY,
+        system=SYSTEM,
+        data=DATA,
+        optimizer=OptimizerConfig(lr=1e-3),
+        train=dataclasses.replace(TINY.train, steps=steps, log_every=1),
+        workdir=workdir,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def scans():
+    return open_scans(DATA)
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    return run(small(folder / "whole", steps=3), NAME, build)
+
+
+def curve(workdir):
+    return [
+        {name: value for name, value in row.items() if name not in TIMED}
+        for row in read_metrics(workdir)
+    ]
+
+
+def by_method(results):
+    return {row["method"]: row for row in results["scores"]}
+
+
+def test_a_run_ends_with_scores_and_a_page(whole, folder):
+    kept = json.loads(
+        (folder / "whole/evaluation.json").read_text(), parse_constant=pytest.fail
+    )
+    assert kept == without_nan(whole)
+    scores = by_method(whole)
+    assert list(scores) == ["zero-filled", "CG-SENSE", NAME, "fully sampled"]
+    for row in scores.values():
+        assert np.isfinite([row[name] for name in SCORES]).all()
+    for name in ("zero-filled", "CG-SENSE", NAME):
+        assert scores[name]["nmse"] > 10 * scores["fully sampled"]["nmse"]
+        error = scores[name]["myocardium_reference"]
+        assert error > scores["fully sampled"]["myocardium_reference"]
+    page = (folder / "whole/report.html").read_text()
+    assert page.count('<img src="data:image/png;base64,') >= 20
+    assert "fitted T2 curves" in page and "T2 maps" in page
+    assert "://" not in page
+
+
+def test_a_run_that_goes_on_is_the_run_that_was_never_stopped(whole, folder):
+    for steps in (1, 3):
+        again = run(small(folder / "cut", steps=steps), NAME, build)
+    assert curve(folder / "cut") == curve(folder / "whole")
+    assert without_nan(again) == without_nan(whole)
+
+
+def test_a_perfect_reconstruction_scores_perfectly_whatever_its_scale(scans):
+    row = scans.test[0]
+    results, (shown,) = evaluate(
+        {"truth": lambda batch: 2 * row["image"][None]},
+        [row],
+        contrast="t2",
+        accelerations=(4,),
+        acs=6,
+    )
+    score = by_method(results)["truth"]
+    assert score["ssim"] == pytest.approx(1, abs=1e-6)
+    assert score["nmse"] == pytest.approx(0, abs=1e-10)
+    assert score["myocardium_reference"] == pytest.approx(0, abs=0.01)
+    assert 0 < score["myocardium_truth"] < 40
+    tissues = voxels(shown)
+    assert {shown.label[place] for place in tissues.values()} == {1, 2}
+    for y, x in tissues.values():
+        fitted = fit_rows(shown, {"series": shown.reference[:, y, x]}, points=4)
+        drawn = [point["series"] for point in fitted]
+        assert drawn == sorted(drawn, reverse=True)
+
+
+def test_held_out_phantoms_are_the_same_for_every_seed(scans):
+    other = open_scans(dataclasses.replace(DATA, seed=1, patients=1))
+    np.testing.assert_array_equal(scans.test[1]["kspace"], other.test[1]["kspace"])
+    assert np.abs(scans.train[0]["kspace"] - other.train[0]["kspace"]).max() > 0.01
+    # A row follows its number alone, not how many there are.
+    fewer = open_scans(dataclasses.replace(DATA, patients=2))
+    np.testing.assert_array_equal(scans.train[1]["kspace"], fewer.train[1]["kspace"])
+
+
+def test_every_training_example_takes_one_of_the_accelerations(scans):
+    config = dataclasses.replace(DATA, acceleration=(2, 12))
+    masks = next(iter(training_batches(scans, config)))["mask"]
+    assert masks.shape == (8, 1, 24, 1)
+    assert masks[:, 0, 9:15].all()
+    # Two in 24 lines or every other one; six central lines on top.
+    assert {min(int(n), 14) // 7 for n in masks.sum(axis=(1, 2, 3))} == {1, 2}
+
+
+def test_the_kernels_flag_reaches_data_consistency(scans):
+    small_networks = (
+        UnrolledConfig("modl", features=2, depth=1, cg_iterations=2),
+        UnrolledConfig("d5c5", features=2, depth=1, consistency="step"),
+    )
+    batch = batch_of(scans.test[0], acceleration=4, acs=6)
+    for config in small_networks:
+        variables = jax.jit(build(config, KernelConfig()).init)(
+            jax.random.key(0), batch
+        )
+        one, other = (
+            jax.jit(build(config, KernelConfig(name)).reconstruct)(variables, batch)
+            for name in ("xla_fft", "xla_dft")
+        )
+        np.testing.assert_allclose(one, other, atol=1e-5)
+        assert (np.asarray(one) != np.asarray(other)).any()
+        with pytest.raises(NotImplementedError, match="tpu"):
+            build(config, KernelConfig("tpu")).reconstruct(variables, batch)
+
+
+def prepared(folder, coils=2):
+    """Two phantoms as ``medjax.mri.cmrxrecon.prepare`` would write them."""
+    scans = open_scans(dataclasses.replace(DATA, patients=2, coils=coils))
+    place = folder / f"t2map_3x{coils}x24x24"
+    fields = {
+        "kspace": Field(shape=(3, coils, 24, 24), dtype="complex64"),
+        "sensitivities": Field(shape=(coils, 24, 24), dtype="complex64"),
+        "times": Field(shape=(3,)),
+        "label": Field(shape=(24, 24), dtype="int32"),
+        "patient": Field(kind="text"),
+        "slice": Field(dtype="int32"),
+    }
+    with write_records(place, name="t2map", fields=fields) as writer:
+        for split in ("train", "test"):
+            row = {**scans.train[0], "patient": "P001", "slice": np.int32(0)}
+            writer.add(split, row)
+    return scans.train[0]
+
+
+def test_a_prepared_set_is_judged_by_its_fully_sampled_data(tmp_path):
+    row = prepared(tmp_path)
+    config = dataclasses.replace(DATA, root=tmp_path)
+    scans = open_scans(config)
+    assert find_set(tmp_path / "t2map_3x2x24x24", "t2").name == "t2map_3x2x24x24"
+    np.testing.assert_array_equal(scans.train[0]["kspace"], row["kspace"])
+    results, _ = evaluate(
+        {"zero-filled": zero_filled, "copy": fully_sampled},
+        scans.test,
+        contrast="t2",
+        accelerations=(4,),
+        acs=6,
+        crop=True,
+    )
+    assert results["reference"] == "fully sampled"
+    scores = by_method(results)
+    for name in SCORES:
+        np.testing.assert_equal(scores["copy"][name], scores["fully sampled"][name])
+    assert scores["zero-filled"]["ssim"] < scores["copy"]["ssim"]
+    assert np.isnan(scores["copy"]["myocardium_truth"])
+    prepared(tmp_path, coils=1)
+    with pytest.raises(ValueError, match="t2map_3x1x24x24.*t2map_3x2x24x24.*itself"):
+        open_scans(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"acceleration": ()}, "data.acceleration is empty"),
+        ({"acceleration": (0,)}, "acceleration must be at least 1, got 0"),
+        ({"acs": 25}, "acs=25 central lines do not fit in 24 lines"),
+        ({"patients": 0}, "data.patients is 0, expected 1 at least"),
+        ({"test_patients": 0}, "data.test_patients is 0"),
+    ],
+)
+def test_impossible_data_are_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        open_scans(dataclasses.replace(DATA, **change))
+
+
+def test_a_folder_without_the_series_is_refused(tmp_path):
+    (tmp_path / "t1map_9x4x24x24").mkdir()
+    with pytest.raises(ValueError, match=r"data.root: .*t2map_.*found .*t1map_9x4"):
+        open_scans(dataclasses.replace(DATA, root=tmp_path))
+
+
+def test_series_without_times_or_rows_are_refused(scans):
+    settings = {"contrast": "t2", "accelerations": (4,), "acs": 6}
+    with pytest.raises(ValueError, match="expected one series at least, got 0"):
+        evaluate({}, [], **settings)
+    row = {**scans.test[0], "times": np.full(3, np.nan, np.float32)}
+    with pytest.raises(ValueError, match="times: expected T2 times in ms, got .*nan"):
+        evaluate({}, [row], **settings)
+
+
+def test_the_comparison_pairs_seeds_and_shows_mean_and_deviation():
+    rows = [
+        {"series": "t1", "acceleration": 4, "method": method, "seed": seed}
+        | dict.fromkeys(SCORES, value)
+        for method, values in (
+            ("latent_transformer", (0.2, 0.4)),
+            ("without_attention", (0.3, 0.9)),
+        )
+        for seed, value in enumerate(values)
+    ]
+    summary, gains = summarise(rows), differences(rows)
+    assert [entry["seeds"] for entry in summary] == [2, 2]
+    assert summary[0]["ssim"] == pytest.approx({"mean": 0.3, "sd": np.sqrt(0.02)})
+    assert gains[0]["nmse"] == pytest.approx({"mean": -0.3, "sd": np.sqrt(0.08)})
+    text = table({"summary": summary, "differences": gains})
+    assert "| 4 | Latent Transformer | 0.3000 ± 0.1414 |" in text
+    assert "| 4 | *attention: paired difference* | -0.3000 ± 0.2828 |" in text
