@@ -3,8 +3,9 @@
 ``python -m experiments.prepare_cmrxrecon --root ChallengeData --out prepared/hearts``
 
 Slices of equal frames, coils, ky and kx share a set (``t1map_9x10x144x512``), which
-``experiments.latent_transformer --data.root`` trains on. Each is written whole or not
-at all, and at the end one batch of every set is read back as training will read it.
+``experiments.latent_transformer --data.root`` trains on. A set appears when it is
+complete; the same command keeps what is finished and goes on. At the end one batch of
+every new set is read back as training will read it.
 """
 
 import dataclasses
@@ -13,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import tyro
 
+from medjax.data.ledger import Ledger, OnError
 from medjax.data.pipeline import PipelineConfig
-from medjax.data.records import read_metadata
 from medjax.mri.cmrxrecon import (
     find,
+    last_patients_split,
     latent_transformer_split,
     prepare,
     promptmr_split,
@@ -42,70 +43,57 @@ class Prepare:
     """T1map, T2map, cine_sax, ..."""
     coils: Literal["MultiCoil", "SingleCoil"] = "MultiCoil"
     """Multi-coil, or 2023's emulated single-coil data."""
-    split: Literal["latent_transformer", "promptmr", "fractions"] = "fractions"
-    """A published split of the 120 training patients, or random parts of any number."""
-    valid: float = 0.1
-    """Share of the patients to validate on (split: fractions)."""
-    test: float = 0.1
-    """Share of the patients that are held out (split: fractions)."""
-    seed: int = 0
-    """Of the random parts."""
+    split: Literal["last_patients", "latent_transformer", "promptmr"] = "last_patients"
+    """The last patients held out, or a published split of the 120."""
+    share: float = 0.1
+    """Of the patients that are held out (split: last_patients)."""
     acs: int = 24
     """Central lines that sensitivity maps are estimated from."""
+    on_error: OnError = "raise"
+    """A damaged file: stop, or list it and go on."""
     overwrite: bool = False
-    """Replace finished sets."""
+    """Replace sets that were prepared with other settings."""
 
 
 def split_of(config: Prepare, patients: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Which patients are in which split; nobody is in two.
 
     Raises:
-      ValueError: for fractions that leave nobody to train on, or a published split of
-        other patients than the 120.
+      ValueError: for a share that leaves a part empty, or a published split of other
+        patients than the 120.
     """
     if config.split == "latent_transformer":
         return latent_transformer_split(patients)
     if config.split == "promptmr":
         return promptmr_split(patients)
-    count = len(patients)
-    valid, test = (round(share * count) for share in (config.valid, config.test))
-    if min(config.valid, config.test) < 0 or valid + test >= count:
-        raise ValueError(
-            f"valid={config.valid} and test={config.test} of {count} patients leave "
-            "nobody to train on"
-        )
-    order = np.random.default_rng(config.seed).permutation(count)
-    shuffled = [sorted(patients)[i] for i in order]
-    parts = {
-        "train": shuffled[valid + test :],
-        "validation": shuffled[:valid],
-        "test": shuffled[valid : valid + test],
-    }
-    return {name: tuple(sorted(part)) for name, part in parts.items() if part}
+    return last_patients_split(patients, share=config.share)
 
 
 def run(config: Prepare) -> None:
-    """Writes the sets and says what they hold."""
+    """Writes the sets and says what they hold.
+
+    Raises:
+      FileNotFoundError: where the tree lacks a series.
+      FileExistsError: for a set that was prepared with other settings.
+      ValueError: for impossible settings and damaged files.
+    """
+    if config.acs < 1:
+        raise ValueError(f"acs={config.acs}: expected at least 1 line to estimate maps")
+    ledger = Ledger(config.on_error)
     for name in config.series:
         files = find(config.root, name=name, edition=config.edition, coils=config.coils)
-        split = split_of(config, [one.patient for one in files])
-        print(f"{name}: " + ", ".join(f"{k} {len(v)}" for k, v in split.items()))
         sets = prepare(
             config.root,
             config.out,
             name=name,
-            split=split,
+            split=split_of(config, [one.patient for one in files]),
             edition=config.edition,
             coils=config.coils,
             acs=config.acs,
+            ledger=ledger,
             overwrite=config.overwrite,
         )
         for bucket, folder in sets.items():
-            counts = read_metadata(folder)["splits"]
-            slices = ", ".join(f"{k} {n}" for k, n in counts.items())
-            print(f"  {folder.name}: {slices} slices")
-            if "train" not in counts:
-                continue
             stream = training_stream(
                 {bucket: folder},
                 "train",
@@ -115,7 +103,8 @@ def run(config: Prepare) -> None:
             )
             batch = next(iter(stream))
             shapes = ", ".join(f"{k} {v.shape}" for k, v in batch.items())
-            print(f"  a batch of {folder.name}: {shapes}")
+            print(f"{folder.name}: a batch holds {shapes}")
+    print(ledger.summary())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,9 +112,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = tyro.cli(Prepare, args=arguments, description=__doc__)
     try:
         run(config)
-    except KeyError as error:
-        print(f"error: {error.args[0]}", file=sys.stderr)
-        return 1
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
