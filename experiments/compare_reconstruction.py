@@ -142,15 +142,13 @@ def compare(config: Comparison) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     chosen: dict[str, Any] = {}
     results: dict[str, Any] = {}
-    plan: list[tuple[str, Contrast, int | None]] = [
-        ("classical", contrast, None) for contrast in config.series
-    ]
-    plan += [
-        (name, contrast, seed)
-        for seed, contrast, name in itertools.product(
-            config.seeds, config.series, config.systems
-        )
-    ]
+    plan: list[tuple[str, Contrast, int | None]] = []
+    for contrast in config.series:
+        plan.append(("classical", contrast, None))
+    for seed in config.seeds:
+        for contrast in config.series:
+            for name in config.systems:
+                plan.append((name, contrast, seed))
     for name, contrast, seed in plan:
         run = _finished_run(name, contrast, seed, config)
         if run is None:
