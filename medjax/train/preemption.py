@@ -15,6 +15,7 @@ has passed, which then waits for the others for ever.
 
 import itertools
 import logging
+import os
 import signal
 import threading
 from types import FrameType
@@ -67,9 +68,12 @@ class PreemptionGuard:
                 self._previous[signum] = previous or signal.SIG_DFL
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+        if kind is None and self._signum is not None:
+            # Noted after the last step could act on it: now it acts at once.
+            os.kill(os.getpid(), self._signum)
 
     def requested(self, step: int) -> int | None:
         """The signal after which to stop at this step, or None to go on.

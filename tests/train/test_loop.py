@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 from medjax import train
 from medjax.train.feed import Feed
 from medjax.train.log import Writer, truncate
+from medjax.train.preemption import PreemptionGuard
 from medjax.train.speed import peak_flops
 from tests.train.tiny import Stream, init, loss, quiet_loss
 
@@ -85,6 +86,18 @@ def test_sigterm_saves_exactly_there_and_leaves_with_its_status(tmp_path):
     assert (tmp_path / "checkpoints" / "4" / "variables").is_dir()
     run(tmp_path)
     assert len(curve(tmp_path)) == 6
+
+
+def test_a_signal_too_late_to_stop_for_is_passed_on():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: heard.append(signum))
+    try:
+        with PreemptionGuard():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert heard == []
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_fsdp_follows_the_replicated_curve(tmp_path):
