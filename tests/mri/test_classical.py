@@ -234,6 +234,19 @@ def test_grappa_takes_weights_from_the_first_frame_or_from_given_lines():
         classical.grappa(kspace, masks.equispaced(24, acceleration=3, acs=0))
 
 
+def test_espirit_takes_maps_from_the_first_frame_and_a_mask_per_frame():
+    _, _, mask, kspace = small_scan()
+    options = {"calibration": 8, "kernel": 4, "iterations": 5}
+    one = classical.espirit_sense(kspace, mask, **options)
+    masks_of_frames = jnp.stack([mask, jnp.zeros_like(mask)])
+    both = classical.espirit_sense(
+        jnp.stack([kspace, kspace]), masks_of_frames, **options
+    )
+    assert both.shape == (2, *one.shape)
+    np.testing.assert_allclose(both[0], one, rtol=1e-4, atol=1e-5)
+    assert norm(both[1]) == 0
+
+
 @pytest.fixture(scope="module")
 def scan(phantom):
     kspace, maps, reference = phantom

@@ -37,8 +37,7 @@ def grappa(
         calibration: fully sampled k-space to fit on; by default the central block of
             the first frame.
         kernel: window around a hole (ky, kx), both odd. Holes without any measured
-            neighbour in it stay zero: line spacings above ``kernel[0] // 2 + 1``
-            leave some.
+            neighbour in it stay zero: line spacings above ``kernel[0]`` leave some.
         lam: ridge weight relative to the mean of the normal matrix.
 
     Returns:

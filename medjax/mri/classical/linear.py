@@ -62,7 +62,7 @@ def cg_sense(
     ),
 )
 def espirit_sense(
-    kspace: Complex[Array, "c h w"],
+    kspace: Complex[Array, "*b c h w"],
     mask: ArrayLike,
     *,
     calibration: int = 24,
@@ -72,15 +72,16 @@ def espirit_sense(
     sets: int = 2,
     lam: ArrayLike = 0.01,
     iterations: int = 12,
-) -> Complex[Array, "sets h w"]:
+) -> Complex[Array, "*b sets h w"]:
     """Calibrate by ESPIRiT, then solve for one image per map set ("soft SENSE").
 
     Defaults are those of the CMRxRecon demo: kernel 6x6, thresholds 0.02 and 0.9, 12
-    iterations, Tikhonov weight 0.01.
+    iterations, Tikhonov weight 0.01, and the first frame's maps for all frames.
 
     Args:
-        kspace: measured k-space with a fully sampled central square.
-        mask: sampling mask.
+        kspace: measured k-space with a fully sampled central square; leading axes are
+            frames.
+        mask: sampling mask, shared by the frames or one for each.
         calibration: side of that square.
         kernel: side of the ESPIRiT patches.
         threshold: singular values below this times the largest count as noise.
@@ -92,28 +93,35 @@ def espirit_sense(
     Returns:
         One complex image per set; ``sense.rss`` over sets is the magnitude image.
     """
+    c, h, w = kspace.shape[-3:]
+    frames = kspace.reshape(-1, c, h, w)
     maps, _ = espirit_maps(
-        kspace,
+        frames[0],
         calibration=calibration,
         kernel=kernel,
         threshold=threshold,
         crop=crop,
         sets=sets,
     )
-
-    def forward(images: Array) -> Array:
-        coil_images = jnp.sum(maps * images[:, None], axis=0)
-        return sense.sample(fft2c(coil_images), mask)
-
-    def adjoint(data: Array) -> Array:
-        return sense.combine(ifft2c(sense.sample(data, mask))[None], maps)
-
     weight = jnp.asarray(lam, kspace.real.dtype).astype(kspace.dtype)
+    every = jnp.asarray(mask)
+    every = jnp.broadcast_to(every, (*kspace.shape[:-3], *every.shape[-2:]))
 
-    def normal(images: Array) -> Array:
-        return adjoint(forward(images)) + weight * images
+    def solve(data: Array, sampled: Array) -> Array:
+        def forward(images: Array) -> Array:
+            coil_images = jnp.sum(maps * images[:, None], axis=0)
+            return sense.sample(fft2c(coil_images), sampled)
 
-    images, _ = jax.scipy.sparse.linalg.cg(
-        normal, adjoint(kspace), tol=0.0, maxiter=iterations
-    )
-    return images
+        def adjoint(data: Array) -> Array:
+            return sense.combine(ifft2c(sense.sample(data, sampled))[None], maps)
+
+        def normal(images: Array) -> Array:
+            return adjoint(forward(images)) + weight * images
+
+        images, _ = jax.scipy.sparse.linalg.cg(
+            normal, adjoint(data), tol=0.0, maxiter=iterations
+        )
+        return images
+
+    images = jax.vmap(solve)(frames, every.reshape(-1, *every.shape[-2:]))
+    return images.reshape(*kspace.shape[:-3], sets, h, w)
