@@ -1,0 +1,509 @@
+"""Reconstruct k-space with every classical method, score it, fit T1 and T2 maps.
+
+``python -m experiments.cmrxrecon`` simulates two hearts. Real data::
+
+    python -m experiments.cmrxrecon tree --data.root ChallengeData \\
+        --mask.acceleration 4 8 10
+    python -m experiments.cmrxrecon tree --data.root ChallengeData \\
+        --data.subset ValidationSet --data.sampling 4 --methods low_rank_plus_sparse \\
+        --write-submission submission
+    python -m experiments.cmrxrecon file --data.path scan.mat --data.key ycart \\
+        --data.maps-key smap --mask.acceleration 2 4 --mask.acs 16
+    python -m experiments.cmrxrecon file --data.path ksp.npy --mask.pattern measured
+
+It prints what every mask really measures, and leaves ``evaluation.json`` and
+``report.html`` in the run's folder.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+from experiments.acquisitions import (
+    Acquisition,
+    Data,
+    FileData,
+    MaskConfig,
+    PhantomData,
+    TreeData,
+    open_data,
+    root_sum_of_squares,
+)
+from experiments.classical import (
+    METHODS,
+    ClassicalConfig,
+    Method,
+    Reconstruct,
+    estimate_maps,
+    methods,
+    reason_against,
+)
+from experiments.cmrxrecon_report import Kept, report
+from experiments.reconstruction_scores import MAP_SCORES, fit_map, map_scores
+from experiments.show import without_nan
+from medjax.data import mat73
+from medjax.mri import sense
+from medjax.mri.cmrxrecon import aggregate_2023, official_scores, ranking_crop
+from medjax.mri.evaluation import fastmri_metrics
+from medjax.mri.fourier import centre_crop
+from medjax.mri.kspace_files import fully_sampled
+from medjax.mri.map_evaluation import map_errors
+from medjax.mri.masks import describe
+
+D = TypeVar("D", bound=Data)
+Protocol = Literal["2023", "2024", "2025", "fastmri"]
+IMAGE_SCORES = ("ssim", "psnr", "nmse")
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Generic[D]):
+    """One evaluation; every field is a flag."""
+
+    data: D
+    """What is reconstructed."""
+    mask: MaskConfig = MaskConfig()
+    """How full k-space is undersampled."""
+    methods: tuple[Method, ...] = METHODS
+    """Which reconstructions."""
+    classical: ClassicalConfig = ClassicalConfig()
+    """Settings of the reconstructions."""
+    peers: bool = False
+    """Also run sigpy and pygrappa (the extra "peers") on the same data."""
+    protocol: Protocol | None = None
+    """Whose image scores: a year of the challenge, or fastMRI's per volume. Default:
+    the tree's edition; fastmri where a file brings its own reference; else 2023."""
+    crop: Literal["ranking", "none"] | None = None
+    """Score whole images, or the part that the challenge's validation ranks (default
+    for a tree); the latter is also what a submission holds."""
+    aha_level: Literal["basal", "mid", "apical"] | None = None
+    """Where the slices lie: adds the map errors of the AHA segments."""
+    repeats: int = 0
+    """Reconstruct so many times more to measure the time, of which the least counts."""
+    write_submission: Path | None = None
+    """Write the images as the challenge wants them, one tree per method, in here."""
+    workdir: Path = Path("runs/cmrxrecon")
+    """Folder of the run."""
+
+
+PRESETS: Mapping[str, Run[Any]] = {
+    "phantom": Run(PhantomData(), MaskConfig(acceleration=(4, 8), acs=16)),
+    "tree": Run(TreeData(root=tyro.MISSING)),
+    "file": Run(FileData(path=tyro.MISSING)),
+}
+"""Sub-commands and what they do if nothing else is said."""
+
+
+def run(config: Run[Any]) -> dict[str, Any]:
+    """Reconstructs, scores and reports.
+
+    Args:
+      config: the run.
+
+    Returns:
+      The evaluation, as in ``evaluation.json``.
+
+    Raises:
+      FileNotFoundError: where a folder or a file is missing.
+      KeyError: where a file lacks a variable.
+      ValueError: for damaged files and impossible settings.
+      ImportError: where peers are asked for and not installed.
+    """
+    check(config)
+    ready = {name: methods(config.classical)[name] for name in config.methods}
+    if config.peers:
+        from experiments.mri_peers import peers
+
+        ready |= peers(config.classical)
+    pending = open_data(config.data)
+    rows: list[Row] = []
+    masks: dict[str, None] = {}
+    skipped: dict[str, str] = {}
+    kept: list[Kept] = []
+    with tqdm(pending, unit="series") as bar:
+        for label, read in bar:
+            bar.set_description(label)
+            acquisition = read()
+            for found in evaluate(acquisition, ready, config, skipped, bar):
+                about = f"{found.series} {found.sampling}: {found.mask}"
+                if about not in masks:
+                    masks[about] = None
+                    bar.write(about)
+                rows += found.rows
+                if not any(found.is_like(other) for other in kept):
+                    kept.append(found)
+                if config.write_submission is not None:
+                    submit(acquisition, found, config)
+    results = {
+        "data": describe_data(config.data),
+        "masks": list(masks),
+        "reference": sorted({one.reference_name for one in kept}),
+        "summary": summarise(rows),
+        "leaderboard": leaderboard(rows, config),
+        "skipped": skipped,
+        "scores": rows,
+    }
+    config.workdir.mkdir(parents=True, exist_ok=True)
+    path = config.workdir / "evaluation.json"
+    path.write_text(json.dumps(without_nan(results), indent=1) + "\n")
+    print(f"\n{table(results['summary'])}")
+    for name, why in skipped.items():
+        print(f"skipped: {name}: {why}")
+    page = report(results, kept).save(config.workdir / "report.html")
+    print(f"report: {page.resolve()}")
+    return results
+
+
+def check(config: Run[Any]) -> None:
+    """Refuses what cannot work before anything is read.
+
+    Raises:
+      ValueError: naming the flag.
+    """
+    if not config.methods and not config.peers:
+        raise ValueError("methods is empty, expected one at least")
+    if config.repeats < 0:
+        raise ValueError(f"repeats={config.repeats}, expected 0 at least")
+    if config.write_submission is not None:
+        if not (isinstance(config.data, TreeData) and config.data.sampling):
+            raise ValueError(
+                "write_submission: is for the challenge's undersampled files: tree "
+                "with --data.sampling"
+            )
+        if config.data.slices is not None:
+            raise ValueError(
+                "write_submission: needs whole series, without data.slices"
+            )
+
+
+def evaluate(
+    acquisition: Acquisition,
+    ready: Mapping[str, Reconstruct],
+    config: Run[Any],
+    skipped: dict[str, str],
+    bar: Any,
+) -> Iterator[Kept]:
+    """One series under each of its masks by every method.
+
+    Args:
+      acquisition: the series.
+      ready: methods by name.
+      config: the run.
+      skipped: methods that a series does not allow are noted here.
+      bar: progress, told which method is at work.
+
+    Yields:
+      Images, maps and scores of one mask.
+    """
+    frames, depth, coils = acquisition.kspace.shape[:3]
+    reference = reference_of(acquisition)
+    protocol = protocol_of(config, acquisition)
+    ranking = is_ranking(config)
+    reference_maps = fit_maps(reference, acquisition)
+    for sampling, mask in acquisition.masks(config.mask).items():
+        found = Kept(
+            name=acquisition.name,
+            series=acquisition.series,
+            sampling=sampling,
+            mask=str(describe(mask)),
+            contrast=acquisition.contrast,
+            times=acquisition.times,
+            label=acquisition.label,
+            reference=reference,
+            reference_name=acquisition.reference_name,
+            truth=acquisition.truth,
+            reference_maps=reference_maps,
+            transposed=acquisition.transposed,
+        )
+        usable = {}
+        for name, method in ready.items():
+            reason = reason_against(name, frames=frames, coils=coils, mask=mask)
+            if reason is None:
+                usable[name] = method
+            else:
+                skipped[name] = reason
+        images = {name: [] for name in usable}
+        seconds = dict.fromkeys(usable, 0.0)
+        sampled = jnp.asarray(mask)
+        for index in range(depth):
+            full = jnp.asarray(acquisition.kspace[:, index])
+            kspace = sense.sample(full, sampled)
+            if acquisition.maps is None:
+                maps = estimate_maps(kspace, sampled, config.classical)
+            else:
+                maps = jnp.asarray(acquisition.maps[index])
+            for name, method in usable.items():
+                bar.set_postfix_str(f"{sampling} {name}", refresh=True)
+                images[name].append(np.asarray(method(kspace, sampled, maps)))
+                spent = [
+                    timed(method, kspace, sampled, maps) for _ in range(config.repeats)
+                ]
+                seconds[name] += min(spent, default=float("nan"))
+        for name in usable:
+            whole = cropped(np.stack(images[name], axis=1), acquisition.size)
+            fitted = fit_maps(whole, acquisition)
+            found.images[name], found.maps[name] = whole, fitted
+            row: Row = {
+                "name": acquisition.name,
+                "series": acquisition.series,
+                "sampling": sampling,
+                "method": name,
+                "protocol": protocol,
+            }
+            if reference is not None:
+                row |= image_scores(
+                    whole, reference, acquisition.series, protocol, ranking=ranking
+                )
+            row |= relaxation_scores(fitted, reference_maps, acquisition, config)
+            row["seconds_per_slice"] = seconds[name] / depth
+            found.rows.append(row)
+        yield found
+
+
+def timed(method: Reconstruct, *arguments: Array) -> float:
+    """Seconds that one reconstruction takes."""
+    start = time.perf_counter()
+    jax.block_until_ready(method(*arguments))
+    return time.perf_counter() - start
+
+
+def reference_of(acquisition: Acquisition) -> Float[np.ndarray, "t d y x"] | None:
+    """What images are compared with: what came along, else full k-space's own image."""
+    if acquisition.reference is not None:
+        return acquisition.reference
+    if acquisition.given is not None or not fully_sampled(acquisition.measured):
+        return None
+    return cropped(root_sum_of_squares(acquisition.kspace), acquisition.size)
+
+
+def cropped(
+    images: Float[np.ndarray, "t d h w"], size: tuple[int, int] | None
+) -> Float[np.ndarray, "t d y x"]:
+    """Images as large as the file asks for."""
+    if size is None:
+        return images
+    return np.asarray(centre_crop(jnp.asarray(images), height=size[0], width=size[1]))
+
+
+def fit_maps(
+    images: Float[np.ndarray, "t d h w"] | None, acquisition: Acquisition
+) -> Float[np.ndarray, "d h w"] | None:
+    """T1 or T2 in ms, slice by slice; None where times are unknown."""
+    times, contrast = acquisition.times, acquisition.contrast
+    if images is None or times is None or contrast is None:
+        return None
+    maps = [
+        fit_map(jnp.asarray(images[:, i]), jnp.asarray(times[i]), contrast=contrast)
+        for i in range(images.shape[1])
+    ]
+    return np.stack([np.asarray(one) for one in maps])
+
+
+def protocol_of(config: Run[Any], acquisition: Acquisition) -> Protocol:
+    """Whose scores, if the flags leave it open."""
+    if config.protocol is not None:
+        return config.protocol
+    if isinstance(config.data, TreeData):
+        return "2023" if config.data.edition == 2023 else "2024"
+    return "fastmri" if acquisition.reference_name == "the file's own" else "2023"
+
+
+def is_ranking(config: Run[Any]) -> bool:
+    """Whether the ranked part is what counts."""
+    if config.crop is None:
+        return isinstance(config.data, TreeData)
+    return config.crop == "ranking"
+
+
+def image_scores(
+    images: Float[np.ndarray, "t d h w"],
+    reference: Float[np.ndarray, "t d h w"],
+    series: str,
+    protocol: Protocol,
+    *,
+    ranking: bool,
+) -> dict[str, float]:
+    """SSIM, PSNR and NMSE of a file: means over frames and slices, or fastMRI's.
+
+    Raises:
+      ValueError: where the images are smaller than the window of SSIM.
+    """
+    pair = [jnp.asarray(images), jnp.asarray(reference)]
+    if ranking:
+        pair = [ranking_crop(x, name=series) for x in pair]
+    if protocol == "fastmri":
+        scores = [fastmri_metrics(p, g) for p, g in zip(*pair, strict=True)]
+        return {k: float(np.mean([s[k] for s in scores])) for k in IMAGE_SCORES}
+    found = official_scores(*pair, year=int(protocol))
+    return {name: float(jnp.mean(found[name])) for name in IMAGE_SCORES}
+
+
+def relaxation_scores(
+    fitted: Float[np.ndarray, "d h w"] | None,
+    reference: Float[np.ndarray, "d h w"] | None,
+    acquisition: Acquisition,
+    config: Run[Any],
+) -> dict[str, float]:
+    """RMSE in ms over myocardium and blood, mean over the slices that show them."""
+    label = acquisition.label
+    if fitted is None or label is None:
+        return {}
+    against = {"truth": acquisition.truth, "reference": reference}
+    known = {name: maps for name, maps in against.items() if maps is not None}
+    every: list[dict[str, float]] = []
+    for i, one in enumerate(fitted):
+        scores = map_scores(one, {k: v[i] for k, v in known.items()}, label[i])
+        if config.aha_level is not None:
+            for name, maps in known.items():
+                errors = map_errors(
+                    *(jnp.asarray(x) for x in (one, maps[i], label[i])),
+                    level=config.aha_level,
+                )
+                scores |= {
+                    f"{region}_{name}": float(value)
+                    for region, value in errors.items()
+                    if region.startswith("aha_")
+                }
+        every.append(scores)
+    return {name: mean([scores[name] for scores in every]) for name in every[0]}
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of what is known."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def summarise(rows: Sequence[Row]) -> list[Row]:
+    """Means over the files of each series, sampling and method."""
+    summary: list[Row] = []
+    groups = dict.fromkeys((r["series"], r["sampling"], r["method"]) for r in rows)
+    labels = ("name", "series", "sampling", "method", "protocol")
+    for group in groups:
+        of_group = [
+            r for r in rows if (r["series"], r["sampling"], r["method"]) == group
+        ]
+        numbers = {
+            k: mean([r[k] for r in of_group]) for k in of_group[0] if k not in labels
+        }
+        summary.append(
+            dict(zip(("series", "sampling", "method"), group, strict=True))
+            | {"files": len(of_group), "protocol": of_group[0]["protocol"]}
+            | numbers
+        )
+    return summary
+
+
+def leaderboard(rows: Sequence[Row], config: Run[Any]) -> dict[str, dict[str, float]]:
+    """2023's overall score of every method; empty for other data."""
+    if not isinstance(config.data, TreeData) or config.data.edition != 2023:
+        return {}
+    overall = {}
+    for name in dict.fromkeys(row["method"] for row in rows):
+        scores = {
+            (config.data.coils, row["series"], int(row["sampling"][1:])): {
+                score: row[score] for score in IMAGE_SCORES
+            }
+            for row in summarise([r for r in rows if r["method"] == name])
+            if row["sampling"][1:].isdigit() and "ssim" in row
+        }
+        if scores:
+            overall[name] = aggregate_2023(scores)
+    return overall
+
+
+def submit(acquisition: Acquisition, found: Kept, config: Run[TreeData]) -> None:
+    """Writes ``img4ranking`` of every method at the place of the k-space file."""
+    files = acquisition.files
+    assert files is not None and config.write_submission is not None
+    place = files.kspace.relative_to(config.data.root)
+    for name, images in found.images.items():
+        if is_ranking(config):
+            series = jnp.asarray(images)
+            images = np.asarray(ranking_crop(series, name=acquisition.series))
+        path = config.write_submission / name / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mat73.write(path, {"img4ranking": images.astype(np.float32)})
+
+
+def describe_data(data: Data) -> dict[str, Any]:
+    """The data's flags, without folders of the machine."""
+    return {
+        name: value.name if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(data).items()
+        if value is not None
+    }
+
+
+def table(summary: Sequence[Row]) -> str:
+    """The summary as aligned text; a dash where nothing is known."""
+    digits = {"ssim": 4, "psnr": 2, "nmse": 5} | dict.fromkeys(MAP_SCORES, 1)
+    digits["seconds_per_slice"] = 3
+    shown = [k for k in digits if any(np.isfinite(r.get(k, np.nan)) for r in summary)]
+    lines = [["series", "sampling", "method", *(k.replace("_", " ") for k in shown)]]
+    for row in summary:
+        cells = [row["series"], row["sampling"], row["method"]]
+        for name in shown:
+            value = row.get(name, np.nan)
+            cells.append(f"{value:.{digits[name]}f}" if np.isfinite(value) else "–")
+        lines.append(cells)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def command(arguments: Sequence[str] | None = None) -> Run[Any]:
+    """The command line as data: phantom (if nothing is said), tree or file."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] not in (*PRESETS, "-h", "--help"):
+        given = ["phantom", *given]
+    commands: Any = Union[  # noqa: UP007 - built from a list
+        tuple(
+            Annotated[
+                Run[type(preset.data)],  # pyright: ignore[reportInvalidTypeArguments]
+                tyro.conf.subcommand(
+                    name, default=preset, description=type(preset.data).__doc__
+                ),
+            ]
+            for name, preset in PRESETS.items()
+        )
+    ]
+    return tyro.cli(
+        commands,
+        args=given,
+        description=__doc__,
+        prog="python -m experiments.cmrxrecon",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs; a fault of data or flags ends with its message and status 1."""
+    try:
+        run(command(arguments))
+    except KeyError as error:
+        print(f"error: {error.args[0]}", file=sys.stderr)
+        return 1
+    except (OSError, ValueError, IndexError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
