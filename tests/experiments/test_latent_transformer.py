@@ -25,6 +25,7 @@ from experiments.scans import (
 )
 from experiments.show import without_nan
 from medjax.data.records import Field, write_records
+from medjax.mri.latent_transformer import SYSTEMS as SINGLE_COIL
 from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.series import fully_sampled
 from medjax.mri.unrolled import UnrolledConfig
@@ -43,6 +44,7 @@ DATA = DataConfig(
     test_patients=2,
     batch_size=8,
 )
+DATA_OF_COILS = ("kspace", "sensitivities")
 SYSTEM = UnrolledConfig(
     network=LatentTransformerConfig(
         widths=(4, 4), denoiser_widths=(4, 4, 4), heads=1, layers=1
@@ -186,6 +188,22 @@ def test_the_kernels_flag_reaches_data_consistency(scans):
         assert (np.asarray(one) != np.asarray(other)).any()
         with pytest.raises(NotImplementedError, match="tpu"):
             build(config, KernelConfig("tpu")).reconstruct(variables, batch)
+
+
+def test_single_coil_series_take_the_single_coil_system_and_its_kernels(scans):
+    config = dataclasses.replace(SINGLE_COIL["tiny"], network=SYSTEM.network)
+    row = {name: scans.test[0][name][..., :1, :, :] for name in DATA_OF_COILS}
+    batch = batch_of(row, acceleration=4, acs=6)
+    system = build(config, KernelConfig())
+    variables = jax.eval_shape(system.init, jax.random.key(0), batch)
+    image = jax.eval_shape(system.reconstruct, variables, batch)
+    assert image.shape == (1, 3, 24, 24) and image.dtype == np.complex64
+    other = build(config, KernelConfig("tpu"))
+    with pytest.raises(NotImplementedError, match="tpu"):
+        jax.eval_shape(other.reconstruct, variables, batch)
+    many = batch_of(scans.test[0], acceleration=4, acs=6)
+    with pytest.raises(ValueError, match="kspace has 2 coils, expected 1"):
+        jax.eval_shape(system.reconstruct, variables, many)
 
 
 def prepared(folder, coils=2):
