@@ -50,21 +50,26 @@ from experiments.classical import (
     reason_against,
 )
 from experiments.cmrxrecon_report import Kept, report
-from experiments.reconstruction_scores import MAP_SCORES, fit_map, map_scores
+from experiments.cmrxrecon_scores import (
+    AhaLevel,
+    Protocol,
+    Row,
+    image_scores,
+    leaderboard,
+    relaxation_scores,
+    summarise,
+    table,
+)
+from experiments.reconstruction_scores import fit_map
 from experiments.show import without_nan
 from medjax.data import mat73
 from medjax.mri import sense
-from medjax.mri.cmrxrecon import aggregate_2023, official_scores, ranking_crop
-from medjax.mri.evaluation import fastmri_metrics
+from medjax.mri.cmrxrecon import ranking_crop
 from medjax.mri.fourier import centre_crop
 from medjax.mri.kspace_files import fully_sampled
-from medjax.mri.map_evaluation import map_errors
 from medjax.mri.masks import describe
 
 D = TypeVar("D", bound=Data)
-Protocol = Literal["2023", "2024", "2025", "fastmri"]
-IMAGE_SCORES = ("ssim", "psnr", "nmse")
-Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Run(Generic[D]):
     crop: Literal["ranking", "none"] | None = None
     """Score whole images, or the part that the challenge's validation ranks (default
     for a tree); the latter is also what a submission holds."""
-    aha_level: Literal["basal", "mid", "apical"] | None = None
+    aha_level: AhaLevel | None = None
     """Where the slices lie: adds the map errors of the AHA segments."""
     repeats: int = 0
     """Reconstruct so many times more to measure the time, of which the least counts."""
@@ -145,12 +150,13 @@ def run(config: Run[Any]) -> dict[str, Any]:
                     kept.append(found)
                 if config.write_submission is not None:
                     submit(acquisition, found, config)
+    official = isinstance(config.data, TreeData) and config.data.edition == 2023
     results = {
         "data": describe_data(config.data),
         "masks": list(masks),
         "reference": sorted({one.reference_name for one in kept}),
         "summary": summarise(rows),
-        "leaderboard": leaderboard(rows, config),
+        "leaderboard": leaderboard(rows, config.data.coils) if official else {},
         "skipped": skipped,
         "scores": rows,
     }
@@ -265,7 +271,9 @@ def evaluate(
                 row |= image_scores(
                     whole, reference, acquisition.series, protocol, ranking=ranking
                 )
-            row |= relaxation_scores(fitted, reference_maps, acquisition, config)
+            row |= relaxation_scores(
+                fitted, reference_maps, acquisition, config.aha_level
+            )
             row["seconds_per_slice"] = seconds[name] / depth
             found.rows.append(row)
         yield found
@@ -326,103 +334,6 @@ def is_ranking(config: Run[Any]) -> bool:
     return config.crop == "ranking"
 
 
-def image_scores(
-    images: Float[np.ndarray, "t d h w"],
-    reference: Float[np.ndarray, "t d h w"],
-    series: str,
-    protocol: Protocol,
-    *,
-    ranking: bool,
-) -> dict[str, float]:
-    """SSIM, PSNR and NMSE of a file: means over frames and slices, or fastMRI's.
-
-    Raises:
-      ValueError: where the images are smaller than the window of SSIM.
-    """
-    pair = [jnp.asarray(images), jnp.asarray(reference)]
-    if ranking:
-        pair = [ranking_crop(x, name=series) for x in pair]
-    if protocol == "fastmri":
-        scores = [fastmri_metrics(p, g) for p, g in zip(*pair, strict=True)]
-        return {k: float(np.mean([s[k] for s in scores])) for k in IMAGE_SCORES}
-    found = official_scores(*pair, year=int(protocol))
-    return {name: float(jnp.mean(found[name])) for name in IMAGE_SCORES}
-
-
-def relaxation_scores(
-    fitted: Float[np.ndarray, "d h w"] | None,
-    reference: Float[np.ndarray, "d h w"] | None,
-    acquisition: Acquisition,
-    config: Run[Any],
-) -> dict[str, float]:
-    """RMSE in ms over myocardium and blood, mean over the slices that show them."""
-    label = acquisition.label
-    if fitted is None or label is None:
-        return {}
-    against = {"truth": acquisition.truth, "reference": reference}
-    known = {name: maps for name, maps in against.items() if maps is not None}
-    every: list[dict[str, float]] = []
-    for i, one in enumerate(fitted):
-        scores = map_scores(one, {k: v[i] for k, v in known.items()}, label[i])
-        if config.aha_level is not None:
-            for name, maps in known.items():
-                errors = map_errors(
-                    *(jnp.asarray(x) for x in (one, maps[i], label[i])),
-                    level=config.aha_level,
-                )
-                scores |= {
-                    f"{region}_{name}": float(value)
-                    for region, value in errors.items()
-                    if region.startswith("aha_")
-                }
-        every.append(scores)
-    return {name: mean([scores[name] for scores in every]) for name in every[0]}
-
-
-def mean(values: Sequence[float]) -> float:
-    """The mean of what is known."""
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.mean(known)) if known else float("nan")
-
-
-def summarise(rows: Sequence[Row]) -> list[Row]:
-    """Means over the files of each series, sampling and method."""
-    summary: list[Row] = []
-    groups = dict.fromkeys((r["series"], r["sampling"], r["method"]) for r in rows)
-    labels = ("name", "series", "sampling", "method", "protocol")
-    for group in groups:
-        of_group = [
-            r for r in rows if (r["series"], r["sampling"], r["method"]) == group
-        ]
-        numbers = {
-            k: mean([r[k] for r in of_group]) for k in of_group[0] if k not in labels
-        }
-        summary.append(
-            dict(zip(("series", "sampling", "method"), group, strict=True))
-            | {"files": len(of_group), "protocol": of_group[0]["protocol"]}
-            | numbers
-        )
-    return summary
-
-
-def leaderboard(rows: Sequence[Row], config: Run[Any]) -> dict[str, dict[str, float]]:
-    """2023's overall score of every method; empty for other data."""
-    if not isinstance(config.data, TreeData) or config.data.edition != 2023:
-        return {}
-    overall = {}
-    for name in dict.fromkeys(row["method"] for row in rows):
-        scores = {
-            (config.data.coils, row["series"], int(row["sampling"][1:])): {
-                score: row[score] for score in IMAGE_SCORES
-            }
-            for row in summarise([r for r in rows if r["method"] == name])
-            if row["sampling"][1:].isdigit() and "ssim" in row
-        }
-        if scores:
-            overall[name] = aggregate_2023(scores)
-    return overall
-
-
 def submit(acquisition: Acquisition, found: Kept, config: Run[TreeData]) -> None:
     """Writes ``img4ranking`` of every method at the place of the k-space file."""
     files = acquisition.files
@@ -444,28 +355,6 @@ def describe_data(data: Data) -> dict[str, Any]:
         for name, value in dataclasses.asdict(data).items()
         if value is not None
     }
-
-
-def table(summary: Sequence[Row]) -> str:
-    """The summary as aligned text; a dash where nothing is known."""
-    digits = {"ssim": 4, "psnr": 2, "nmse": 5} | dict.fromkeys(MAP_SCORES, 1)
-    digits["seconds_per_slice"] = 3
-    shown = [k for k in digits if any(np.isfinite(r.get(k, np.nan)) for r in summary)]
-    lines = [["series", "sampling", "method", *(k.replace("_", " ") for k in shown)]]
-    for row in summary:
-        cells = [row["series"], row["sampling"], row["method"]]
-        for name in shown:
-            value = row.get(name, np.nan)
-            cells.append(f"{value:.{digits[name]}f}" if np.isfinite(value) else "–")
-        lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < 3 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def command(arguments: Sequence[str] | None = None) -> Run[Any]:
