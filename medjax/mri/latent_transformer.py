@@ -52,7 +52,6 @@ from medjax.nn.restormer import Restormer, RestormerConfig
 from medjax.typing import Batch, Metrics
 from medjax_kernels.data_consistency import blend_image
 from medjax_kernels.data_consistency.dispatch import Implementation
-from medjax_kernels.data_consistency.dispatch import Implementation
 
 REFERENCE_WIDTHS = (8, 8, 16, 32, 64, 8)
 

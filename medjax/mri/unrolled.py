@@ -50,7 +50,6 @@ from medjax.mri.series import (
 from medjax.typing import Batch, Metrics
 from medjax_kernels.data_consistency import gradient_step, proximal_solve
 from medjax_kernels.data_consistency.dispatch import Implementation
-from medjax_kernels.data_consistency.dispatch import Implementation
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What :mod:`medjax_kernels.aot` compiles of this operation."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ DEFAULT_SHAPE = "square"
 """What is compiled if no shape is named."""
 
 
-def cases(shape: str, platform: str) -> list[Case]:
+def cases(shape: str, platform: Literal["gpu", "tpu"]) -> list[Case]:
     """Programs on one named shape.
 
     Args:

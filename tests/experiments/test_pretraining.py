@@ -1,0 +1,184 @@
+"""The three pre-training experiments from flags to report, a few steps of each.
+
+What they learn is measured by ``experiments.compare_pretraining``; here every part has
+to fit the next: data, language model, training, resuming, evaluation, page, export.
+"""
+
+import dataclasses
+import json
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from experiments import convirt, imitate, mflag
+from experiments.compare_pretraining import summarise, table
+from experiments.pretraining import run
+from experiments.show import without_nan
+from medjax.train.log import Writer, read_metrics
+from medjax.train.optimizer import OptimizerConfig
+
+TIMED = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """A resumed run compiles nothing that the first one has compiled."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    settings = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def small(preset, workdir, *, steps, architecture="vit_tiny", lr=1e-3, **checkpoints):
+    """A preset on a few small films; a constant rate, so that the run can go on."""
+    change = dataclasses.replace
+    image = change(
+        preset.image, architecture=architecture, checkpoint=checkpoints.get("image")
+    )
+    return change(
+        preset,
+        data=change(
+            preset.data,
+            patients=40,
+            image_size=32,
+            batch_size=16,
+            root=checkpoints.get("root"),
+            prepared=workdir.parent / "data",
+        ),
+        text=change(preset.text, max_length=32, checkpoint=checkpoints.get("text")),
+        image=image,
+        optimizer=OptimizerConfig(lr=lr),
+        train=change(preset.train, steps=steps, log_every=1, checkpoint_every=100),
+        language=change(preset.language, steps=2, batch_size=16),
+        evaluation=change(preset.evaluation, fractions=(1.0,)),
+        warmup_fraction=None,
+        workdir=workdir,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """M-FLAG in one go, its language model trained first, and what came out."""
+    config = small(mflag.PRESETS["tiny"], folder / "whole", steps=3)
+    return folder / "whole", run(config, mflag.build, devices=jax.devices()[:1])
+
+
+def curve(workdir):
+    return [
+        {name: value for name, value in row.items() if name not in TIMED}
+        for row in read_metrics(workdir)
+    ]
+
+
+def check_results(results, workdir):
+    """Everything that the page and the terminal promise is there and is a number."""
+    kept = json.loads(
+        (workdir / "evaluation.json").read_text(), parse_constant=pytest.fail
+    )
+    assert kept == without_nan(results)
+    (probe,) = results["linear_probe"]
+    retrieval = results["retrieval"]
+    numbers = [probe["macro_auc"], results["zero_shot"]["macro_auc"]]
+    for direction in ("image_to_text", "text_to_image"):
+        numbers += [retrieval[direction][f"R@{k}"] for k in (1, 5, 10)]
+    assert np.isfinite(numbers).all() and 0 <= min(numbers) <= max(numbers) <= 1
+    assert probe["chance"] == results["zero_shot"]["chance"] == 0.5
+    page = (workdir / "report.html").read_text()
+    for finding in probe["auc"]:
+        assert f'<td class="">{finding}</td>' in page
+    assert page.count('<img src="data:image/png;base64,') >= 6
+
+
+def test_a_run_ends_with_an_evaluation_and_a_page(trained):
+    workdir, results = trained
+    check_results(results, workdir)
+    assert results["retrieval"]["section"] == "report"
+    assert [row["step"] for row in read_metrics(workdir)] == [1, 2, 3]
+
+
+def test_asked_to_stop_it_goes_on_as_if_it_had_not(trained, folder, monkeypatch):
+    whole, results = trained
+    cut = folder / "cut"
+    shutil.copytree(whole / "language", cut / "language")
+    config = small(mflag.PRESETS["tiny"], cut, steps=3)
+    write = Writer.write
+
+    def ask(writer, step, scalars, **options):
+        write(writer, step, scalars, **options)
+        if step == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(Writer, "write", ask)
+        run(config, mflag.build, devices=jax.devices()[:1])
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert not (cut / "evaluation.json").exists() and len(curve(cut)) < 3
+    again = run(config, mflag.build, devices=jax.devices()[:1])
+    assert curve(cut) == curve(whole)
+    assert without_nan(again) == without_nan(results)
+
+
+def test_towers_leave_as_checkpoints_and_start_another_system(trained, folder):
+    towers = trained[0] / "towers"
+    config = small(
+        convirt.PRESETS["tiny"],
+        folder / "convirt",
+        steps=1,
+        lr=0.0,
+        image=str(towers / "image"),
+        text=str(trained[0] / "language" / "checkpoint"),
+        root=folder / "data",
+    )
+    results = run(config, convirt.convirt, devices=jax.devices()[:1])
+    check_results(results, folder / "convirt")
+    for tower in ("image", "text"):
+        before = load_file(towers / tower / "model.safetensors")
+        after = load_file(folder / "convirt/towers" / tower / "model.safetensors")
+        assert before.keys() == after.keys()
+        for name in before:
+            np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_imitate_reads_both_sections_and_trains_on_two_devices(trained, folder):
+    config = small(
+        imitate.PRESETS["tiny"],
+        folder / "imitate",
+        steps=1,
+        architecture="resnet_tiny",
+        text=str(trained[0] / "language" / "checkpoint"),
+        root=folder / "data",
+    )
+    results = run(config, imitate.imitate, devices=jax.devices()[:2])
+    check_results(results, folder / "imitate")
+    assert results["retrieval"]["section"] == "impression"
+    (row,) = read_metrics(folder / "imitate")
+    terms = ("diagnosis_impression", "reading_findings")
+    views = ("diagnosis_views", "reading_views")
+    assert row["loss"] == pytest.approx(sum(row[t] for t in terms + views), rel=1e-5)
+
+
+def test_the_comparison_is_mean_and_deviation_over_seeds():
+    rows = [
+        {"system": "mflag", "seed": seed, "seconds": 1, "zero-shot": value}
+        for seed, value in enumerate((0.6, 0.7, 0.8))
+    ]
+    (entry,) = summary = summarise(rows)
+    assert entry["seeds"] == 3
+    assert entry["zero-shot"] == pytest.approx({"mean": 0.7, "sd": 0.1})
+    assert "| M-FLAG | 0.700 ± 0.100 |" in table({"summary": summary})
