@@ -13,7 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from medjax_kernels.contrastive.varying import vary_like
 from medjax_kernels.word_region.select import select
-from medjax_kernels.word_region.tile import Aggregation, Operands, Options, prepare
+from medjax_kernels.word_region.tile import (
+    Aggregation,
+    Operands,
+    Options,
+    accumulator,
+    prepare,
+)
 from medjax_kernels.word_region.xla import Engine, Tile
 
 
@@ -70,9 +76,11 @@ def word_region_similarity(
     valid = as_mask(words, mask, lengths)
     options = Options(float(temp1), float(temp2), aggregation, float(eps))
     check_options(options)
-    operands = prepare(words, regions, valid)
-    engine = select(implementation, tile, operands, options)
-    return similarity(engine, options, tile, vary_like(operands, operands))
+    dtype = accumulator(words.dtype)
+    operands = prepare(words.astype(dtype), regions.astype(dtype), valid)
+    engine = select(implementation, tile, narrowed(operands, words.dtype), options)
+    operands = vary_like(operands, operands)
+    return similarity(engine, options, tile, words.dtype, operands)
 
 
 def check_features(words: Array, regions: Array) -> None:
@@ -134,31 +142,52 @@ def as_mask(
     return jnp.ones((n, t), jnp.bool)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def narrowed(operands: Operands, dtype: jnp.dtype) -> Operands:
+    """The operands with features in the dtype that they came in."""
+    return operands._replace(
+        words=operands.words.astype(dtype), regions=operands.regions.astype(dtype)
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def similarity(
-    engine: Engine, options: Options, tile: Tile | None, operands: Operands
+    engine: Engine,
+    options: Options,
+    tile: Tile | None,
+    dtype: jnp.dtype,
+    operands: Operands,
 ) -> Float[Array, "m n"]:
-    """The engine, with gradients by operands."""
-    return engine.forward(operands, options, tile)[0]
+    """The engine, with gradients by operands.
+
+    Operands are fp32 outside and narrowed to ``dtype``, their own, inside. The gradient
+    of a cosine by a feature is a difference of two parts, one through the scores and
+    one through the norm: their sum must be fp32, and only then rounded.
+    """
+    return engine.forward(narrowed(operands, dtype), options, tile)[0]
 
 
 def _forward(
-    engine: Engine, options: Options, tile: Tile | None, operands: Operands
+    engine: Engine,
+    options: Options,
+    tile: Tile | None,
+    dtype: jnp.dtype,
+    operands: Operands,
 ) -> tuple[Array, tuple]:
+    operands = narrowed(operands, dtype)
     value, kept = engine.forward(operands, options, tile)
     return value, (operands, kept)
 
 
 def _backward(
-    engine: Engine, options: Options, tile: Tile | None, saved: tuple, cotangent: Array
+    engine: Engine,
+    options: Options,
+    tile: Tile | None,
+    dtype: jnp.dtype,
+    saved: tuple,
+    cotangent: Array,
 ) -> tuple[Operands]:
     operands, kept = saved
-    gradient = engine.backward(operands, options, tile, kept, cotangent)
-    cast = (
-        None if g is None else g.astype(x.dtype)
-        for g, x in zip(gradient, operands, strict=True)
-    )
-    return (Operands(*cast),)
+    return (engine.backward(operands, options, tile, kept, cotangent),)
 
 
 similarity.defvjp(_forward, _backward)

@@ -114,14 +114,12 @@ def prepare(
     valid: Bool[Array, "n t"],
 ) -> Operands:
     """Everything that belongs to one report or one image; JAX differentiates it."""
-    dtype = accumulator(words.dtype)
-    words = jnp.where(valid[..., None], words, jnp.zeros((), words.dtype))
-    wide = regions.astype(dtype)
-    mean = jnp.mean(wide, axis=1, keepdims=True)
-    centred = wide - mean
+    words = jnp.where(valid[..., None], words, 0)
+    mean = jnp.mean(regions, axis=1, keepdims=True)
+    centred = regions - mean
     return Operands(
         words=words,
-        norms=safe_norm(words.astype(dtype)),
+        norms=safe_norm(words),
         valid=valid,
         regions=regions,
         gram=product("mrd,msd->mrs", centred, centred),
