@@ -23,7 +23,13 @@ from experiments.bench.pair import DType
 from medjax.mri import masks
 from medjax.mri.fourier import fft2c, ifft2c
 from medjax.mri.sense import combine, sample
-from medjax.mri.varnet import VarNetConfig, central_lines, frames_of, varnet_system
+from medjax.mri.varnet import (
+    VarNetConfig,
+    central_lines,
+    frames_of,
+    unit_norm,
+    varnet_system,
+)
 from medjax.train.mesh import make_mesh
 from medjax.train.optimizer import OptimizerConfig
 from medjax_kernels.data_consistency import varnet_update
@@ -216,7 +222,7 @@ def time_data_consistency(
     assert config.cascades
     kspace, mask = frames_of(jax.tree.map(jnp.asarray, batch))
     measured = ifft2c(sample(kspace, mask))
-    maps = measured / jnp.linalg.norm(measured, axis=1, keepdims=True)
+    maps = unit_norm(measured)
     refinement = combine(measured, maps)
     works: dict[str, Any] = {}
     found: dict[str, Any] = {}
