@@ -122,7 +122,8 @@ def test_word_region_keeps_its_budget_on_an_h200(chip):
 @pytest.mark.aot
 @pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"], indirect=True)
 def test_word_region_compiles_for_a_tpu(chip):
-    arguments = "--shape", "gloria_bf16", "--chip", chip, "--case", "tpu"
+    # The narrowest features: three times faster to compile than GLoRIA's.
+    arguments = "--shape", "mgca", "--chip", chip, "--case", "tpu"
     reports = compiled("word_region", *arguments)
     assert reports["tpu forward"].kernels == 1
     assert reports["tpu step"].kernels == 3
