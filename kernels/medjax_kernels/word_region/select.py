@@ -2,16 +2,13 @@
 
 from types import ModuleType
 
-from medjax_kernels import compat
 from medjax_kernels.word_region import tpu, xla
 from medjax_kernels.word_region.tile import Operands, Options
 from medjax_kernels.word_region.xla import Engine, Tile
 
 IMPLEMENTATIONS = ("xla", "xla_chunked", "tpu", "gpu")
 ATTENTION_BYTES = 16 * 2**20
-CPU_ATTENTION_BYTES = 2**20
-"""Up to so many bytes an fp32 attention tensor is kept; beyond, recomputed. On a CPU
-what leaves the cache costs more than the products that make it again."""
+"""Up to so many bytes an fp32 attention tensor is kept; beyond, recomputed."""
 
 
 def gpu_module() -> ModuleType:
@@ -37,9 +34,7 @@ def select(
         raise ValueError(f"tile is {tile}, expected (images, reports), both positive")
     if implementation is None:
         (m, r, _), (n, t, _) = operands.regions.shape, operands.words.shape
-        on_cpu = compat.platform() == "cpu"
-        limit = CPU_ATTENTION_BYTES if on_cpu else ATTENTION_BYTES
-        small = 4 * m * n * r * t <= limit
+        small = 4 * m * n * r * t <= ATTENTION_BYTES
         implementation = "xla" if small and tile is None else "xla_chunked"
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
