@@ -37,7 +37,7 @@ from medjax_kernels.contrastive.targets import (
     expect_shape,
 )
 from medjax_kernels.contrastive.tile import Block, Energy, Sums
-from medjax_kernels.contrastive.varying import axes_of, vary
+from medjax_kernels.varying import axes_of, vary
 
 Scalar = Float[Array, ""] | float
 

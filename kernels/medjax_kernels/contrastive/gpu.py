@@ -28,7 +28,7 @@ from medjax_kernels.contrastive.fused import Operands, Slopes
 from medjax_kernels.contrastive.gpu_kernel import DEPTH, ROWS, Config
 from medjax_kernels.contrastive.targets import DenseRule, Rule
 from medjax_kernels.contrastive.tile import Block, Energy, Gradient, Sums
-from medjax_kernels.contrastive.varying import vary_like
+from medjax_kernels.varying import vary_like
 
 CHUNK_BYTES = 128 * 2**20
 """Size of a default chunk of G."""

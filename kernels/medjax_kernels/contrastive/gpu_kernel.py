@@ -26,11 +26,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
-from medjax_kernels import compat
 from medjax_kernels.contrastive import fused
 from medjax_kernels.contrastive.fused import LN2, Slopes
 from medjax_kernels.contrastive.targets import GroupsRule, Rule, SimilarityRule
 from medjax_kernels.contrastive.tile import Energy
+from medjax_kernels.hopper import laid_out
 
 ROWS = 128
 DEPTH = 64
@@ -240,14 +240,6 @@ def multiply(
     if first + steps - 1 + config.stages < total:
         plgpu.barrier_arrive(smem.empty.at[(first + steps - 1) % config.stages])
     return accumulator[...]
-
-
-def laid_out(array: Array, *reduced: int) -> Array:
-    """In registers as an accumulator is, or a sum of one along the reduced axis."""
-    if compat.interpreting():
-        return array
-    layout = plgpu.Layout.WGMMA
-    return plgpu.layout_cast(array, layout.reduce(reduced) if reduced else layout)
 
 
 def spread(vector: Array, axis: int, config: Config) -> Array:

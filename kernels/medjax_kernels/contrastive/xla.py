@@ -16,7 +16,7 @@ from jaxtyping import Array, Shaped
 from medjax_kernels.contrastive import tile
 from medjax_kernels.contrastive.targets import Rule, accumulator
 from medjax_kernels.contrastive.tile import Block, Energy, Gradient, Sums
-from medjax_kernels.contrastive.varying import vary_like
+from medjax_kernels.varying import vary_like
 
 TILE_BYTES = 64 * 2**20
 """Size of a default chunk of logits: large enough to fill a device, small beside it."""

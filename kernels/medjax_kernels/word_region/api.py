@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from medjax_kernels.contrastive.varying import vary_like
+from medjax_kernels.varying import vary_like
 from medjax_kernels.word_region.select import select
 from medjax_kernels.word_region.tile import (
     Aggregation,

@@ -31,6 +31,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
 from medjax_kernels import compat
+from medjax_kernels.hopper import laid_out
 
 CHUNK = 64
 """Regions of a warpgroup: the M of a wgmma. Also a step of its depth: 128 bytes."""
@@ -254,14 +255,6 @@ def multiply(
 
     shape = plgpu.WGMMAAccumulatorRef((CHUNK, config.words), jnp.float32)
     return pl.run_scoped(lambda accumulator: run(accumulator), shape)
-
-
-def laid_out(array: Array, *reduced: int) -> Array:
-    """In registers as an accumulator is, or a sum of one along the reduced axis."""
-    if compat.interpreting():
-        return array
-    layout = plgpu.Layout.WGMMA
-    return plgpu.layout_cast(array, layout.reduce(reduced) if reduced else layout)
 
 
 def spread(vector: Array, axis: int, config: Config) -> Array:

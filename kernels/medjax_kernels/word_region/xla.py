@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from medjax_kernels import compat
-from medjax_kernels.contrastive.varying import vary_like
+from medjax_kernels.varying import vary_like
 from medjax_kernels.word_region import tile
 from medjax_kernels.word_region.tile import Operands, Options, Pair, Slopes
 
