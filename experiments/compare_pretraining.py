@@ -29,6 +29,7 @@ from experiments.corpus import Corpus, DataConfig, open_corpus
 from experiments.evaluation import evaluate
 from experiments.language import train_language_model
 from experiments.pretraining import TINY, Build, Pretraining, run, source_row
+from experiments.publishing import cell, publish, spread
 from medjax.train.mesh import LaunchConfig, cpu_devices, launch, make_mesh
 from medjax.train.sharding import load_into, replicated
 from medjax.train.state import run_keys
@@ -56,8 +57,6 @@ SYSTEMS: Mapping[System, tuple[str, Pretraining, Build]] = {
         imitate.imitate,
     ),
 }
-HERE = Path(__file__).parent
-BEGIN, END = "<!-- compare_pretraining -->", "<!-- /compare_pretraining -->"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,9 +224,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         of_system = [row for row in rows if row["system"] == system]
         entry: dict[str, Any] = {"system": system, "seeds": len(of_system)}
         for name in names:
-            values = np.asarray([row[name] for row in of_system])
-            sd = float(values.std(ddof=1)) if len(values) > 1 else None
-            entry[name] = {"mean": float(values.mean()), "sd": sd}
+            entry[name] = spread([row[name] for row in of_system])
         summary.append(entry)
     return summary
 
@@ -240,30 +237,9 @@ def table(results: Mapping[str, Any]) -> str:
         "|---" * (len(names) + 1) + "|",
     ]
     for entry in results["summary"]:
-        cells = [SYSTEMS[entry["system"]][0]]
-        for name in names:
-            mean, sd = entry[name]["mean"], entry[name]["sd"]
-            cells.append(f"{mean:.3f}" + ("" if sd is None else f" ± {sd:.3f}"))
+        cells = [SYSTEMS[entry["system"]][0], *(cell(entry[name]) for name in names)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def publish(results: Mapping[str, Any]) -> None:
-    """Writes the committed JSON, and the table between its marks in the README.
-
-    Raises:
-      ValueError: the README lacks the marks.
-    """
-    path = HERE / "results" / "compare_pretraining.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    readme = HERE / "README.md"
-    text = readme.read_text()
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{readme}: the table goes between {BEGIN} and {END}")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
 
 
 def main() -> None:
@@ -275,7 +251,7 @@ def main() -> None:
     print(f"\n{table(results)}")
     print(f"results: {config.workdir / 'results.json'}")
     if config.publish:
-        publish(results)
+        publish("compare_pretraining", results, table(results))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import jax
 import numpy as np
 import tyro
 
+from experiments.publishing import cell, publish, spread
 from experiments.reconstruction import KernelConfig, Reconstruction, train
 from experiments.reconstruction_scores import (
     FULL,
@@ -78,8 +79,6 @@ TUNED_ON = 4
 """Training phantoms that classical weights are chosen on."""
 SCORES = dict(zip(IMAGE_SCORES + MAP_SCORES, (4, 2, 4, 1, 1, 1, 1), strict=True))
 """What is compared, and the decimals that tables show."""
-HERE = Path(__file__).parent
-BEGIN, END = "<!-- compare_reconstruction -->", "<!-- /compare_reconstruction -->"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,7 +310,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "acceleration": acceleration,
             "method": method,
             "seeds": sum(row["seed"] is not None for row in group),
-            **{name: _spread([row[name] for row in group]) for name in SCORES},
+            **{name: spread([row[name] for row in group]) for name in SCORES},
         }
         for (contrast, acceleration, method), group in groups.items()
     ]
@@ -337,15 +336,10 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "series": contrast,
                     "acceleration": acceleration,
                     "seeds": len(pairs),
-                    **{k: _spread([a[k] - b[k] for a, b in pairs]) for k in SCORES},
+                    **{k: spread([a[k] - b[k] for a, b in pairs]) for k in SCORES},
                 }
             )
     return out
-
-
-def _spread(values: Sequence[float]) -> dict[str, float | None]:
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd}
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -372,38 +366,14 @@ def table(results: Mapping[str, Any]) -> str:
             method = entry["method"]
             name = SYSTEMS[method][0] if method in SYSTEMS else method
             sign = "+" if method.startswith("*") else ""
-            cells = [str(entry["acceleration"]), name, *_cells(entry, sign)]
+            scores = (
+                cell(entry[score], places=places, sign=sign)
+                for score, places in SCORES.items()
+            )
+            cells = [str(entry["acceleration"]), name, *scores]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines).rstrip()
-
-
-def _cells(entry: Mapping[str, Any], sign: str) -> list[str]:
-    """Mean and deviation of every score."""
-    cells = []
-    for name, places in SCORES.items():
-        mean, sd = entry[name]["mean"], entry[name]["sd"]
-        text = f"{mean:{sign}.{places}f}"
-        cells.append(text if sd is None else f"{text} ± {sd:.{places}f}")
-    return cells
-
-
-def publish(results: Mapping[str, Any]) -> None:
-    """Writes the committed JSON, and the table between its marks in the README.
-
-    Raises:
-      ValueError: The README lacks the marks.
-    """
-    path = HERE / "results" / "compare_reconstruction.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    readme = HERE / "README.md"
-    text = readme.read_text()
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{readme}: the table goes between {BEGIN} and {END}")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}")
 
 
 def main() -> None:
@@ -414,7 +384,7 @@ def main() -> None:
     print(f"\n{table(results)}")
     print(f"results: {config.workdir / 'results.json'}")
     if config.publish:
-        publish(results)
+        publish("compare_reconstruction", results, table(results))
 
 
 if __name__ == "__main__":
