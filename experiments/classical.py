@@ -17,6 +17,7 @@ from medjax.mri import classical, sense
 from medjax.mri.coils import inati_maps, low_resolution, walsh_maps
 from medjax.mri.espirit import espirit_maps
 from medjax.mri.masks import calibration_region, describe
+from medjax_kernels.data_consistency.dispatch import Implementation
 
 Method = Literal[
     "zero_filled",
@@ -48,6 +49,8 @@ class ClassicalConfig:
     """Tikhonov weight of CG-SENSE."""
     cg_iterations: int = 30
     """Steps of CG-SENSE."""
+    cg_implementation: Implementation | None = None
+    """Which kernel is its normal operator; None: the best for platform and shape."""
     grappa_kernel: tuple[int, int] | None = None
     """Lines and columns, odd; None: 5x5, with more lines where the spacing of the mask
     asks for them and the centre allows it."""
@@ -125,10 +128,15 @@ def methods(config: ClassicalConfig) -> dict[str, Reconstruct]:
         return classical.zero_filled(kspace)
 
     def cg_sense(kspace: Array, mask: Array, maps: Array) -> Array:
-        lam, steps = config.cg_lam, config.cg_iterations
-        return jnp.abs(
-            classical.cg_sense(kspace, maps, mask, lam=lam, iterations=steps)
+        image = classical.cg_sense(
+            kspace,
+            maps,
+            mask,
+            lam=config.cg_lam,
+            iterations=config.cg_iterations,
+            implementation=config.cg_implementation,
         )
+        return jnp.abs(image)
 
     def total_variation(kspace: Array, mask: Array, maps: Array) -> Array:
         return jnp.abs(classical.total_variation(kspace, maps, mask, lam=config.tv_lam))

@@ -21,6 +21,7 @@ from jaxtyping import Array, Complex, Float
 from medjax.mri.fourier import fft2c, ifft2c
 from medjax_kernels.data_consistency import normal_operator as normal
 from medjax_kernels.data_consistency import proximal_solve
+from medjax_kernels.data_consistency.dispatch import Implementation
 
 __all__ = [
     "adjoint",
@@ -147,6 +148,7 @@ def solve(
     prior: Complex[Array, "*n h w"] | None = None,
     iterations: int = 10,
     tolerance: float = 0.0,
+    implementation: Implementation | None = None,
 ) -> Complex[Array, "*n h w"]:
     """``argmin_x |A x - y|^2 + lambda |x - z|^2`` by conjugate gradients.
 
@@ -158,16 +160,27 @@ def solve(
         prior: ``z``; zero if absent.
         iterations: at most so many.
         tolerance: stop once the residual is below this times that of the start.
+        implementation: of the normal operator; None takes the best for platform and
+            shape.
 
     Returns:
         Images. The gradient is implicit, at constant memory.
+
+    Raises:
+        NotImplementedError: If the named implementation cannot run here.
     """
     rhs = adjoint(kspace, maps, mask)
     lam = jnp.asarray(lam, rhs.real.dtype)
     if prior is not None:
         rhs = rhs + lam.astype(rhs.dtype) * prior
     return proximal_solve(
-        rhs, maps, mask, lam=lam, iterations=iterations, tolerance=tolerance
+        rhs,
+        maps,
+        mask,
+        lam=lam,
+        iterations=iterations,
+        tolerance=tolerance,
+        implementation=implementation,
     )
 
 

@@ -83,6 +83,17 @@ def test_solving_undoes_the_acquisition_and_obeys_the_normal_equations(maps):
     assert norm(left - right) < 1e-4 * norm(right)
 
 
+def test_a_solve_runs_the_named_kernel_or_says_why_not(maps):
+    kspace = sense.forward(complex_normal(jax.random.key(1), (H, W)), maps, LINES)
+    by_fft, by_dft = (
+        sense.solve(kspace, maps, LINES, lam=0.1, implementation=name)
+        for name in ("xla_fft", "xla_dft")
+    )
+    np.testing.assert_allclose(by_fft, by_dft, atol=1e-5)
+    with pytest.raises(NotImplementedError, match="runs on TPUs"):
+        sense.solve(kspace, maps, LINES, lam=0.1, implementation="tpu")
+
+
 def test_root_sum_of_squares_has_a_finite_gradient_at_zero():
     coils = jnp.zeros((COILS, 2, 2), jnp.complex64).at[:, 0, 0].set(1 + 2j)
     value, gradient = jax.value_and_grad(lambda a: sense.rss(a).sum())(coils)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Complex, Float
 from medjax.mri import sense
 from medjax.mri.espirit import espirit_maps
 from medjax.mri.fourier import fft2c, ifft2c
+from medjax_kernels.data_consistency.dispatch import Implementation
 
 
 def zero_filled(kspace: Complex[Array, "*b c h w"]) -> Float[Array, "*b h w"]:
@@ -25,7 +26,7 @@ def zero_filled(kspace: Complex[Array, "*b c h w"]) -> Float[Array, "*b h w"]:
     return sense.rss(ifft2c(kspace))
 
 
-@functools.partial(jax.jit, static_argnames="iterations")
+@functools.partial(jax.jit, static_argnames=("iterations", "implementation"))
 def cg_sense(
     kspace: Complex[Array, "*b c h w"],
     maps: Complex[Array, "*m c h w"],
@@ -33,6 +34,7 @@ def cg_sense(
     *,
     lam: ArrayLike = 0.0,
     iterations: int = 30,
+    implementation: Implementation | None = None,
 ) -> Complex[Array, "*n h w"]:
     """``argmin_x |M F S x - y|^2 + lam |x|^2`` by conjugate gradients.
 
@@ -43,11 +45,19 @@ def cg_sense(
         mask: sampling mask.
         lam: Tikhonov weight; stopping early regularises as well.
         iterations: steps from zero.
+        implementation: of data consistency; None takes the best for platform and shape.
 
     Returns:
         Complex images.
     """
-    return sense.solve(kspace, maps, mask, lam=lam, iterations=iterations)
+    return sense.solve(
+        kspace,
+        maps,
+        mask,
+        lam=lam,
+        iterations=iterations,
+        implementation=implementation,
+    )
 
 
 @functools.partial(
