@@ -198,7 +198,7 @@ class _Run:
         # compilation, and the compiler's counts of FLOPs and bytes are at hand.
         compiled = step.lower(state, fed.device, key, proceed).compile()
         flops = speed.step_flops(compiled, repeats=train.accumulate)
-        trace = _Trace(train.profile, self.workdir / "profile")
+        trace = _Trace(train.profiled, self.workdir / "profile")
         clock = speed.Clock()
         unchecked: tuple[int, Fed, Mapping[str, jax.Array]] | None = None
 
@@ -275,18 +275,11 @@ class _Run:
 
 
 class _Trace:
-    """Profiles the steps named by "first:last", both included.
+    """Profiles the steps from the first to the last, both included."""
 
-    Raises:
-      ValueError: If that is not two increasing step numbers.
-    """
-
-    def __init__(self, steps: str | None, folder: Path) -> None:
-        first, _, last = (steps or "0:0").partition(":")
-        ordered = first.isdigit() and last.isdigit() and int(first) <= int(last)
-        if not ordered or (steps and int(first) < 1):
-            raise ValueError(f'train.profile: expected "first:last", got {steps!r}')
-        self._first, self._last, self._folder = int(first), int(last), folder
+    def __init__(self, steps: tuple[int, int] | None, folder: Path) -> None:
+        self._first, self._last = steps or (0, 0)
+        self._folder = folder
         self._on = False
 
     def before(self, n: int) -> None:

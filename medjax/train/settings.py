@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -51,6 +52,20 @@ class TrainConfig:
                 raise ValueError(
                     f"train.{name}: expected at least 1, got {getattr(self, name)}"
                 )
+        first, last = self.profiled or (1, 1)
+        if not 1 <= first <= last:
+            raise ValueError(
+                "train.profile: expected the first and the last step to trace, as in "
+                f'"10:15", got {self.profile!r}'
+            )
+
+    @property
+    def profiled(self) -> tuple[int, int] | None:
+        """First and last step to trace; zeros for what does not read as a window."""
+        if self.profile is None:
+            return None
+        window = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        return (int(window[1]), int(window[2])) if window else (0, 0)
 
 
 def resume_settings(optimizer: OptimizerConfig, train: TrainConfig) -> dict[str, Any]:

@@ -314,9 +314,10 @@ def test_a_metric_that_is_no_scalar_is_refused(tmp_path):
         run(tmp_path, loss=vector)
 
 
-def test_a_profile_window_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="train.profile"):
-        run(tmp_path, profile="9:3")
+@pytest.mark.parametrize("window", ["9:3", "0:4", "5", ":5", "a:b"])
+def test_a_profile_window_that_is_none_is_refused_at_once(window):
+    with pytest.raises(ValueError, match=f"train.profile: .* got '{window}'"):
+        train.TrainConfig(profile=window)
 
 
 def test_the_feed_tells_the_place_of_the_batch_consumed_not_read():
