@@ -16,10 +16,10 @@ from jax.sharding import Mesh
 from experiments.corpus import Corpus
 from medjax import weights
 from medjax.data.pipeline import PipelineConfig, build_pipeline
-from medjax.train.checkpoint import load_variables
 from medjax.train.loop import fit
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
+from medjax.train.sharding import on_host
 from medjax.vlp.language import masked_language_model
 from medjax.vlp.towers import TextTowerConfig, bert_config
 
@@ -69,7 +69,7 @@ def train_language_model(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    fit(
+    state = fit(
         init,
         loss,
         stream,
@@ -84,11 +84,12 @@ def train_language_model(
         train=TrainConfig(steps=config.steps, log_every=50, seed=seed),
         mesh=mesh,
     )
+    params = on_host(state.params, mesh)
     if jax.process_index() == 0:
         # Written beside its place and moved there: a folder that exists is whole.
         draft = workdir / "checkpoint.part"
         shutil.rmtree(draft, ignore_errors=True)
-        bert = {"params": load_variables(workdir)["params"]["bert"]}
+        bert = {"params": params["bert"]}
         weights.save(draft, "bert", bert, bert_config(text))
         corpus.tokenizer.save(draft)
         draft.rename(folder)

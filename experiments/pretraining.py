@@ -34,7 +34,7 @@ from medjax.train.mesh import (
 )
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
-from medjax.train.sharding import replicated
+from medjax.train.sharding import on_host
 from medjax.typing import Variables
 from medjax.vlp.contrastive import ContrastConfig, Implementation
 from medjax.vlp.datasets import PreparedSource
@@ -165,6 +165,10 @@ def run(
     Returns:
       The evaluation, as in ``evaluation.json``.
     """
+    implementation = config.kernels.implementation or config.loss.implementation
+    contrast = dataclasses.replace(config.loss, implementation=implementation)
+    # What does not go together is refused before anything is prepared or trained.
+    build(config.system, config.image, config.text, contrast)
     mesh = make_mesh(config.mesh, devices=devices)
     corpus = open_corpus(
         config.data,
@@ -189,8 +193,6 @@ def run(
         text = dataclasses.replace(text, checkpoint=str(folder))
     elif text.checkpoint is None:
         text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
-    implementation = config.kernels.implementation or config.loss.implementation
-    contrast = dataclasses.replace(config.loss, implementation=implementation)
     system = build(config.system, config.image, text, contrast)
     check_sections(corpus, system)
     optimizer, train = resolve(config, system, rows=corpus.metadata["splits"]["train"])
@@ -227,9 +229,9 @@ def run(
         max_length=config.text.max_length,
         config=config.evaluation,
     )
-    on_host = jax.tree.map(np.asarray, jax.device_put(variables, replicated(mesh)))
+    variables = on_host(variables, mesh)
     if jax.process_index() == 0:
-        save_towers(config.workdir / "towers", on_host, config.image, text)
+        save_towers(config.workdir / "towers", variables, config.image, text)
         show(config.workdir, results, found, corpus, title=config.about)
     return results
 

@@ -219,6 +219,8 @@ def load_variables(
 ) -> dict[str, Any]:
     """Loads variables alone, for evaluation or export, on any number of devices.
 
+    Processes that have joined a run read together: each of them has to call this.
+
     Args:
       workdir: Folder of the run.
       step: Which checkpoint; default the newest.

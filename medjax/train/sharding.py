@@ -209,3 +209,16 @@ def load_into(target: Any, source: Mapping[str, Any]) -> Any:
             leaf.shape, leaf.sharding, lambda index, value=value: value[index]
         )
     return unflatten(flat)
+
+
+def on_host(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that are spread over a mesh as whole NumPy arrays, on every process.
+
+    Args:
+      tree: Arrays; with several processes each has to call this.
+      mesh: Whose devices gather them.
+
+    Returns:
+      The tree of NumPy arrays.
+    """
+    return jax.tree.map(np.asarray, jax.device_put(tree, replicated(mesh)))
