@@ -202,6 +202,15 @@ class Acquisition:
         }
 
 
+def describe_data(data: Data) -> dict[str, object]:
+    """The data's flags, without folders of the machine."""
+    return {
+        name: value.name if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(data).items()
+        if value is not None
+    }
+
+
 Pending = tuple[str, Callable[[], Acquisition]]
 """A name for progress and messages, and how to open it."""
 

@@ -1,4 +1,4 @@
-"""Reconstruct k-space with every classical method, score it, fit T1 and T2 maps.
+"""Reconstruct k-space, classically and with trained systems; score it, fit its maps.
 
 ``python -m experiments.cmrxrecon`` simulates two hearts. Real data::
 
@@ -10,6 +10,10 @@
     python -m experiments.cmrxrecon file --data.path scan.mat --data.key ycart \\
         --data.maps-key smap --mask.acceleration 2 4 --mask.acs 16
     python -m experiments.cmrxrecon file --data.path ksp.npy --mask.pattern measured
+
+``--learned runs/varnet-tiny`` adds what a run of ``experiments.varnet``,
+``experiments.promptmr`` or ``experiments.latent_transformer`` has trained, under the
+name of its folder. Series that the weights do not fit are skipped, and it is said why.
 
 It prints what every mask really measures, and leaves ``evaluation.json`` and
 ``report.html`` in the run's folder.
@@ -27,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool
 from tqdm import tqdm
 
 from experiments.acquisitions import (
@@ -37,8 +41,8 @@ from experiments.acquisitions import (
     MaskConfig,
     PhantomData,
     TreeData,
+    describe_data,
     open_data,
-    root_sum_of_squares,
 )
 from experiments.classical import (
     METHODS,
@@ -54,19 +58,20 @@ from experiments.cmrxrecon_scores import (
     AhaLevel,
     Protocol,
     Row,
+    cropped,
+    fit_maps,
     image_scores,
     leaderboard,
+    reference_of,
     relaxation_scores,
     summarise,
     table,
 )
-from experiments.reconstruction_scores import fit_map
+from experiments.learned import Learned, open_runs
 from experiments.show import without_nan
 from medjax.data import mat73
 from medjax.mri import sense
 from medjax.mri.cmrxrecon import ranking_crop
-from medjax.mri.fourier import centre_crop
-from medjax.mri.kspace_files import fully_sampled
 from medjax.mri.masks import describe
 
 D = TypeVar("D", bound=Data)
@@ -83,7 +88,9 @@ class Run(Generic[D]):
     methods: tuple[Method, ...] = METHODS
     """Which reconstructions."""
     classical: ClassicalConfig = ClassicalConfig()
-    """Settings of the reconstructions."""
+    """Settings of the classical reconstructions, and of the maps that all share."""
+    learned: tuple[Path, ...] = ()
+    """Folders of trained runs: their systems reconstruct beside the others."""
     peers: bool = False
     """Also run sigpy and pygrappa (the extra "peers") on the same data."""
     protocol: Protocol | None = None
@@ -122,15 +129,12 @@ def run(config: Run[Any]) -> dict[str, Any]:
     Raises:
       FileNotFoundError: where a folder or a file is missing.
       KeyError: where a file lacks a variable.
-      ValueError: for damaged files and impossible settings.
+      ValueError: for damaged files, impossible settings, and where no method at all
+        can be used.
       ImportError: where peers are asked for and not installed.
     """
     check(config)
-    ready = {name: methods(config.classical)[name] for name in config.methods}
-    if config.peers:
-        from experiments.mri_peers import peers
-
-        ready |= peers(config.classical)
+    ready = ready_methods(config)
     pending = open_data(config.data)
     rows: list[Row] = []
     masks: dict[str, None] = {}
@@ -150,6 +154,8 @@ def run(config: Run[Any]) -> dict[str, Any]:
                     kept.append(found)
                 if config.write_submission is not None:
                     submit(acquisition, found, config)
+    if not rows:
+        raise ValueError(f"no method can be used: {skipped}")
     official = isinstance(config.data, TreeData) and config.data.edition == 2023
     results = {
         "data": describe_data(config.data),
@@ -157,6 +163,11 @@ def run(config: Run[Any]) -> dict[str, Any]:
         "reference": sorted({one.reference_name for one in kept}),
         "summary": summarise(rows),
         "leaderboard": leaderboard(rows, config.data.coils) if official else {},
+        "learned": {
+            name: one.describe()
+            for name, one in ready.items()
+            if isinstance(one, Learned)
+        },
         "skipped": skipped,
         "scores": rows,
     }
@@ -177,7 +188,7 @@ def check(config: Run[Any]) -> None:
     Raises:
       ValueError: naming the flag.
     """
-    if not config.methods and not config.peers:
+    if not (config.methods or config.peers or config.learned):
         raise ValueError("methods is empty, expected one at least")
     if config.repeats < 0:
         raise ValueError(f"repeats={config.repeats}, expected 0 at least")
@@ -191,6 +202,38 @@ def check(config: Run[Any]) -> None:
             raise ValueError(
                 "write_submission: needs whole series, without data.slices"
             )
+
+
+def ready_methods(config: Run[Any]) -> dict[str, Reconstruct]:
+    """All methods of a run by name: classical, peers', learned.
+
+    Raises:
+      FileNotFoundError: where a trained run is missing.
+      ValueError: where one cannot be used, or has the name of another method.
+      ImportError: where peers are asked for and not installed.
+    """
+    ready = {name: methods(config.classical)[name] for name in config.methods}
+    if config.peers:
+        from experiments.mri_peers import peers
+
+        ready |= peers(config.classical)
+    learned = open_runs(config.learned)
+    if twice := sorted(ready.keys() & learned.keys()):
+        raise ValueError(f"learned: {twice} are methods already: rename the folders")
+    return {**ready, **learned}
+
+
+def why_not(
+    name: str,
+    method: Reconstruct,
+    acquisition: Acquisition,
+    mask: Bool[np.ndarray, "_t h _w"],
+) -> str | None:
+    """Why a method cannot be used on a series under a mask, or None."""
+    if isinstance(method, Learned):
+        return method.reason_against(acquisition)
+    frames, _, coils = acquisition.kspace.shape[:3]
+    return reason_against(name, frames=frames, coils=coils, mask=mask)
 
 
 def evaluate(
@@ -212,7 +255,7 @@ def evaluate(
     Yields:
       Images, maps and scores of one mask.
     """
-    frames, depth, coils = acquisition.kspace.shape[:3]
+    depth = acquisition.kspace.shape[1]
     reference = reference_of(acquisition)
     protocol = protocol_of(config, acquisition)
     ranking = is_ranking(config)
@@ -234,11 +277,13 @@ def evaluate(
         )
         usable = {}
         for name, method in ready.items():
-            reason = reason_against(name, frames=frames, coils=coils, mask=mask)
+            reason = why_not(name, method, acquisition, mask)
             if reason is None:
                 usable[name] = method
             else:
                 skipped[name] = reason
+        if not usable:
+            continue
         images = {name: [] for name in usable}
         seconds = dict.fromkeys(usable, 0.0)
         sampled = jnp.asarray(mask)
@@ -286,38 +331,6 @@ def timed(method: Reconstruct, *arguments: Array) -> float:
     return time.perf_counter() - start
 
 
-def reference_of(acquisition: Acquisition) -> Float[np.ndarray, "t d y x"] | None:
-    """What images are compared with: what came along, else full k-space's own image."""
-    if acquisition.reference is not None:
-        return acquisition.reference
-    if acquisition.given is not None or not fully_sampled(acquisition.measured):
-        return None
-    return cropped(root_sum_of_squares(acquisition.kspace), acquisition.size)
-
-
-def cropped(
-    images: Float[np.ndarray, "t d h w"], size: tuple[int, int] | None
-) -> Float[np.ndarray, "t d y x"]:
-    """Images as large as the file asks for."""
-    if size is None:
-        return images
-    return np.asarray(centre_crop(jnp.asarray(images), height=size[0], width=size[1]))
-
-
-def fit_maps(
-    images: Float[np.ndarray, "t d h w"] | None, acquisition: Acquisition
-) -> Float[np.ndarray, "d h w"] | None:
-    """T1 or T2 in ms, slice by slice; None where times are unknown."""
-    times, contrast = acquisition.times, acquisition.contrast
-    if images is None or times is None or contrast is None:
-        return None
-    maps = [
-        fit_map(jnp.asarray(images[:, i]), jnp.asarray(times[i]), contrast=contrast)
-        for i in range(images.shape[1])
-    ]
-    return np.stack([np.asarray(one) for one in maps])
-
-
 def protocol_of(config: Run[Any], acquisition: Acquisition) -> Protocol:
     """Whose scores, if the flags leave it open."""
     if config.protocol is not None:
@@ -346,15 +359,6 @@ def submit(acquisition: Acquisition, found: Kept, config: Run[TreeData]) -> None
         path = config.write_submission / name / place
         path.parent.mkdir(parents=True, exist_ok=True)
         mat73.write(path, {"img4ranking": images.astype(np.float32)})
-
-
-def describe_data(data: Data) -> dict[str, Any]:
-    """The data's flags, without folders of the machine."""
-    return {
-        name: value.name if isinstance(value, Path) else value
-        for name, value in dataclasses.asdict(data).items()
-        if value is not None
-    }
 
 
 def command(arguments: Sequence[str] | None = None) -> Run[Any]:

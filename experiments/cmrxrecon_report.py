@@ -77,7 +77,7 @@ def report(results: Mapping[str, Any], kept: list[Kept]) -> Report:
     """
     protocols = sorted({row["protocol"] for row in results["summary"]})
     page = Report(
-        "Classical reconstruction",
+        "Reconstruction of k-space",
         f"scores by the rule of {', '.join(protocols)}; reference: "
         f"{', '.join(results['reference'])}",
     )
@@ -87,6 +87,12 @@ def report(results: Mapping[str, Any], kept: list[Kept]) -> Report:
         page.table(
             [{"method": k, **v} for k, v in results["leaderboard"].items()],
             caption="Overall, as the leaderboard of 2023 averages",
+        )
+    if results["learned"]:
+        page.table(
+            [{"run": k, **v} for k, v in results["learned"].items()],
+            caption="Trained systems; shown every series at the magnitude of what they "
+            "were trained on",
         )
     for one in kept:
         page.section(f"{one.series} {one.sampling}: {one.name}").text(one.mask)

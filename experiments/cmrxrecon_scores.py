@@ -1,4 +1,4 @@
-"""The scores of ``experiments.cmrxrecon``, their means, and the table of them."""
+"""The scores of ``experiments.cmrxrecon``: of what, their means, and their table."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -7,15 +7,54 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from experiments.acquisitions import Acquisition
-from experiments.reconstruction_scores import IMAGE_SCORES, MAP_SCORES, map_scores
+from experiments.acquisitions import Acquisition, root_sum_of_squares
+from experiments.reconstruction_scores import (
+    IMAGE_SCORES,
+    MAP_SCORES,
+    fit_map,
+    map_scores,
+)
 from medjax.mri.cmrxrecon import aggregate_2023, official_scores, ranking_crop
 from medjax.mri.evaluation import fastmri_metrics
+from medjax.mri.fourier import centre_crop
+from medjax.mri.kspace_files import fully_sampled
 from medjax.mri.map_evaluation import map_errors
 
 Protocol = Literal["2023", "2024", "2025", "fastmri"]
 AhaLevel = Literal["basal", "mid", "apical"]
 Row = dict[str, Any]
+
+
+def reference_of(acquisition: Acquisition) -> Float[np.ndarray, "t d y x"] | None:
+    """What images are compared with: what came along, else full k-space's own image."""
+    if acquisition.reference is not None:
+        return acquisition.reference
+    if acquisition.given is not None or not fully_sampled(acquisition.measured):
+        return None
+    return cropped(root_sum_of_squares(acquisition.kspace), acquisition.size)
+
+
+def cropped(
+    images: Float[np.ndarray, "t d h w"], size: tuple[int, int] | None
+) -> Float[np.ndarray, "t d y x"]:
+    """Images as large as the file asks for."""
+    if size is None:
+        return images
+    return np.asarray(centre_crop(jnp.asarray(images), height=size[0], width=size[1]))
+
+
+def fit_maps(
+    images: Float[np.ndarray, "t d h w"] | None, acquisition: Acquisition
+) -> Float[np.ndarray, "d h w"] | None:
+    """T1 or T2 in ms, slice by slice; None where times are unknown."""
+    times, contrast = acquisition.times, acquisition.contrast
+    if images is None or times is None or contrast is None:
+        return None
+    maps = [
+        fit_map(jnp.asarray(images[:, i]), jnp.asarray(times[i]), contrast=contrast)
+        for i in range(images.shape[1])
+    ]
+    return np.stack([np.asarray(one) for one in maps])
 
 
 def image_scores(
@@ -98,9 +137,17 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
 
 
 def leaderboard(rows: Sequence[Row], coils: str) -> dict[str, dict[str, float]]:
-    """2023's overall score of every method."""
+    """2023's overall score of every method that reconstructed all there is.
+
+    One that was skipped for some series would be ranked by the easier rest.
+    """
+    tasks: dict[str, set[tuple[str, str]]] = {}
+    for row in rows:
+        task = row["series"], row["sampling"]
+        tasks.setdefault(row["method"], set()).add(task)
+    every = set().union(*tasks.values())
     overall = {}
-    for name in dict.fromkeys(row["method"] for row in rows):
+    for name in (name for name, found in tasks.items() if found == every):
         scores = {
             (coils, row["series"], int(row["sampling"][1:])): {
                 score: row[score] for score in IMAGE_SCORES

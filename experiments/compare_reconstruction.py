@@ -28,7 +28,7 @@ import numpy as np
 import tyro
 
 from experiments.publishing import cell, publish, spread
-from experiments.reconstruction import KernelConfig, Reconstruction, train
+from experiments.reconstruction import Reconstruction, train
 from experiments.reconstruction_scores import (
     FULL,
     IMAGE_SCORES,
@@ -41,11 +41,11 @@ from experiments.reconstruction_scores import (
     zero_filled,
 )
 from experiments.scans import Contrast, DataConfig, Scans, batch_of, open_scans
+from experiments.systems import build
 from medjax.mri import series
 from medjax.mri.latent_transformer import LatentTransformerConfig
-from medjax.mri.series import ReconstructionSystem
-from medjax.mri.unrolled import UnrolledConfig, unrolled_system
-from medjax.mri.varnet import VarNetConfig, varnet_system
+from medjax.mri.unrolled import UnrolledConfig
+from medjax.mri.varnet import VarNetConfig
 from medjax.train.mesh import LaunchConfig, launch
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
@@ -113,16 +113,6 @@ class Comparison:
     """Write the committed results and the table of the README as well."""
     launch: LaunchConfig = LaunchConfig()
     """How this process starts."""
-
-
-def build(
-    system: VarNetConfig | UnrolledConfig, kernels: KernelConfig
-) -> ReconstructionSystem:
-    """The system of a configuration, with the chosen kernels."""
-    system = dataclasses.replace(system, implementation=kernels.implementation)
-    if isinstance(system, VarNetConfig):
-        return varnet_system(system)
-    return unrolled_system(system)
 
 
 def compare(config: Comparison) -> dict[str, Any]:

@@ -9,7 +9,8 @@ challenge data::
         --data.series t2 --data.acceleration 10
     python -m experiments.latent_transformer repo_single --data.root prepared/single
 
-``--system.network.no-attention`` is the ablation without temporal attention,
+``tiny`` takes ``--data.root`` too. ``--system.network.no-attention`` is the ablation
+without temporal attention, ``--system.denoiser modl`` reconstructs frame by frame,
 ``--kernels.implementation`` chooses the data consistency kernels, and ``--help`` behind
 a preset lists all flags. A run leaves its checkpoints, ``evaluation.json`` and
 ``report.html`` in ``--workdir``; the same command goes on where it stopped.
@@ -18,35 +19,19 @@ a preset lists all flags. A run leaves its checkpoints, ``evaluation.json`` and
 import dataclasses
 from pathlib import Path
 
-from experiments.reconstruction import KernelConfig, Reconstruction, main
+from experiments.reconstruction import Reconstruction, main
 from experiments.scans import DataConfig
 from medjax.mri.latent_transformer import (
     SYSTEMS as SINGLE_COIL,
 )
-from medjax.mri.latent_transformer import (
-    LatentTransformerConfig,
-    SystemConfig,
-    latent_transformer_system,
-)
-from medjax.mri.series import ReconstructionSystem
+from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.unrolled import SYSTEMS as MULTI_COIL
-from medjax.mri.unrolled import UnrolledConfig, unrolled_system
+from medjax.mri.unrolled import UnrolledConfig
 from medjax.train.mesh import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 
 NAME = "Latent Transformer"
-
-
-def build(
-    system: SystemConfig | UnrolledConfig, kernels: KernelConfig
-) -> ReconstructionSystem:
-    """The single-coil or the multi-coil system, with the chosen kernels."""
-    system = dataclasses.replace(system, implementation=kernels.implementation)
-    if isinstance(system, SystemConfig):
-        return latent_transformer_system(system)
-    return unrolled_system(system)
-
 
 TINY = Reconstruction(
     about="Latent Transformer on heart phantoms, small enough for a CPU",
@@ -55,9 +40,10 @@ TINY = Reconstruction(
         network=LatentTransformerConfig(
             widths=(8, 16), denoiser_widths=(16, 16, 16), heads=2, layers=1
         ),
-        scale=5.0,
+        scale=1.6,
         cg_iterations=6,
     ),
+    normalise=True,
     data=DataConfig(
         height=48, width=48, acs=8, acceleration=(8,), patients=48, batch_size=4
     ),
@@ -114,4 +100,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, NAME, build)
+    main(PRESETS, NAME)

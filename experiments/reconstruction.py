@@ -1,11 +1,12 @@
 """What the learned reconstructions share: parse, train, evaluate, show.
 
-An experiment names its system and its presets and calls :func:`main`.
+An experiment names its system and its presets and calls :func:`main`. A run's folder
+can be opened again without its flags: ``experiments.cmrxrecon --learned`` does.
 """
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,8 +22,15 @@ from experiments.reconstruction_scores import (
     learned,
     zero_filled,
 )
-from experiments.scans import DataConfig, Scans, open_scans, training_batches
-from medjax.mri.series import ReconstructionSystem
+from experiments.scans import (
+    DataConfig,
+    Scans,
+    batch_of,
+    open_scans,
+    training_batches,
+)
+from experiments.systems import RECORD, KernelConfig, Trained, build
+from medjax.mri.series import ReconstructionSystem, at_magnitude, magnitude
 from medjax.train.loop import fit
 from medjax.train.mesh import (
     LaunchConfig,
@@ -33,19 +41,12 @@ from medjax.train.mesh import (
 )
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
-from medjax.train.sharding import replicated
+from medjax.train.sharding import on_host
 from medjax.typing import Variables
-from medjax_kernels.data_consistency.dispatch import Implementation
 
 C = TypeVar("C")
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelConfig:
-    """Which kernels do the hot work."""
-
-    implementation: Implementation | None = None
-    """Of data consistency; None picks the best for platform and shape."""
+MEASURED_ON = 16
+"""Training series that the typical magnitude is taken from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,9 @@ class Reconstruction(Generic[C]):
     """What this is, in a line."""
     system: C
     """Network, unrolling and loss."""
+    normalise: bool = False
+    """Show the system every series with a zero-filled image of at most 1, whatever the
+    unit of its k-space; the system's scale, if it has one, multiplies that."""
     kernels: KernelConfig = KernelConfig()
     """Which kernels do the hot work."""
     data: DataConfig = DataConfig()
@@ -88,16 +92,12 @@ class Reconstruction(Generic[C]):
     """Folder of the run; the same command on the same folder resumes."""
 
 
-Build = Callable[[Any, KernelConfig], ReconstructionSystem]
-
-
-def main(presets: Mapping[str, Reconstruction], name: str, build: Build) -> None:
+def main(presets: Mapping[str, Reconstruction], name: str) -> None:
     """Parses the command line and runs: preset name first, then flags.
 
     Args:
       presets: Configurations by name; ``tiny`` is what no argument means.
       name: Of the method, in tables.
-      build: Makes the system.
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] not in (*presets, "-h", "--help"):
@@ -107,21 +107,22 @@ def main(presets: Mapping[str, Reconstruction], name: str, build: Build) -> None
         args=arguments,
     )
     launch(config.launch)
-    run(config, name, build)
+    run(config, name)
 
 
-def run(config: Reconstruction, name: str, build: Build) -> dict[str, Any]:
+def run(config: Reconstruction, name: str) -> dict[str, Any]:
     """Trains, evaluates beside classical methods, and reports; resumes.
 
     Args:
       config: The run.
       name: Of the method, in tables.
-      build: Makes the system.
 
     Returns:
       The evaluation, as in ``evaluation.json``.
     """
     system = build(config.system, config.kernels)
+    if config.normalise:
+        system = at_magnitude(system, 1.0)
     scans = open_scans(config.data)
     variables = train(config, system, scans)
     methods: dict[str, Method] = {
@@ -163,6 +164,9 @@ def train(
         batches = len(scans.train) // config.data.batch_size
         steps = max(1, round(config.epochs * batches))
         settings = dataclasses.replace(settings, steps=steps)
+    writes = jax.process_index() == 0
+    if writes and not (config.workdir / RECORD).exists():
+        record(config, scans)
     state = fit(
         system.init,
         system.loss,
@@ -173,5 +177,38 @@ def train(
         mesh=mesh,
         config=config,
     )
-    whole = jax.device_put(state.averaged_variables, replicated(mesh))
-    return jax.device_put(jax.tree.map(np.asarray, whole))
+    if writes:  # also where a run went on with other settings of its system
+        record(config, scans)
+    return jax.device_put(on_host(state.averaged_variables, mesh))
+
+
+def record(config: Reconstruction, scans: Scans) -> None:
+    """Writes ``system.json``: what is needed to use the run's weights elsewhere.
+
+    Args:
+      config: The run.
+      scans: What it is trained on.
+    """
+    frames, coils = scans.train[0]["kspace"].shape[:2]
+    config.workdir.mkdir(parents=True, exist_ok=True)
+    Trained(
+        system=config.system,
+        magnitude=1.0 if config.normalise else typical_magnitude(scans, config.data),
+        data=scans.name,
+        series=config.data.series,
+        frames=frames,
+        coils=coils,
+        acceleration=config.data.acceleration,
+        acs=config.data.acs,
+    ).save(config.workdir)
+
+
+def typical_magnitude(scans: Scans, data: DataConfig) -> float:
+    """The median over training series of :func:`medjax.mri.series.magnitude`."""
+    measure = jax.jit(magnitude)
+    rows = (scans.train[i] for i in range(min(MEASURED_ON, len(scans.train))))
+    found = [
+        measure(batch_of(row, acceleration=data.acceleration[0], acs=data.acs))
+        for row in rows
+    ]
+    return float(np.median(found))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax.data.pipeline import ArraySource, PipelineConfig, Source, build_pipeline
-from medjax.data.records import RecordSource
+from medjax.data.records import RecordSource, read_metadata
 from medjax.mri import masks
 from medjax.mri.cmrxrecon.pipeline import Row, undersample
 from medjax.mri.phantom import Phantom, PhantomConfig, cardiac_phantom
@@ -113,14 +113,15 @@ def open_scans(config: DataConfig) -> Scans:
         Rows of both splits; phantoms are simulated here.
 
     Raises:
-        ValueError: Where the folder holds no set of the series, or several shapes;
-            where acceleration, central lines or counts are impossible.
+        ValueError: Where the folder holds no set of the series, several shapes, or
+            nothing to test on; where acceleration, central lines or counts are
+            impossible.
     """
     if not config.acceleration:
         raise ValueError("data.acceleration is empty, expected one number at least")
     if config.root is not None:
         folder = find_set(config.root, config.series)
-        test = RecordSource(folder, "test")
+        test = RecordSource(folder, held_out_part(folder))
         scans = Scans(
             folder.name, RecordSource(folder, "train", fields=TRAINED_ON), test
         )
@@ -160,6 +161,27 @@ def find_set(root: Path, series: Contrast) -> Path:
             f"{names or 'nothing'}; name one of several shapes itself"
         )
     return found[0]
+
+
+def held_out_part(folder: Path) -> str:
+    """The part of a prepared set that is scored: ``test``, else ``validation``.
+
+    A published split may have no third part (PromptMR's); then it is said that scores
+    are of ``validation``.
+
+    Raises:
+        ValueError: Where the set has neither.
+    """
+    parts = read_metadata(folder)["splits"]
+    if "test" in parts:
+        return "test"
+    if "validation" in parts:
+        print(f"{folder.name} has no part 'test': 'validation' is held out")
+        return "validation"
+    raise ValueError(
+        f"data.root: {folder} has the parts {sorted(parts)}, expected 'test' or "
+        "'validation' among them to score"
+    )
 
 
 def phantoms(

@@ -38,15 +38,17 @@ from medjax.mri.series import (
     to_channels,
 )
 from medjax.mri.varnet import (
-    central_lines,
+    central_block,
     frames_of,
     normalise,
     pad_to_multiple,
+    scan_cascades,
     ssim_loss,
     unit_norm,
 )
 from medjax.typing import Batch
 from medjax_kernels.data_consistency import varnet_update
+from medjax_kernels.data_consistency.dispatch import Implementation
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class PromptMRConfig:
         network: Of the cascades.
         sens_network: Of the map estimator.
         acs_lines: As in :class:`medjax.mri.varnet.VarNetConfig`.
+        implementation: Of data consistency; None takes the best for platform and shape.
     """
 
     cascades: int = 12
@@ -104,6 +107,7 @@ class PromptMRConfig:
         features=24, widths=(36, 48, 60), prompt_widths=(12, 24, 36)
     )
     acs_lines: int | None = None
+    implementation: Implementation | None = None
 
 
 _TINY = PromptUNetConfig(
@@ -251,7 +255,7 @@ class NormPromptUNet(nn.Module):
 class Cascade(nn.Module):
     """The update of E2E-VarNet on all frames of a window."""
 
-    config: PromptUNetConfig
+    config: PromptMRConfig
 
     @nn.compact
     def __call__(
@@ -262,10 +266,16 @@ class Cascade(nn.Module):
         mask: Array,
     ) -> Complex[Array, "n k c h w"]:
         step_size = self.param("dc_weight", nn.initializers.ones, (1,), jnp.float32)
-        network = NormPromptUNet(self.config, name="network")
+        network = NormPromptUNet(self.config.network, name="network")
         refinement = network(combine(coil_images, maps))
         return varnet_update(
-            coil_images, measured, maps, mask, refinement, step_size=step_size[0]
+            coil_images,
+            measured,
+            maps,
+            mask,
+            refinement,
+            step_size=step_size[0],
+            implementation=self.config.implementation,
         )
 
 
@@ -281,7 +291,7 @@ class PromptMR(nn.Module):
         b, t, c, h, w = batch["kspace"].shape
         kspace, mask = frames_of(batch)
         kspace = sample(kspace, mask)
-        centre = ifft2c(sample(kspace, central_lines(mask, config.acs_lines)))
+        centre = ifft2c(sample(kspace, central_block(mask, config.acs_lines)))
         estimate = NormPromptUNet(config.sens_network, name="sens_net")
         maps = estimate(centre.reshape(b * t * c, 1, h, w)).reshape(kspace.shape)
         index = window_indices(t, config.window, config.edge)
@@ -297,13 +307,8 @@ class PromptMR(nn.Module):
         def body(cascade: Cascade, x: Array, _: None) -> tuple[Array, None]:
             return cascade(x, measured, maps, mask), None
 
-        scan = nn.scan(
-            nn.remat(body, prevent_cse=False),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=config.cascades,
-        )
-        cascade = Cascade(config.network, name="cascades")
+        scan = scan_cascades(body, config.cascades, remat=True)
+        cascade = Cascade(config, name="cascades")
         coil_images = scan(cascade, measured, None)[0]
         return rss(coil_images[:, config.window // 2]).reshape(b, t, h, w)
 

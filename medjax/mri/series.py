@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from medjax.mri.fourier import fft2c, ifft2c
-from medjax.mri.sense import adjoint, combine, expand, rss
+from medjax.mri.sense import adjoint, combine, expand, rss, sample
 from medjax.typing import Batch, Key, Metrics, Variables
 
 Domain = Literal["magnitude", "image", "kspace"]
@@ -86,6 +86,58 @@ def reconstruction_system(
     def reconstruct(variables: Variables, batch: Batch) -> Array:
         check_batch(batch, sensitivities=sensitivities)
         return image_of(module.apply(variables, batch, train=False))
+
+    return ReconstructionSystem(init, loss, reconstruct)
+
+
+def magnitude(batch: Batch) -> Float[Array, " b"]:
+    """The largest pixel of each zero-filled series, root sum of squares of the coils.
+
+    What was measured alone decides it, and it hardly depends on the acceleration, since
+    the centre of k-space is always sampled: what a network sees can be brought to one
+    magnitude by it, whatever unit a scanner writes.
+    """
+    images = rss(ifft2c(sample(batch["kspace"], batch["mask"])))
+    return jnp.max(images, axis=(1, 2, 3))
+
+
+def at_magnitude(system: ReconstructionSystem, value: float) -> ReconstructionSystem:
+    """The same system, shown every series at one magnitude.
+
+    Args:
+        system: Of any kind; the ``scale`` in its config multiplies ``value``.
+        value: What :func:`magnitude` is to be of all that the system sees.
+
+    Returns:
+        A system that is homogeneous, ``reconstruct(c k) = c reconstruct(k)`` for real
+        ``c > 0``, and whose loss does not depend on the unit of k-space.
+
+    Raises:
+        ValueError: For a value that is not positive.
+    """
+    if not value > 0:
+        raise ValueError(f"value is {value}, expected more than 0")
+
+    def scaled(batch: Batch) -> tuple[Batch, Float[Array, " b"]]:
+        check_batch(batch, sensitivities=False)
+        now = magnitude(batch)
+        factor = value / jnp.where(now > 0, now, value)  # zeros stay what they are
+        kspace = batch["kspace"]
+        each = jnp.expand_dims(factor, (1, 2, 3, 4)).astype(kspace.dtype)
+        return {**batch, "kspace": kspace * each}, factor
+
+    def init(key: Key, batch: Batch) -> Variables:
+        return system.init(key, scaled(batch)[0])
+
+    def loss(
+        variables: Variables, batch: Batch, key: Key
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Variables]]:
+        return system.loss(variables, scaled(batch)[0], key)
+
+    def reconstruct(variables: Variables, batch: Batch) -> Array:
+        shown, factor = scaled(batch)
+        images = system.reconstruct(variables, shown)
+        return images / jnp.expand_dims(factor, (1, 2, 3)).astype(images.dtype)
 
     return ReconstructionSystem(init, loss, reconstruct)
 

@@ -14,12 +14,14 @@ published code, and so do the outputs, up to rounding.
 
 Every frame of a series is reconstructed on its own, by the same weights. What differs
 from the published code: phase encoding runs along rows; the centre is found for fully
-sampled masks too (there it comes out as a single line). Networks run in ``dtype``,
-normalisation and data consistency in float32; cascades are scanned and, unless
-``remat`` says otherwise, rematerialised.
+sampled masks too (there it comes out as a single line), and for scattered points.
+Networks run in ``dtype``, normalisation and data consistency in float32; cascades are
+scanned and, unless ``remat`` says otherwise, rematerialised.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -37,6 +39,7 @@ from medjax.mri.series import (
 )
 from medjax.nn import unet
 from medjax.typing import Batch, Metrics
+from medjax_kernels import compat
 from medjax_kernels.data_consistency import varnet_update
 from medjax_kernels.data_consistency.dispatch import Implementation
 
@@ -103,6 +106,40 @@ def central_lines(
     return inside[..., None]
 
 
+def central_block(
+    mask: Bool[Array, "n h _w"], acs_lines: int | None = None
+) -> Bool[Array, "n h _w"]:
+    """The fully sampled centre of each mask, where it may be scattered points.
+
+    Args:
+        mask: Sampled lines, or points.
+        acs_lines: As in :func:`central_lines`; of points the side of the square, the
+            next smaller even one.
+
+    Returns:
+        :func:`central_lines` of a mask of whole lines, else the largest square without
+        a gap around the centre, two points wide at least.
+    """
+    lines = central_lines(mask, acs_lines)
+    if mask.shape[2] == 1:
+        return lines
+
+    def reach(size: int) -> Array:
+        """Half the side of the smallest square that a row or column belongs to."""
+        away = jnp.arange(size) - (size + 1) // 2
+        return jnp.where(away < 0, -away, away + 1)
+
+    needed = jnp.maximum(*jnp.meshgrid(*map(reach, mask.shape[1:]), indexing="ij"))
+    if acs_lines is None:
+        gap = jnp.min(jnp.where(mask, max(mask.shape), needed), axis=(1, 2))
+        half = jnp.maximum(gap - 1, 1)
+    else:
+        half = jnp.full(mask.shape[0], acs_lines // 2)
+    square = needed[None] <= half[:, None, None]
+    of_lines = jnp.all(mask == mask[:, :, :1], axis=(1, 2))
+    return jnp.where(of_lines[:, None, None], lines, square)
+
+
 def normalise(
     x: Float[Array, "b h w c"], groups: int
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b 1 1 c"], Float[Array, "b 1 1 c"]]:
@@ -162,7 +199,7 @@ class SensitivityNet(nn.Module):
         self, kspace: Complex[Array, "n c h w"], mask: Bool[Array, "n h _w"]
     ) -> Complex[Array, "n c h w"]:
         config = self.config
-        centre = sample(kspace, central_lines(mask, config.acs_lines))
+        centre = sample(kspace, central_block(mask, config.acs_lines))
         images = ifft2c(centre).reshape(-1, *kspace.shape[2:])
         network = NormUNet(
             config.sens_chans, config.sens_pools, config.dtype, name="norm_unet"
@@ -221,16 +258,38 @@ class VarNet(nn.Module):
         def body(cascade: Cascade, x: Array, _: None) -> tuple[Array, None]:
             return cascade(x, measured, maps, mask), None
 
-        # One compiled cascade with weights of its own for every step.
-        scan = nn.scan(
-            nn.remat(body, prevent_cse=False) if self.config.remat else body,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=self.config.cascades,
-        )
+        scan = scan_cascades(body, self.config.cascades, remat=self.config.remat)
         coil_images = scan(Cascade(self.config, name="cascades"), measured, None)[0]
         b, t, _, h, w = batch["kspace"].shape
         return rss(coil_images).reshape(b, t, h, w)
+
+
+def scan_cascades(
+    body: Callable[[Any, Array, None], tuple[Array, None]], count: int, *, remat: bool
+) -> Callable[[nn.Module, Array, None], tuple[Array, None]]:
+    """Apply one cascade ``count`` times, each time with weights of its own.
+
+    One compiled body, except on a CPU, where the loop is written out: XLA's CPU
+    compiler brings the gradients of convolutions into the form that its fast routine
+    takes outside of loops only. Inside, VarNet's training step takes six times as long.
+
+    Args:
+        body: A cascade, its input and None to its output and None.
+        count: Of the cascades.
+        remat: Whether activations are computed anew in the backward pass.
+
+    Returns:
+        A function of what ``body`` takes.
+    """
+    turns = count if compat.platform() == "cpu" else 1
+    return nn.scan(
+        # A loop needs no barrier against the elimination of what is computed twice.
+        nn.remat(body, prevent_cse=turns > 1) if remat else body,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        length=count,
+        unroll=turns,
+    )
 
 
 def frames_of(

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from experiments.compare_reconstruction import SCORES, differences, summarise, table
-from experiments.latent_transformer import NAME, TINY, build
-from experiments.reconstruction import KernelConfig, run
+from experiments.latent_transformer import NAME, TINY
+from experiments.reconstruction import run
 from experiments.reconstruction_report import fit_rows, voxels
 from experiments.reconstruction_scores import evaluate, zero_filled
 from experiments.scans import (
@@ -24,6 +24,7 @@ from experiments.scans import (
     training_batches,
 )
 from experiments.show import without_nan
+from experiments.systems import KernelConfig, build
 from medjax.data.records import Field, write_records
 from medjax.mri.latent_transformer import SYSTEMS as SINGLE_COIL
 from medjax.mri.latent_transformer import LatentTransformerConfig
@@ -90,7 +91,7 @@ def scans():
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    return run(small(folder / "whole", steps=3), NAME, build)
+    return run(small(folder / "whole", steps=3), NAME)
 
 
 def curve(workdir):
@@ -125,7 +126,7 @@ def test_a_run_ends_with_scores_and_a_page(whole, folder):
 
 def test_a_run_that_goes_on_is_the_run_that_was_never_stopped(whole, folder):
     for steps in (1, 3):
-        again = run(small(folder / "cut", steps=steps), NAME, build)
+        again = run(small(folder / "cut", steps=steps), NAME)
     assert curve(folder / "cut") == curve(folder / "whole")
     assert without_nan(again) == without_nan(whole)
 

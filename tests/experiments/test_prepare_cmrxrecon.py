@@ -39,6 +39,23 @@ def test_the_sets_hold_what_training_reads(tree, tmp_path, capsys):
     assert batch["mask"].shape == (2, 1, 28, 1)
 
 
+def test_a_split_without_a_test_part_is_scored_on_validation(tree, tmp_path, capsys):
+    def parts(*names):
+        split = {name: [f"P00{i}"] for i, name in enumerate(names, start=1)}
+        folder = tmp_path / "-".join(names)
+        cmrxrecon.prepare(tree, folder, name="T2map", split=split, progress=False)
+        config = scans.DataConfig(root=folder, series="t2", acs=8, batch_size=2)
+        return scans.open_scans(config)
+
+    data = parts("train", "validation")
+    assert "no part 'test': 'validation' is held out" in capsys.readouterr().out
+    assert {data.test[i]["patient"] for i in range(2)} == {"P002"}
+    with pytest.raises(
+        ValueError, match=r"parts \['spare', 'train'\], expected 'test'"
+    ):
+        parts("train", "spare")
+
+
 def test_the_same_command_keeps_what_is_finished(tree, tmp_path, capsys):
     flags = ("--series", "T2map")
     assert run(tree, tmp_path, *flags) == 0

@@ -124,6 +124,26 @@ def test_central_lines_are_the_symmetric_run_around_the_centre(sampled, expected
     np.testing.assert_array_equal(found, list(expected))
 
 
+def test_the_centre_of_scattered_points_is_their_largest_full_square():
+    mask = np.zeros((3, 12, 9), bool)
+    mask[0, ::2], mask[0, 4:9] = True, True  # whole lines
+    mask[1, 3:9, 2:8] = True  # 6 by 6, and some more points
+    mask[1, 0], mask[1, :, 0] = True, True
+    mask[2, 5, 4] = True  # hardly anything
+    found = np.asarray(varnet.central_block(jnp.asarray(mask)))
+    lines = varnet.central_lines(jnp.asarray(mask[:1]))
+    np.testing.assert_array_equal(found[:1], np.broadcast_to(lines, (1, 12, 9)))
+    rows, columns = np.ix_(range(3, 9), range(2, 8))
+    assert found[1].sum() == 36 and found[1, rows, columns].all()
+    assert found[2].sum() == 4
+    given = np.asarray(varnet.central_block(jnp.asarray(mask), 4))
+    assert [int(one.sum()) for one in given] == [36, 16, 16]
+    lines = jnp.asarray(mask[:1, :, :1])
+    np.testing.assert_array_equal(
+        varnet.central_block(lines), varnet.central_lines(lines)
+    )
+
+
 def test_central_lines_of_a_given_number():
     found = varnet.central_lines(jnp.ones((1, 9, 1), bool), 4)
     np.testing.assert_array_equal(np.flatnonzero(found), [3, 4, 5, 6])
