@@ -100,4 +100,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, NAME)
+    main(PRESETS, NAME, __doc__)

@@ -8,7 +8,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -44,7 +44,6 @@ from medjax.train.settings import TrainConfig
 from medjax.train.sharding import on_host
 from medjax.typing import Variables
 
-C = TypeVar("C")
 MEASURED_ON = 16
 """Training series that the typical magnitude is taken from."""
 
@@ -62,12 +61,12 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruction(Generic[C]):
+class Reconstruction:
     """One training run; every field is a flag."""
 
     about: tyro.conf.Suppress[str]
     """What this is, in a line."""
-    system: C
+    system: Any
     """Network, unrolling and loss."""
     normalise: bool = False
     """Show the system every series with a zero-filled image of at most 1, whatever the
@@ -92,12 +91,13 @@ class Reconstruction(Generic[C]):
     """Folder of the run; the same command on the same folder resumes."""
 
 
-def main(presets: Mapping[str, Reconstruction], name: str) -> None:
+def main(presets: Mapping[str, Reconstruction], name: str, about: str | None) -> None:
     """Parses the command line and runs: preset name first, then flags.
 
     Args:
       presets: Configurations by name; ``tiny`` is what no argument means.
       name: Of the method, in tables.
+      about: What ``--help`` says of the experiment.
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] not in (*presets, "-h", "--help"):
@@ -105,6 +105,8 @@ def main(presets: Mapping[str, Reconstruction], name: str) -> None:
     config = tyro.extras.overridable_config_cli(
         {preset: (value.about, value) for preset, value in presets.items()},
         args=arguments,
+        prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
+        description=f"{about}\nNo preset means tiny.",
     )
     launch(config.launch)
     run(config, name)

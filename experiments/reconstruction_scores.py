@@ -178,7 +178,8 @@ def evaluate(
     sums: dict[tuple[int, str], list[dict[str, float]]] = {}
     shown, reference_name = [], ""
     total = count * len(accelerations)
-    with tqdm(total=total, desc="evaluate", unit="series", mininterval=1.0) as bar:
+    quiet = jax.process_index() != 0
+    with tqdm(total=total, desc="evaluate", unit="series", disable=quiet) as bar:
         for index in range(count):
             row = rows[index]
             reference_name = "noise-free" if "image" in row else FULL

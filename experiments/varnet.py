@@ -59,4 +59,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, NAME)
+    main(PRESETS, NAME, __doc__)
