@@ -22,6 +22,7 @@ Times and maps are in ms.
 """
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeVar, get_args
 
@@ -95,6 +96,19 @@ class Exponential(NamedTuple):
     candidate: Float[Array, ""]
 
 
+Frames = list[Float[Array, ""]]
+"""A value per frame of one pixel. Few frames are written out, not an axis: sums over
+them are then part of one pass over the pixels, ten times as fast on a CPU."""
+
+
+def _total(x: Frames) -> Float[Array, ""]:
+    return functools.reduce(operator.add, x)
+
+
+def _inner(x: Frames, y: Frames) -> Float[Array, ""]:
+    return _total([a * b for a, b in zip(x, y, strict=True)])
+
+
 def _ratio(numerator: Array, denominator: Array) -> Array:
     """A quotient that is 0 where the denominator is (empty pixels), gradient-safe."""
     safe = jnp.where(denominator == 0, 1.0, denominator)
@@ -145,37 +159,45 @@ def _polish(
 ) -> Exponential:
     """Gauss-Newton on the time constant alone, from ``log_tau`` within ``bracket``."""
 
-    def remove_offset(x: Array) -> Array:
-        return x - jnp.mean(x) if offset else x
+    taken_at = list(times)
 
-    centred = remove_offset(y)
+    def remove_offset(x: Frames) -> Frames:
+        mean = _total(x) / len(x)
+        return [value - mean for value in x] if offset else x
 
-    def linearise(log_tau: Array) -> tuple[Array, Array, Array, Array]:
+    centred = remove_offset(list(y))
+
+    def linearise(log_tau: Array) -> tuple[Frames, Array, Frames, Frames]:
         """Decay, amplitude, residual, and d model / d log tau off the linear span."""
-        scaled = times * jnp.exp(-log_tau)
-        decay = jnp.exp(-scaled)
-        e, slope = remove_offset(decay), remove_offset(decay * scaled)
-        power = jnp.sum(e * e)
-        amplitude = _ratio(jnp.sum(e * centred), power)
-        jacobian = amplitude * (slope - e * _ratio(jnp.sum(e * slope), power))
-        return decay, amplitude, centred - amplitude * e, jacobian
+        rate = jnp.exp(-log_tau)
+        scaled = [t * rate for t in taken_at]
+        decay = [jnp.exp(-x) for x in scaled]
+        e = remove_offset(decay)
+        slope = remove_offset([d * x for d, x in zip(decay, scaled, strict=True)])
+        power = _inner(e, e)
+        amplitude = _ratio(_inner(e, centred), power)
+        along = _ratio(_inner(e, slope), power)
+        residual = [c - amplitude * x for c, x in zip(centred, e, strict=True)]
+        jacobian = [amplitude * (d - along * x) for d, x in zip(slope, e, strict=True)]
+        return decay, amplitude, residual, jacobian
 
     def gauss_newton(_: Array, log_tau: Array) -> Array:
-        _, _, residual, jacobian = linearise(log_tau)
-        step = _ratio(jnp.sum(jacobian * residual), jnp.sum(jacobian**2))
+        residual, jacobian = linearise(log_tau)[2:]
+        step = _ratio(_inner(jacobian, residual), _inner(jacobian, jacobian))
         return jnp.clip(log_tau + step, bracket[0], bracket[1])
 
     log_tau = jax.lax.fori_loop(0, GAUSS_NEWTON_STEPS, gauss_newton, log_tau)
     decay, amplitude, residual, jacobian = linearise(log_tau)
-    sse = jnp.sum(residual**2)
+    sse, information = _inner(residual, residual), _inner(jacobian, jacobian)
     freedom = times.size - (3 if offset else 2)
     tau = jnp.exp(log_tau)
+    level = (_total(list(y)) - amplitude * _total(decay)) / times.size
     return Exponential(
-        offset=jnp.mean(y - amplitude * decay) if offset else jnp.zeros_like(tau),
+        offset=level if offset else jnp.zeros_like(tau),
         amplitude=amplitude,
         tau=tau,
         sse=sse,
-        tau_sd=tau * jnp.sqrt(_ratio(_variance(sse, freedom), jnp.sum(jacobian**2))),
+        tau_sd=tau * jnp.sqrt(_ratio(_variance(sse, freedom), information)),
         candidate=jnp.zeros_like(tau),
     )
 
