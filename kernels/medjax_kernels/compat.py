@@ -6,6 +6,7 @@ reached from here, so that a new JAX release is one file to look at.
 
 import contextlib
 import contextvars
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -123,6 +124,23 @@ def races_found(name: str) -> bool:
 def interpreting() -> bool:
     """Whether this is traced under :func:`interpret`."""
     return _interpreting.get()
+
+
+def fetch(ref: Any, layout: Any) -> jax.Array:
+    """What a Hopper kernel's ref holds, from device memory straight into registers.
+
+    Args:
+        ref: in device memory.
+        layout: of the registers.
+    """
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    if interpreting():
+        return ref[...]
+    index = inspect.signature(plgpu.load).parameters.get("idx")
+    required = index is not None and index.default is inspect.Parameter.empty
+    options: dict[str, Any] = {"idx": None} if required else {}
+    return plgpu.load(ref, layout=layout, optimized=False, **options)
 
 
 def output(

@@ -10,6 +10,7 @@ from jaxtyping import Array
 from medjax_kernels import data_consistency
 from medjax_kernels.aot import Case
 from medjax_kernels.data_consistency.shapes import SHAPES
+from medjax_kernels.data_consistency.xla import Precision
 
 DEFAULT_SHAPE = "square"
 """What is compiled if no shape is named."""
@@ -24,7 +25,8 @@ def cases(shape: str, platform: Literal["gpu", "tpu"]) -> list[Case]:
 
     Returns:
         The fused kernel at its exact and its fast precision, its gradient, the solve
-        of ten iterations per readout position, and XLA's two paths to compare with.
+        of ten iterations per readout position at both precisions, and XLA's two paths
+        to compare with.
     """
     s = SHAPES[shape]
     complex64 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.complex64)
@@ -43,14 +45,13 @@ def cases(shape: str, platform: Literal["gpu", "tpu"]) -> list[Case]:
         )
         return pull(image)
 
-    def solve(rhs: Array, maps: Array, mask: Array) -> Array:
-        return data_consistency.proximal_solve(
-            rhs,
-            maps,
-            mask,
+    def solve(precision: Precision) -> functools.partial:
+        return functools.partial(
+            data_consistency.proximal_solve,
             lam=0.05,
             per_readout=True,
             implementation=platform,
+            precision=precision,
             lines=s.lines,
         )
 
@@ -58,7 +59,8 @@ def cases(shape: str, platform: Literal["gpu", "tpu"]) -> list[Case]:
         f"{platform} highest": operator(implementation=platform, precision="highest"),
         f"{platform} default": operator(implementation=platform, precision="default"),
         f"{platform} gradient": gradient,
-        f"{platform} solve": solve,
+        f"{platform} solve highest": solve("highest"),
+        f"{platform} solve default": solve("default"),
         "xla_fft": operator(implementation="xla_fft"),
         "xla_dft": operator(implementation="xla_dft"),
     }

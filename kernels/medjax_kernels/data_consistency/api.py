@@ -177,8 +177,8 @@ def proximal_solve(
         tolerance: stop an image (a readout position) once its residual norm is below
             this times that of ``rhs``; 0 runs all iterations.
         per_readout: one recurrence per readout position instead of one per image; needs
-            a line mask, which is what makes the positions independent. On a TPU the
-            whole solve then stays on the chip where a tile's maps fit into VMEM.
+            a line mask, which is what makes the positions independent. On a TPU or a
+            Hopper GPU the whole solve then stays on the chip where the maps fit there.
         implementation: None for the best, or one of :data:`.dispatch.IMPLEMENTATIONS`.
         precision: of matrix products.
         lines: static upper bound on the sampled lines of each line mask.
@@ -220,6 +220,7 @@ def proximal_solve(
             implementation,
             maps,
             weights,
+            lines=lines,
             iterations=iterations,
             tolerance=tolerance,
             precision=precision,

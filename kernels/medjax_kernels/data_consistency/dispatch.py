@@ -109,7 +109,13 @@ def _kernel(
 
 
 def fused_solve(
-    implementation: str, maps: Array, mask: Array, **options: Any
+    implementation: str,
+    maps: Array,
+    mask: Array,
+    *,
+    lines: int | None,
+    precision: Precision,
+    **options: Any,
 ) -> Fused | None:
     """A kernel for the whole solve per readout position, or None without one that fits.
 
@@ -117,10 +123,18 @@ def fused_solve(
         implementation: as chosen.
         maps: as the solve gets them.
         mask: a line mask.
-        **options: iterations, tolerance, precision.
+        lines: bound on the sampled lines, as chosen.
+        precision: of matrix products.
+        **options: iterations and tolerance.
     """
+    options["precision"] = precision
     if implementation == "tpu" and tpu_solve.fits(maps, mask):
         return functools.partial(tpu_solve.solve, **options)
+    if implementation == "gpu" and lines is not None:
+        from medjax_kernels.data_consistency import gpu_solve
+
+        if gpu_solve.fits(maps, mask, lines, precision):
+            return functools.partial(gpu_solve.solve, lines=lines, **options)
     return None
 
 

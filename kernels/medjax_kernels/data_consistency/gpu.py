@@ -16,18 +16,24 @@ Few images with many coils leave multiprocessors idle: then the coils are dealt 
 several blocks, whose partial sums XLA adds.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Real
 
 from medjax_kernels import compat
 from medjax_kernels.data_consistency import gpu_kernel, layout, xla
-from medjax_kernels.data_consistency.gpu_kernel import CHUNK, Config
+from medjax_kernels.data_consistency.gpu_kernel import Config
+from medjax_kernels.data_consistency.gpu_tile import CHUNK, float16_terms
 from medjax_kernels.data_consistency.xla import Precision
 
 MULTIPROCESSORS = 132
 PARTS = {"highest": 2, "high": 2, "default": 1}
 STRIPS = (32, 16)
+Transform = Callable[[Array], tuple[Array, Array]]
+"""Frequencies to the planes of their rows of a DFT matrix."""
 
 
 def shared_memory(strip: int, chunks: int, lines: int, parts: int) -> int:
@@ -85,21 +91,31 @@ def choose_splits(blocks: int, coils: int) -> int:
     )
 
 
-def _factor(
-    weights: Real[Array, "q n"], lines: int, parts: int, height: int
+def thin_factor(
+    weights: Real[Array, "q n"], lines: int, parts: int, height: int, dft: Transform
 ) -> tuple[Array, Array]:
     """float16 terms of ``sqrt(m) F`` with entries near 1, and what K is scaled by.
 
     Entries of the unitary matrix are 1/sqrt(n): their float16 remainders would be
     subnormal. They are left at magnitude 1 instead.
+
+    Args:
+        weights: of every line.
+        lines: how many of them to keep.
+        parts: terms of an entry.
+        height: columns to pad to.
+        dft: rows of the unitary matrix by their frequencies.
+
+    Returns:
+        ``[q, 2 * parts, lines, height]``, the terms of the first plane first.
     """
     size = weights.shape[-1]
     rows, chosen = xla.select_lines(weights, lines)
     factor = layout.power_of_two(jnp.max(jnp.abs(weights), -1, keepdims=True))
     root = jnp.sqrt(chosen * factor * size)[..., None]
-    planes = jnp.stack(xla.dft_rows(rows, size, jnp.dtype("float32")), 1)
+    planes = jnp.stack(dft(rows), 1)
     planes = layout.pad_plane(planes * root[:, None], CHUNK, height)
-    terms = jnp.stack(gpu_kernel.float16_terms(planes, parts), 2)
+    terms = jnp.stack(float16_terms(planes, parts), 2)
     return terms.reshape(len(weights), 2 * parts, *terms.shape[-2:]), factor * size
 
 
@@ -131,12 +147,13 @@ def normal(
     if strip is None:
         raise NotImplementedError(f"{lines} of {height} lines need too much memory")
     parts, coils = PARTS[precision], maps.shape[-3]
-    image_scale = layout.power_of_two(_peak(image, (-2, -1)))
-    maps_scale = layout.power_of_two(_peak(maps, (-3, -2, -1)))
+    image_scale = layout.power_of_two(peak(image, (-2, -1)))
+    maps_scale = layout.power_of_two(peak(maps, (-3, -2, -1)))
     x = layout.planes(layout.scale(image, image_scale), CHUNK, strip)
     s = layout.planes(layout.scale(maps, maps_scale), CHUNK, strip)
     weights = mask[..., 0].reshape(-1, height)
-    factor, factor_scale = _factor(weights, lines, parts, x.shape[-2])
+    dft = functools.partial(xla.dft_rows, size=height, dtype=jnp.dtype("float32"))
+    factor, factor_scale = thin_factor(weights, lines, parts, x.shape[-2], dft)
     blocks = len(x) * (x.shape[-1] // strip)
     config = Config(
         images=len(x),
@@ -166,6 +183,6 @@ def normal(
     return out
 
 
-def _peak(z: Complex[Array, "..."], axes: tuple[int, ...]) -> Real[Array, "..."]:
+def peak(z: Complex[Array, "..."], axes: tuple[int, ...]) -> Real[Array, "..."]:
     """The largest magnitude of either plane."""
     return jnp.max(jnp.maximum(jnp.abs(z.real), jnp.abs(z.imag)), axes, keepdims=True)

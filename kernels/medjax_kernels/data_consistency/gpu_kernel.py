@@ -28,9 +28,13 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
 from medjax_kernels import compat
-
-CHUNK = 64
-"""Lines of one step: the M of a wgmma, and its K four times."""
+from medjax_kernels.data_consistency.gpu_tile import (
+    CHUNK,
+    float16_terms,
+    products,
+    rows_of,
+    transforms,
+)
 
 
 class Config(NamedTuple):
@@ -57,36 +61,10 @@ class Config(NamedTuple):
     splits: int
 
 
-def _transforms(columns: int, itemsize: int) -> tuple[Any, ...]:
-    """Tiling and swizzle of a shared-memory matrix with rows of ``columns``."""
-    swizzle = min(128, columns * itemsize)
-    return (
-        plgpu.TilingTransform((8, swizzle // itemsize)),
-        plgpu.SwizzleTransform(swizzle),
-    )
-
-
-def float16_terms(value: Array, parts: int) -> list[Array]:
-    """``value`` as a sum of ``parts`` float16 terms."""
-    terms = [value.astype(jnp.float16)]
-    if parts == 2:
-        terms.append((value - terms[0].astype(jnp.float32)).astype(jnp.float16))
-    return terms
-
-
 def _store(ref: Any, index: tuple[Any, ...], value: Array, parts: int) -> None:
     """Write a plane, term by term, where wgmma reads its second operand."""
     for part, term in enumerate(float16_terms(value, parts)):
         ref[*index, part] = term
-
-
-def _products(parts: int) -> list[tuple[int, int]]:
-    """Pairs of terms whose product matters: not remainder times remainder."""
-    return [(0, 0)] if parts == 1 else [(0, 0), (0, 1), (1, 0)]
-
-
-def _rows(chunk: Any) -> Any:
-    return pl.ds(chunk * CHUNK, CHUNK)
 
 
 def _kernel(
@@ -126,7 +104,7 @@ def _kernel(
     def load_maps(coil: Any, chunk: int) -> None:
         """Both planes of one coil, one chunk of the strip, into the chunk's slot."""
         for i in range(2):
-            source = s_gmem.at[maps_plane + 2 * coil + i, _rows(chunk), columns]
+            source = s_gmem.at[maps_plane + 2 * coil + i, rows_of(chunk), columns]
             plgpu.copy_gmem_to_smem(source, s_smem.at[chunk, i], s_barrier.at[chunk])
 
     def read(chunk: Any) -> tuple[Array, Array]:
@@ -143,7 +121,7 @@ def _kernel(
     # maps; the imaginary one stays in shared memory. Neither has room for both.
     for chunk in chunks:
         for i, slot in enumerate((s_smem.at[chunk, 0], x_smem.at[chunk])):
-            source = x_gmem.at[2 * image + i, _rows(chunk), columns]
+            source = x_gmem.at[2 * image + i, rows_of(chunk), columns]
             plgpu.copy_gmem_to_smem(source, slot, s_barrier.at[chunk])
     x = []
     for chunk in chunks:
@@ -170,9 +148,9 @@ def _kernel(
     def transform(here: Any, straight: Any, crossed: Any) -> None:
         """Step 2: this warpgroup's plane, as two sums over the lines."""
         for chunk in range(config.chunks):
-            for a, b in _products(parts):
-                f_re = f_smem.at[here + a, :, _rows(chunk)]
-                f_im = f_smem.at[here + parts + a, :, _rows(chunk)]
+            for a, b in products(parts):
+                f_re = f_smem.at[here + a, :, rows_of(chunk)]
+                f_im = f_smem.at[here + parts + a, :, rows_of(chunk)]
                 plgpu.wgmma(straight, f_re, z_smem.at[here + chunk, group, b])
                 plgpu.wgmma(crossed, f_im, z_smem.at[here + chunk, 1 - group, b])
         plgpu.wgmma_wait(0)
@@ -184,19 +162,19 @@ def _kernel(
     def adjoint(here: Any, term: int, chunk: int) -> Any:
         """``F^T`` for one chunk: the same memory, read transposed."""
         if ft_smem is not None:
-            return ft_smem.at[term, _rows(chunk)]
-        return f_smem.at[here + term, :, _rows(chunk)].transpose((1, 0))
+            return ft_smem.at[term, rows_of(chunk)]
+        return f_smem.at[here + term, :, rows_of(chunk)].transpose((1, 0))
 
     def real_part(here: Any, chunk: int, y: Any) -> Array:
         """Step 3: ``Re F^H p = F_r^T p_r + F_i^T p_i``."""
-        for a, b in _products(parts):
+        for a, b in products(parts):
             plgpu.wgmma(y, adjoint(here, a, chunk), p_smem.at[here, b])
             plgpu.wgmma(y, adjoint(here, parts + a, chunk), p_smem.at[here + 1, b])
         return y[...]
 
     def imaginary_part(here: Any, chunk: int, y: Any, minus: Any) -> Array:
         """Step 3: ``Im F^H p = F_r^T p_i - F_i^T p_r``."""
-        for a, b in _products(parts):
+        for a, b in products(parts):
             plgpu.wgmma(y, adjoint(here, a, chunk), p_smem.at[here + 1, b])
             plgpu.wgmma(minus, adjoint(here, parts + a, chunk), p_smem.at[here, b])
         return y[...] - minus[...]
@@ -249,7 +227,7 @@ def _kernel(
         for plane in range(2):
             target = 2 * (split * config.images + image) + plane
             plgpu.copy_smem_to_gmem(
-                s_smem.at[chunk, plane], out_gmem.at[target, _rows(chunk), columns]
+                s_smem.at[chunk, plane], out_gmem.at[target, rows_of(chunk), columns]
             )
     plgpu.wait_smem_to_gmem(0)
 
@@ -285,7 +263,7 @@ def launch(
     strip, parts = config.strip, config.parts
     f32, f16 = jnp.float32, jnp.float16
     # wgmma wants both operands in one swizzle: the strip's, the narrower one.
-    half, full = _transforms(strip, 2), _transforms(strip, 4)
+    half, full = transforms(strip, 2), transforms(strip, 4)
     scratch = [
         plgpu.SMEM((2 * parts, config.lines, height), f16, transforms=half),
         plgpu.SMEM((config.chunks, CHUNK, strip), f32, transforms=full),
