@@ -39,8 +39,8 @@ class StepConfig:
     losses cannot be compared."""
     dtype: DType | None = None
     """Of the towers' arithmetic; None: float32 on a CPU, bfloat16 elsewhere."""
-    devices: int | None = None
-    """That ours uses; None: one per core on a CPU, one elsewhere, as theirs."""
+    devices: int = 1
+    """That ours uses; PyTorch uses one."""
     torch: bool = True
     """Measure PyTorch beside; without, ours alone."""
     compile: bool = True
@@ -70,7 +70,6 @@ class StepConfig:
             self,
             batch_size=self.batch_size or (8 if cpu else 128),
             dtype=self.dtype or ("float32" if cpu else "bfloat16"),
-            devices=self.devices or (jax.device_count() if cpu else 1),
             steps=self.steps or (1 if cpu else 10),
         )
 
@@ -101,7 +100,7 @@ def run(config: StepConfig) -> dict[str, Any]:
       ModuleNotFoundError: PyTorch is wanted and not there.
     """
     config = config.settled()
-    assert config.batch_size and config.dtype and config.devices and config.steps
+    assert config.batch_size and config.dtype and config.steps
     mesh = make_mesh(devices=jax.devices()[: config.devices])
     with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
         ours = OurStep(
