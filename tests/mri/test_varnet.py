@@ -1,8 +1,10 @@
 """E2E-VarNet: the published module's numbers, its laws, and that it learns."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from medjax.mri import masks, varnet
 from medjax.mri.fourier import fft2c, ifft2c
 from medjax.mri.sense import rss
+from medjax_kernels import compat
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fastmri_varnet.npz"
 SMALL = varnet.VarNetConfig(cascades=2, chans=2, pools=2, sens_chans=2, sens_pools=2)
@@ -147,6 +150,42 @@ def test_the_centre_of_scattered_points_is_their_largest_full_square():
 def test_central_lines_of_a_given_number():
     found = varnet.central_lines(jnp.ones((1, 9, 1), bool), 4)
     np.testing.assert_array_equal(np.flatnonzero(found), [3, 4, 5, 6])
+
+
+class Convolutions(nn.Module):
+    """Three cascades of one convolution each."""
+
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x):
+        def body(conv, x, _):
+            return jnp.tanh(conv(x)), None
+
+        conv = nn.Conv(2, (3, 3), name="cascades")
+        return varnet.scan_cascades(body, 3, remat=self.remat)(conv, x, None)[0]
+
+
+@pytest.mark.parametrize("remat", [True, False])
+def test_cascades_are_a_loop_on_accelerators_and_the_same_written_out(remat):
+    x = jax.random.normal(jax.random.key(0), (1, 6, 5, 2))
+    net = Convolutions(remat)
+    variables = net.init(jax.random.key(1), x)
+    assert variables["params"]["cascades"]["kernel"].shape == (3, 3, 3, 2, 2)
+
+    def gradient():
+        step = jax.jit(jax.grad(lambda v: jnp.sum(net.apply(v, x) ** 2)))
+        return step.lower(variables).as_text(), step(variables)
+
+    text, here = gradient()
+    with compat.target("gpu"):
+        looped_text, looped = gradient()
+    assert "stablehlo.while" not in text and "stablehlo.while" in looped_text
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        here,
+        looped,
+    )
 
 
 @pytest.fixture(scope="module")
