@@ -68,7 +68,7 @@ def encode(
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     size = -(-batch_size // shards) * shards
     config = PipelineConfig(
-        batch_size=size, shuffle=False, epochs=1, remainder="pad", threads=2, prefetch=2
+        batch_size=size, shuffle=False, epochs=1, remainder="pad", prefetch=2
     )
     stream = build_pipeline(
         source,

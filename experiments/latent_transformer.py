@@ -20,7 +20,7 @@ import dataclasses
 from pathlib import Path
 
 from experiments.reconstruction import Reconstruction, main
-from experiments.scans import DataConfig
+from experiments.scans import FULL_SIZE, SMALL
 from medjax.mri.latent_transformer import (
     SYSTEMS as SINGLE_COIL,
 )
@@ -44,9 +44,7 @@ TINY = Reconstruction(
         cg_iterations=6,
     ),
     normalise=True,
-    data=DataConfig(
-        height=48, width=48, acs=8, acceleration=(8,), patients=48, batch_size=4
-    ),
+    data=dataclasses.replace(SMALL, acceleration=(8,), batch_size=4),
     optimizer=OptimizerConfig(lr=3e-3, clip_norm=1.0, schedule="cosine"),
     train=TrainConfig(steps=120, log_every=10, checkpoint_every=40),
     workdir=Path("runs/latent-transformer-tiny"),
@@ -56,15 +54,7 @@ TINY = Reconstruction(
 REPO = Reconstruction(
     about="Latent Transformer, multi-coil, settings of the released code",
     system=MULTI_COIL["repo"],
-    data=DataConfig(
-        height=144,
-        width=512,
-        coils=10,
-        acceleration=(4,),
-        batch_size=16,
-        patients=32,
-        seed=999,
-    ),
+    data=dataclasses.replace(FULL_SIZE, acceleration=(4,), batch_size=16, seed=999),
     optimizer=OptimizerConfig(
         lr=3e-4, b2=0.99, weight_decay=0.01, schedule="cosine", min_lr=1e-6
     ),

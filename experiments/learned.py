@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Complex, Float
 
 from experiments.acquisitions import Acquisition
 from experiments.systems import Trained, family, negated_frames
-from medjax.train.checkpoint import load_variables
+from medjax.train.checkpoint import load_variables, saved_steps
 from medjax.train.sharding import flatten
 from medjax.typing import Variables
 
@@ -123,10 +123,10 @@ def open_run(folder: Path) -> Learned:
     if not folder.is_dir():
         raise FileNotFoundError(f"learned: {folder}: no such folder")
     trained = Trained.load(folder)
-    names = [path.name for path in (folder / "checkpoints").glob("*")]
-    step = max((int(name) for name in names if name.isdigit()), default=None)
-    if step is None:
+    steps = saved_steps(folder)
+    if not steps:
         raise ValueError(f"learned: {folder} has no checkpoint: train it first")
+    step = steps[-1]
     system, variables = trained.build(), load_variables(folder, step=step)
     shapes = {name: leaf.shape for name, leaf in flatten(variables).items()}
 

@@ -16,7 +16,7 @@ consistency kernels, and ``--help`` behind a preset lists all flags.
 from pathlib import Path
 
 from experiments.reconstruction import Reconstruction, main
-from experiments.scans import DataConfig
+from experiments.scans import FULL_SIZE, SMALL
 from medjax.mri.promptmr import SYSTEMS
 from medjax.train.mesh import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
@@ -27,9 +27,7 @@ NAME = "PromptMR"
 TINY = Reconstruction(
     about="PromptMR on heart phantoms, small enough for a CPU",
     system=SYSTEMS["tiny"],
-    data=DataConfig(
-        height=48, width=48, acs=8, acceleration=(4, 8), patients=48, batch_size=2
-    ),
+    data=SMALL,
     optimizer=OptimizerConfig(lr=2e-3, clip_norm=1.0, schedule="cosine"),
     train=TrainConfig(steps=100, log_every=10, checkpoint_every=50),
     workdir=Path("runs/promptmr-tiny"),
@@ -42,14 +40,7 @@ PRESETS = {
     "repo": Reconstruction(
         about="PromptMR, settings of the released code",
         system=SYSTEMS["repo"],
-        data=DataConfig(
-            height=144,
-            width=512,
-            coils=10,
-            acceleration=(4, 8, 10),
-            batch_size=1,
-            patients=32,
-        ),
+        data=FULL_SIZE,
         optimizer=OptimizerConfig(lr=2e-4, weight_decay=0.01),
         launch=LaunchConfig(),
         epochs=12,

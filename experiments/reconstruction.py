@@ -166,9 +166,9 @@ def train(
         batches = len(scans.train) // config.data.batch_size
         steps = max(1, round(config.epochs * batches))
         settings = dataclasses.replace(settings, steps=steps)
-    writes = jax.process_index() == 0
-    if writes and not (config.workdir / RECORD).exists():
-        record(config, scans)
+    record = describe(config, scans) if jax.process_index() == 0 else None
+    if record is not None and not (config.workdir / RECORD).exists():
+        record.save(config.workdir)
     state = fit(
         system.init,
         system.loss,
@@ -179,21 +179,23 @@ def train(
         mesh=mesh,
         config=config,
     )
-    if writes:  # also where a run went on with other settings of its system
-        record(config, scans)
+    if record is not None:  # also where a run went on with other settings
+        record.save(config.workdir)
     return jax.device_put(on_host(state.averaged_variables, mesh))
 
 
-def record(config: Reconstruction, scans: Scans) -> None:
-    """Writes ``system.json``: what is needed to use the run's weights elsewhere.
+def describe(config: Reconstruction, scans: Scans) -> Trained:
+    """What is needed to use the run's weights elsewhere.
 
     Args:
       config: The run.
       scans: What it is trained on.
+
+    Returns:
+      The content of its ``system.json``.
     """
     frames, coils = scans.train[0]["kspace"].shape[:2]
-    config.workdir.mkdir(parents=True, exist_ok=True)
-    Trained(
+    return Trained(
         system=config.system,
         magnitude=1.0 if config.normalise else typical_magnitude(scans, config.data),
         data=scans.name,
@@ -202,7 +204,7 @@ def record(config: Reconstruction, scans: Scans) -> None:
         coils=coils,
         acceleration=config.data.acceleration,
         acs=config.data.acs,
-    ).save(config.workdir)
+    )
 
 
 def typical_magnitude(scans: Scans, data: DataConfig) -> float:

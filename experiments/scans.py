@@ -86,6 +86,21 @@ class DataConfig:
         )
 
 
+SMALL = DataConfig(
+    height=48, width=48, acs=8, acceleration=(4, 8), patients=48, batch_size=2
+)
+"""Hearts for a CPU."""
+FULL_SIZE = DataConfig(
+    height=144,
+    width=512,
+    coils=10,
+    acceleration=(4, 8, 10),
+    batch_size=1,
+    patients=32,
+)
+"""Hearts as large as the challenge's, where no data are named."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Scans:
     """Rows to train on and rows that are held out.

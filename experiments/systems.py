@@ -93,7 +93,8 @@ class Trained:
         return at_magnitude(build(self.system, KernelConfig()), self.magnitude)
 
     def save(self, workdir: Path) -> None:
-        """Writes ``system.json``."""
+        """Writes ``system.json`` into a folder, made where it is missing."""
+        workdir.mkdir(parents=True, exist_ok=True)
         content = {"family": family(self.system), **dataclasses.asdict(self)}
         text = json.dumps(content, indent=2, default=lambda d: np.dtype(d).name)
         (workdir / RECORD).write_text(text + "\n")

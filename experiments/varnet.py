@@ -15,7 +15,7 @@ kernels, and ``--help`` behind a preset lists all flags.
 from pathlib import Path
 
 from experiments.reconstruction import Reconstruction, main
-from experiments.scans import DataConfig
+from experiments.scans import FULL_SIZE, SMALL
 from medjax.mri.varnet import SYSTEMS, VarNetConfig
 from medjax.train.mesh import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
@@ -28,9 +28,7 @@ TINY = Reconstruction(
     system=VarNetConfig(
         cascades=2, chans=6, pools=2, sens_chans=2, sens_pools=2, remat=False
     ),
-    data=DataConfig(
-        height=48, width=48, acs=8, acceleration=(4, 8), patients=48, batch_size=2
-    ),
+    data=SMALL,
     optimizer=OptimizerConfig(lr=3e-3, clip_norm=1.0, schedule="cosine"),
     train=TrainConfig(steps=200, log_every=10, checkpoint_every=50),
     workdir=Path("runs/varnet-tiny"),
@@ -43,14 +41,7 @@ PRESETS = {
     "repo": Reconstruction(
         about="VarNet, settings of the released code",
         system=SYSTEMS["repo"],
-        data=DataConfig(
-            height=144,
-            width=512,
-            coils=10,
-            acceleration=(4, 8, 10),
-            batch_size=1,
-            patients=32,
-        ),
+        data=FULL_SIZE,
         optimizer=OptimizerConfig(name="adam", lr=3e-4),
         launch=LaunchConfig(),
         epochs=50,

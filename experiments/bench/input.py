@@ -47,6 +47,8 @@ class InputConfig:
     """Pairs."""
     workers: tuple[int, ...] = (0, 1, 2)
     """Processes that read, beside this one; each number is a contestant."""
+    threads: int = PipelineConfig.threads
+    """Of ours, in every process that reads."""
     torch: bool = True
     """Measure PyTorch beside; without, ours alone."""
     batches: int = 64
@@ -171,7 +173,10 @@ def _ours(
     source: PreparedSource, config: InputConfig, workers: int
 ) -> Callable[[], Iterator[Any]]:
     pipeline = PipelineConfig(
-        batch_size=config.batch_size, workers=workers, prefetch=AHEAD
+        batch_size=config.batch_size,
+        threads=config.threads,
+        workers=workers,
+        prefetch=AHEAD,
     )
     return lambda: iter(build_pipeline(source, pipeline))
 

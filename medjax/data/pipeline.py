@@ -72,8 +72,8 @@ class PipelineConfig:
             or ``pad`` it with copies of the last row whose ``index`` is -1, so that
             shapes stay fixed and every row is seen (evaluate).
         threads: Batches prepared ahead at the same time, per process. Rows of prepared
-            sets cost little but Python, which more threads only fight over: on two
-            cores four of them read half as many pairs per processor second as two.
+            sets cost little but Python, which more threads fight over
+            (``experiments.bench input --threads``); they help where reading waits.
         prefetch: How many batches may wait.
         workers: Extra interpreters per process; 0 reads in threads, which is enough
             for prepared sets (reading is mostly copying).
@@ -84,7 +84,7 @@ class PipelineConfig:
     shuffle: bool = True
     epochs: int | None = None
     remainder: Literal["drop", "pad"] = "drop"
-    threads: int = 2
+    threads: int = 1
     prefetch: int = 8
     workers: int = 0
 

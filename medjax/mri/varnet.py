@@ -271,8 +271,8 @@ def scan_cascades(
 
     One compiled body, except on a CPU, where the loop is written out: XLA's CPU
     compiler brings the gradients of convolutions into the form that its fast routine
-    takes outside of loops only. Inside, VarNet's training step takes six times as long.
-    Written out, recomputation saves hardly any memory there.
+    takes outside of loops only. Inside, a step of ``experiments.bench unrolled`` takes
+    four times as long. Written out, recomputation saves hardly any memory there.
 
     Args:
         body: A cascade, its input and None to its output and None.

@@ -197,9 +197,10 @@ def matrix_product(
 ) -> Float[Array, "b h2 w2 d"]:
     """A 1x1 convolution without padding, as the matrix product that it is.
 
-    Compilers do no better with the convolution, and XLA on a CPU does worse: the
-    gradients of its kernels take longer than all other passes of a ResNet-50 together.
-    Takes what Flax gives :func:`jax.lax.conv_general_dilated`.
+    XLA's CPU compiler does worse by the convolution: with it, the gradient of a
+    ResNet-50 takes half as long again (experiments/README.md). On accelerators the two
+    have not been compared. Takes what Flax gives
+    :func:`jax.lax.conv_general_dilated`.
     """
     rows, columns = strides
     return jnp.einsum("bhwc,cd->bhwd", x[:, ::rows, ::columns], kernel[0, 0])

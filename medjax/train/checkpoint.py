@@ -210,6 +210,12 @@ def _parts(state: TrainState) -> dict[str, Any]:
     return parts if state.ema is None else {**parts, "average": state.ema}
 
 
+def saved_steps(workdir: str | Path) -> list[int]:
+    """The steps that a run has checkpoints of, ascending; none without a folder."""
+    names = [path.name for path in (Path(workdir) / "checkpoints").glob("*")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def load_variables(
     workdir: str | Path,
     *,
@@ -233,8 +239,7 @@ def load_variables(
     Raises:
       ValueError: If there is no such checkpoint.
     """
-    folder = Path(workdir).absolute() / "checkpoints"
-    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    folder, steps = Path(workdir).absolute() / "checkpoints", saved_steps(workdir)
     step = (steps[-1] if steps else None) if step is None else step
     if step not in steps:
         raise ValueError(f"workdir: no checkpoint {step} in {folder}; there: {steps}")

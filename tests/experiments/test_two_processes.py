@@ -1,17 +1,13 @@
 """An experiment in two processes, from flags to report, is the experiment in one."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
+import pytest
 
 from medjax.train.log import read_metrics
+from tests.processes import finish, free_address, start
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = """
     tiny --data.patients 60 --data.image-size 32 --data.batch-size 16
     --text.max-length 32 --image.architecture vit_tiny --language.batch-size 16
@@ -19,41 +15,23 @@ FLAGS = """
 """.split()
 
 
-def start(workdir, devices, *flags):
-    """Starts M-FLAG, whose report tower is read once; its output goes to a file."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)  # it would count more devices than the flags
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    command = [sys.executable, "-m", "experiments.mflag", *FLAGS, *flags]
-    command += ["--launch.cpu-devices", str(devices), "--workdir", str(workdir)]
-    with open(workdir.with_name(f"{workdir.name}{len(flags)}.log"), "a") as log:
-        return subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT
-        )
-
-
-def finish(folder, running):
-    try:
-        statuses = [process.wait(timeout=400) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    told = "\n".join(p.read_text()[-3000:] for p in sorted(folder.glob("*.log")))
-    assert not any(statuses), told
+def start_mflag(workdir, name, devices, *flags):
+    """M-FLAG, whose report tower is read once."""
+    command = ["-m", "experiments.mflag", *FLAGS, *flags, "--workdir", str(workdir)]
+    command += ["--launch.cpu-devices", str(devices)]
+    # XLA's flags of the tests count more devices.
+    return start(command, workdir.parent / f"{name}.log", flags="")
 
 
 def test_two_processes_prepare_train_evaluate_and_report_as_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    joined = ["--launch.coordinator", address, "--launch.num-processes", "2"]
+    joined = ["--launch.coordinator", free_address(), "--launch.num-processes", "2"]
     pair, one = tmp_path / "pair", tmp_path / "one"
-    finish(
-        tmp_path,
-        [start(pair, 1, *joined, "--launch.process-id", i) for i in ("0", "1")],
-    )
-    finish(tmp_path, [start(one, 2)])
+    both = [
+        start_mflag(pair, f"pair_{i}", 1, *joined, "--launch.process-id", str(i))
+        for i in range(2)
+    ]
+    finish(tmp_path, both, [0, 0])
+    finish(tmp_path, [start_mflag(one, "one", 2)], [0])
     for stage in ("language", "."):
         ours, theirs = (
             [row["loss"] for row in read_metrics(run / stage)] for run in (pair, one)
@@ -63,6 +41,11 @@ def test_two_processes_prepare_train_evaluate_and_report_as_one(tmp_path):
     ours, theirs = (
         json.loads((run / "evaluation.json").read_text()) for run in (pair, one)
     )
-    assert ours.keys() == theirs.keys()
+    for scores in ("zero_shot", "auc"), ("retrieval", "image_to_text"):
+        found, expected = (
+            {k: v for k, v in e[scores[0]][scores[1]].items() if k != "chance"}
+            for e in (ours, theirs)
+        )
+        assert found == pytest.approx(expected, abs=1e-3)
     assert (pair / "report.html").stat().st_size > 10_000
     assert (pair / "towers").is_dir()

@@ -1,10 +1,6 @@
 """The loop in real processes: killed, asked to leave, and two that train as one."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -13,38 +9,16 @@ import pytest
 
 from medjax import train
 from medjax.train.preemption import AHEAD
+from tests import processes
 from tests.train.tiny import Stream, init, quiet_loss
 
-ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("tiny.py")
 
 
 def start(workdir, *, log, **options):
-    """Starts the tiny program; its output goes to a file, so that no pipe fills."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
-    }
-    command = [sys.executable, str(PROGRAM)]
-    command.append(json.dumps({"workdir": str(workdir), **options}))
-    with open(workdir / log, "w") as output:
-        return subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-
-
-def finish(workdir, running, expected):
-    """Waits for all processes; their output is the message if a status is wrong."""
-    try:
-        statuses = [process.wait(timeout=300) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    told = "\n".join(p.read_text() for p in sorted(workdir.glob("*.log")))
-    assert statuses == expected, told
+    """Starts the tiny program."""
+    settings = json.dumps({"workdir": str(workdir), **options})
+    return processes.start([str(PROGRAM), settings], workdir / log)
 
 
 def rows(workdir):
@@ -64,9 +38,9 @@ def test_killed_and_asked_to_leave_a_run_still_ends_bit_equal(tmp_path):
     # later asked to leave between two saves. Always the same command.
     options = dict(train=loop, signals={"0:11": "SIGKILL", "0:17": "SIGTERM"})
     for attempt, status in enumerate((-9, 143, 0)):
-        finish(cut, [start(cut, log=f"{attempt}.log", **options)], [status])
+        processes.finish(cut, [start(cut, log=f"{attempt}.log", **options)], [status])
         assert (cut / "done_0").exists() == (status == 0)
-    finish(whole, [reference], [0])
+    processes.finish(whole, [reference], [0])
     assert rows(whole) == rows(cut)
     assert [row["step"] for row in rows(whole)] == list(range(1, 23))
     a, b = (jax.device_get(train.load_variables(run)) for run in (whole, cut))
@@ -74,9 +48,7 @@ def test_killed_and_asked_to_leave_a_run_still_ends_bit_equal(tmp_path):
 
 
 def start_pair(workdir, loop, attempt, **options):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = processes.free_address()
     return [
         start(
             workdir,
@@ -97,10 +69,10 @@ def test_two_processes_train_the_curve_of_one(tmp_path):
     # One of the two is asked to leave, at step 8: both save three steps after it has
     # noticed, whichever of the two was ahead, and both resume.
     signals = {"1:8": "SIGTERM"}
-    finish(pair, start_pair(pair, loop, 0, signals=signals), [143, 143])
+    processes.finish(pair, start_pair(pair, loop, 0, signals=signals), [143, 143])
     saved = max(int(p.name) for p in (pair / "checkpoints").iterdir())
     assert saved == 9 + AHEAD
-    finish(pair, start_pair(pair, loop, 1, signals=signals), [0, 0])
+    processes.finish(pair, start_pair(pair, loop, 1, signals=signals), [0, 0])
 
     one = tmp_path / "one"
     train.fit(

@@ -1,0 +1,55 @@
+"""Real processes for tests: started in a clean environment, waited for, never left."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def free_address() -> str:
+    """An address of this host where a first process can listen."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def start(arguments: Sequence[str], log: Path, *, flags: str | None = None):
+    """Starts Python; its output goes to a file, so that no pipe fills.
+
+    Args:
+        arguments: of the interpreter.
+        log: the file, in a folder that is made where it is missing.
+        flags: of XLA; None: this process's.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
+    }
+    if flags is not None:
+        environment["XLA_FLAGS"] = flags
+    with open(log, "w") as output:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=ROOT,
+        )
+
+
+def finish(folder: Path, running: Sequence[subprocess.Popen], expected: list[int]):
+    """Waits for all processes; their output is the message if a status is wrong."""
+    try:
+        statuses = [process.wait(timeout=300) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    told = "\n".join(p.read_text() for p in sorted(folder.glob("*.log")))
+    assert statuses == expected, told
