@@ -21,6 +21,8 @@ import numpy as np
 from jaxtyping import Float, Num, UInt8
 from PIL import Image
 
+from medjax.data.boundary import DataError
+
 ResizeMode = Literal["mgca", "imitate"]
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 SHOWING_TAGS = [
@@ -46,7 +48,7 @@ SHOWING_TAGS = [
 ]
 
 
-class ImageError(ValueError):
+class ImageError(DataError):
     """A file that is missing, unreadable, truncated, blank, or no single grey image."""
 
 

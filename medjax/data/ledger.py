@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from medjax.data.boundary import DataError
+
 Item = TypeVar("Item")
 OnError = Literal["raise", "skip"]
-
-
-class DataError(ValueError):
-    """A fault in the data: names what is at fault and what was expected."""
 
 
 @dataclass(frozen=True)
