@@ -20,7 +20,6 @@ It prints what every mask really measures, and leaves ``evaluation.json`` and
 """
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,11 +67,11 @@ from experiments.cmrxrecon_scores import (
     table,
 )
 from experiments.learned import Learned, open_runs
-from experiments.show import without_nan
 from medjax.data import mat73
 from medjax.mri import sense
 from medjax.mri.cmrxrecon import ranking_crop
 from medjax.mri.masks import describe
+from medjax.report.run import save_evaluation
 
 D = TypeVar("D", bound=Data)
 
@@ -171,9 +170,7 @@ def run(config: Run[Any]) -> dict[str, Any]:
         "skipped": skipped,
         "scores": rows,
     }
-    config.workdir.mkdir(parents=True, exist_ok=True)
-    path = config.workdir / "evaluation.json"
-    path.write_text(json.dumps(without_nan(results), indent=1) + "\n")
+    save_evaluation(config.workdir, results)
     print(f"\n{table(results['summary'])}")
     for name, why in skipped.items():
         print(f"skipped: {name}: {why}")

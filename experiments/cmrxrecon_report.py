@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from experiments.reconstruction_scores import MAP_RANGE
 from experiments.scans import Contrast
 from medjax.mri.relaxometry import fit_t1, fit_t2
-from medjax.train.report import Card, Report
+from medjax.report import Card, Report
 
 ERROR_GAIN = 5
 """Differences are shown so many times brighter than the images."""

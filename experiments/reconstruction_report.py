@@ -1,6 +1,5 @@
 """What a reconstruction run leaves: scores in lines, a page with images and maps."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ from jaxtyping import Float
 
 from experiments.reconstruction_scores import FULL, Shown, table
 from experiments.scans import Contrast
-from experiments.show import MEASURED, without_nan
 from medjax.mri.relaxometry import fit_t1, fit_t2
+from medjax.report import Card, Report
+from medjax.report.picture import HEAT, SIGNED, coloured, enlarged, grey
+from medjax.report.run import save_evaluation, training_section
 from medjax.train.log import read_metrics
-from medjax.train.report import Card, Report
 
 ERROR_GAIN = 5.0
 """Differences of images are shown this much brighter than the images."""
@@ -24,14 +24,6 @@ MAP_WINDOW: Mapping[Contrast, tuple[float, float]] = {
 }
 MAP_ERROR: Mapping[Contrast, float] = {"t1": 200.0, "t2": 30.0}
 """ms from white to full colour in maps of errors."""
-SIDE = 192
-"""Pixels that the shorter side of a picture has at least."""
-HEAT = np.array(
-    [[8, 8, 40], [64, 30, 120], [160, 50, 110], [230, 110, 60], [250, 240, 150]]
-)
-"""Colours of a map from low to high."""
-SIGNED = np.array([[40, 80, 190], [250, 250, 250], [190, 50, 40]])
-"""Colours of an error: too low, right, too high."""
 
 
 def show(
@@ -48,9 +40,7 @@ def show(
     Returns:
       Path of the page.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(without_nan(results), indent=1) + "\n"
-    (workdir / "evaluation.json").write_text(text)
+    save_evaluation(workdir, results)
     print(f"\n{results['rows']} held-out series of {results['data']}")
     print(table(results["scores"], results["contrast"]))
     path = report(workdir, results, shown, title=title).save(workdir / "report.html")
@@ -68,13 +58,7 @@ def report(
     page = Report(title, f"{steps}{results['rows']} series of {results['data']}")
     page.numbers(_headline(results))
     if rows:
-        page.section("Training")
-        page.curves("loss", rows, ["loss"], log=True)
-        terms = [name for name in rows[0] if name not in MEASURED]
-        if terms:
-            page.curves("logged with the loss", rows, terms, log=True)
-        page.curves("learning rate", rows, ["lr"])
-        page.curves("gradient norm", rows, ["grad_norm"], log=True)
+        training_section(page, rows, log=True)
     page.section("Scores")
     page.text(
         "SSIM, PSNR and NMSE by the CMRxRecon rule of 2023: every frame and its "
@@ -230,23 +214,11 @@ def _sample_rows(
     return rows
 
 
-def _enlarged(picture: np.ndarray) -> np.ndarray:
-    """Whole multiples of pixels, so that a small image can be seen."""
-    times = -(-SIDE // min(picture.shape[:2]))
-    return picture.repeat(times, axis=0).repeat(times, axis=1)
-
-
 def _grey(values: Float[np.ndarray, "h w"]) -> np.ndarray:
-    return _enlarged(np.round(255 * np.clip(values, 0, 1)).astype(np.uint8))
+    return enlarged(grey(values))
 
 
 def _coloured(
     values: Float[np.ndarray, "h w"], colours: np.ndarray, inside: np.ndarray
 ) -> np.ndarray:
-    """Colours interpolated along 0..1; black outside."""
-    place = np.clip(np.nan_to_num(values), 0, 1) * (len(colours) - 1)
-    picture = np.stack(
-        [np.interp(place, np.arange(len(colours)), colours[:, c]) for c in range(3)],
-        axis=-1,
-    )
-    return _enlarged(np.round(picture * inside[..., None]).astype(np.uint8))
+    return enlarged(coloured(values, colours, inside))

@@ -1,7 +1,5 @@
 """What a run ends with: the evaluation in lines, and a page that one wants to open."""
 
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,27 +7,13 @@ from typing import Any
 import numpy as np
 
 from experiments.corpus import Corpus
+from medjax.report import Card, Report
+from medjax.report.run import save_evaluation, training_section
 from medjax.train.log import read_metrics
-from medjax.train.report import Card, Report
 
 KS = (1, 5, 10)
 EXAMPLES = 8
 DEEP = 3
-MEASURED = {
-    "step",
-    "loss",
-    "lr",
-    "grad_norm",
-    "param_norm",
-    "update_norm",
-    "steps_per_s",
-    "examples_per_s",
-    "input_wait",
-    "eta_s",
-    "mfu",
-    "peak_memory_bytes",
-}
-"""What the loop logs of every system; the rest are terms of the system's loss."""
 
 
 def show(
@@ -52,22 +36,12 @@ def show(
     Returns:
       Path of the page.
     """
-    text = json.dumps(without_nan(results), indent=1) + "\n"
-    (workdir / "evaluation.json").write_text(text)
+    save_evaluation(workdir, results)
     print(f"\n{summary(results)}")
     page = report(workdir, results, found, corpus, title=title)
     path = page.save(workdir / "report.html")
     print(f"report: {path.resolve()}")
     return path
-
-
-def without_nan(results: Any) -> Any:
-    """The same with None for every NaN (an AUC of one class): JSON has no NaN."""
-    if isinstance(results, Mapping):
-        return {name: without_nan(value) for name, value in results.items()}
-    if isinstance(results, (list, tuple)):
-        return [without_nan(value) for value in results]
-    return None if isinstance(results, float) and math.isnan(results) else results
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -122,12 +96,7 @@ def report(
             f"chance {ranks['chance']['R@10']:.3f} of {ranks['candidates']}",
         )
     page.numbers(tiles)
-    page.section("Training")
-    page.curves("loss", rows, ["loss"])
-    if terms := [name for name in rows[0] if name not in MEASURED]:
-        page.curves("terms of the loss", rows, terms)
-    page.curves("learning rate", rows, ["lr"])
-    page.curves("gradient norm", rows, ["grad_norm"], log=True)
+    training_section(page, rows)
     if corpus.findings:
         page.section("Findings")
         page.table(_per_finding(results, corpus), bars=_bars(results))

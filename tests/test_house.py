@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = {"nn", "metrics", "data", "weights", "train"}
+SHARED = {"nn", "metrics", "data", "weights", "train", "report"}
 DOMAINS = {"vlp", "mri", "heart", "segmentation"}
 
 

@@ -23,13 +23,13 @@ from experiments.scans import (
     open_scans,
     training_batches,
 )
-from experiments.show import without_nan
 from experiments.systems import KernelConfig, build
 from medjax.data.records import Field, write_records
 from medjax.mri.latent_transformer import SYSTEMS as SINGLE_COIL
 from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.series import fully_sampled
 from medjax.mri.unrolled import UnrolledConfig
+from medjax.report.run import without_nan
 from medjax.train.log import read_metrics
 from medjax.train.optimizer import OptimizerConfig
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from experiments import convirt, imitate, mflag
 from experiments.compare_pretraining import summarise, table
 from experiments.pretraining import run
-from experiments.show import without_nan
+from medjax.report.run import without_nan
 from medjax.train.log import Writer, read_metrics
 from medjax.train.optimizer import OptimizerConfig
 

@@ -1,14 +1,12 @@
 """What a run leaves to look at: one HTML file with curves, tables and pictures in it.
 
-Self-contained: styles are inline, charts are SVG, pictures are base64 PNGs, and a
-content policy in the page forbids any request, so that it can be mailed, archived or
+Self-contained: styles are inline, charts are SVG, pictures are data in the page, and a
+content policy in it forbids any request, so that it can be mailed, archived or
 opened on a machine without a network. It follows the reader's light or dark setting.
 Every text is escaped.
 """
 
-import base64
 import html
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from jaxtyping import Num, Shaped
 
-from medjax.train.chart import Curves, legend, line_chart, number
+from medjax.report.chart import Curves, Limits, legend, line_chart, number
+from medjax.report.picture import SIGNED, Animation, coloured, grey, image_tag
 
-STYLE = (Path(__file__).with_name("report.css")).read_text()
+STYLE = (Path(__file__).with_name("page.css")).read_text()
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -30,12 +29,12 @@ class Card:
     """A picture in a gallery with lines of text under it.
 
     Attributes:
-        picture: uint8, or float in [0, 1]; [h, w] or [h, w, 3].
+        picture: uint8, or float in [0, 1]; [h, w] or [h, w, 3]; or several in time.
         title: above the lines, in bold.
         lines: (text, mark); True marks it right, False wrong, None neither.
     """
 
-    picture: np.ndarray
+    picture: np.ndarray | Animation
     title: str = ""
     lines: Sequence[tuple[str, bool | None]] = ()
 
@@ -62,6 +61,10 @@ class Report:
         for paragraph in text.split("\n\n"):
             self._add(f"<p>{html.escape(paragraph)}</p>")
         return self
+
+    def notice(self, text: str) -> "Report":
+        """What a reader has to know before the rest, in a frame."""
+        return self._add(f'<p class="notice">{html.escape(text)}</p>')
 
     def numbers(self, tiles: Mapping[str, tuple[float | str, str]]) -> "Report":
         """The headline figures, large.
@@ -109,11 +112,90 @@ class Report:
         if not any(_is_number(y) for points in drawn.values() for _, y in points):
             raise ValueError(f"curves {name!r}: no number under {list(keys)}")
         drawn = {key: points for key, points in drawn.items() if points}
-        chart = line_chart(drawn, x_name=x, title=name, log=log)
-        note = ' <span class="note">log scale</span>' if log else ""
+        return self._chart(name, drawn, x=x, log=log, note="log scale" if log else "")
+
+    def roc(self, name: str, curves: Curves) -> "Report":
+        """Receiver operating characteristics beside the diagonal of guessing.
+
+        Args:
+            name: the chart's heading.
+            curves: name to (false positive rate, true positive rate), rising.
+        """
+        return self._chart(
+            name, curves, x="false positive rate", square=True, values=False
+        )
+
+    def reliability(self, name: str, curves: Curves) -> "Report":
+        """Observed frequency over predicted probability, beside perfect calibration.
+
+        Args:
+            name: the chart's heading.
+            curves: name to (mean probability, observed frequency) of the bins that
+                hold something.
+        """
+        return self._chart(
+            name, curves, x="predicted probability", square=True, values=False
+        )
+
+    def histogram(
+        self,
+        name: str,
+        groups: Mapping[str, Num[np.ndarray, " n"]],
+        *,
+        x: str,
+        bins: int = 30,
+    ) -> "Report":
+        """Shares of each group by value, over common bins.
+
+        Args:
+            name: the chart's heading.
+            groups: name to values; those that are not finite are left out.
+            x: what the values are.
+            bins: how many, from the lowest to the highest value of all groups.
+
+        Raises:
+            ValueError: if no group has a finite value.
+        """
+        finite = {k: v[np.isfinite(v)] for k, v in groups.items()}
+        finite = {k: v for k, v in finite.items() if v.size}
+        if not finite:
+            raise ValueError(f"histogram {name!r}: no finite value in {list(groups)}")
+        edges = np.histogram_bin_edges(np.concatenate(list(finite.values())), bins)
+        drawn: Curves = {
+            f"{key} (n = {values.size})": _steps(values, edges)
+            for key, values in finite.items()
+        }
+        top = max(y for points in drawn.values() for _, y in points if y is not None)
+        return self._chart(name, drawn, x=x, y_limits=(0.0, 1.06 * top), values=False)
+
+    def _chart(
+        self,
+        name: str,
+        drawn: Curves,
+        *,
+        x: str,
+        log: bool = False,
+        square: bool = False,
+        y_limits: Limits | None = None,
+        values: bool = True,
+        note: str = "",
+    ) -> "Report":
+        """A chart with its heading; `square`: the unit square with its diagonal."""
+        unit: Limits | None = (0.0, 1.0) if square else None
+        chart = line_chart(
+            drawn,
+            x_name=x,
+            title=name,
+            log=log,
+            x_limits=unit,
+            y_limits=unit or y_limits,
+            diagonal=square,
+            smooth=values,
+        )
+        remark = f' <span class="note">{note}</span>' if note else ""
         return self._add(
-            f'<figure class="chart"><figcaption>{html.escape(name)}{note}</figcaption>'
-            f"{legend(drawn)}{chart}</figure>"
+            f'<figure class="chart"><figcaption>{html.escape(name)}{remark}'
+            f"</figcaption>{legend(drawn, values=values)}{chart}</figure>"
         )
 
     def table(
@@ -151,14 +233,84 @@ class Report:
             f"<tbody>{body}</tbody></table></div>"
         )
 
-    def picture(self, array: np.ndarray, caption: str = "") -> "Report":
-        """One picture at its own size, or as wide as the page.
+    def matrix(
+        self,
+        counts: Num[np.ndarray, "rows columns"],
+        *,
+        rows: Sequence[str],
+        columns: Sequence[str],
+        caption: str = "",
+    ) -> "Report":
+        """Counts as cells, darker the larger their share of the row (a confusion).
+
+        Args:
+            counts: not negative.
+            rows: what each row is, such as the true classes.
+            columns: what each column is, such as the predicted ones.
+            caption: above it.
+
+        Raises:
+            ValueError: if names and counts do not fit.
+        """
+        counts = np.asarray(counts)
+        if counts.shape != (len(rows), len(columns)) or (counts < 0).any():
+            raise ValueError(
+                f"matrix: expected counts of shape {(len(rows), len(columns))}, none "
+                f"negative, got shape {counts.shape}"
+            )
+        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
+        head = "".join(f'<th class="num">{html.escape(c)}</th>' for c in columns)
+        body = "".join(
+            f"<tr><th>{html.escape(name)}</th>"
+            + "".join(
+                f'<td class="num heat" style="--share:{100 * part:.0f}%">'
+                f"{_cell(count.item())}</td>"
+                for count, part in zip(line, parts, strict=True)
+            )
+            + "</tr>"
+            for name, line, parts in zip(rows, counts, share, strict=True)
+        )
+        title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+        return self._add(
+            f'<div class="scroll"><table class="matrix">{title}<thead><tr><th></th>'
+            f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+
+    def before_after(
+        self,
+        before: Shaped[np.ndarray, "h w"],
+        after: Shaped[np.ndarray, "h w"],
+        *,
+        reach: float,
+        caption: str = "",
+    ) -> "Report":
+        """Two grey pictures of one place, and what changed between them.
+
+        Args:
+            before: numbers of one unit with ``after``.
+            after: of the same shape.
+            reach: the change that is shown in full colour.
+            caption: above them.
+        """
+        both = np.stack([before, after])
+        low, high = float(both.min()), float(both.max())
+        change = coloured((after - before) / (2 * reach) + 0.5, SIGNED)
+        scale = f"blue -{reach:.4g}, white 0, red {reach:.4g}"
+        cards = [
+            Card(grey(before, low, high), "before"),
+            Card(grey(after, low, high), "after"),
+            Card(change, "change", [(scale, None)]),
+        ]
+        return self.gallery(cards, caption=caption)
+
+    def picture(self, array: np.ndarray | Animation, caption: str = "") -> "Report":
+        """One picture at its own size, or as wide as the page; still or moving.
 
         Raises:
             ValueError: if the array is not a picture (see `Card`).
         """
         return self._add(
-            f'<figure class="picture">{_png(array, caption)}'
+            f'<figure class="picture">{image_tag(array, caption)}'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
 
@@ -177,7 +329,7 @@ class Report:
             )
             name = f"<b>{html.escape(card.title)}</b>" if card.title else ""
             items.append(
-                f'<div class="card">{_png(card.picture, card.title)}'
+                f'<div class="card">{image_tag(card.picture, card.title)}'
                 f"{name}<ul>{lines}</ul></div>"
             )
         return self._add(f'{title}<div class="gallery">{"".join(items)}</div>')
@@ -234,25 +386,12 @@ def _td(value: Any, numeric: bool, ends: tuple[float, float] | None) -> str:
     return f'<td class="{"num" if numeric else ""}">{bar}{_cell(value)}</td>'
 
 
-def _png(array: np.ndarray, alternative: str) -> str:
-    """An `<img>` with the picture in it."""
-    picture = np.asarray(array)
-    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
-        raise ValueError(f"picture: expected [h, w] or [h, w, 3], got {picture.shape}")
-    if picture.dtype != np.uint8:
-        if not np.issubdtype(picture.dtype, np.floating):
-            raise ValueError(f"picture: expected uint8 or float, got {picture.dtype}")
-        if not (picture.min() >= 0 and picture.max() <= 1):
-            raise ValueError(
-                "picture: expected floats in [0, 1], "
-                f"got {picture.min():.3g} to {picture.max():.3g}"
-            )
-        picture = np.round(255 * picture).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    height, width = picture.shape[:2]
-    return (
-        f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" '
-        f'alt="{html.escape(alternative)}">'
-    )
+def _steps(
+    values: Num[np.ndarray, " n"], edges: Num[np.ndarray, " m"]
+) -> list[tuple[float, float | None]]:
+    """The outline of a histogram of shares: up at an edge, level over a bin."""
+    shares = np.histogram(values, edges)[0] / values.size
+    outline = [(float(edges[0]), 0.0)]
+    for left, right, share in zip(edges[:-1], edges[1:], shares, strict=True):
+        outline += [(float(left), float(share)), (float(right), float(share))]
+    return [*outline, (float(edges[-1]), 0.0)]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medjax.train.chart import line_chart, log_ticks, nice_ticks, number
-from medjax.train.report import Card, Report
+from medjax.report.chart import line_chart, log_ticks, nice_ticks, number
+from medjax.report.page import Card, Report
+from medjax.report.picture import SIGNED
 
 ROWS = [{"step": i, "loss": 3.0 / (i + 1), "lr": 1e-4 * i} for i in range(100)]
 FILM = np.random.default_rng(0).integers(0, 256, (20, 16)).astype(np.uint8)
@@ -160,3 +161,49 @@ def test_curves_without_a_number_are_refused():
         line_chart({"a": [(0, None)]})
     partly = [{"step": 1, "loss": 1.0}, {"step": 2, "valid": 0.5}, {"step": 3}]
     assert Report("t").curves("Loss", partly, ["loss", "valid", "absent"]).html()
+
+
+def test_rates_are_drawn_against_the_diagonal_of_the_unit_square():
+    perfect = {"ours": [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)]}
+    page = Report("t").roc("ROC", perfect).reliability("Calibration", perfect).html()
+    assert page.count('class="diagonal"') == 2
+    (svg, _) = re.findall(r"<svg.*?</svg>", page)
+    (line,) = polylines(svg)
+    root = ElementTree.fromstring(svg)
+    (guess,) = [x for x in root.iter("line") if x.get("class") == "diagonal"]
+    # The curve starts and ends where the diagonal does, and passes the corner.
+    ends = [[float(guess.get(f"{axis}{i}")) for axis in "xy"] for i in (1, 2)]
+    np.testing.assert_allclose(line[[0, 2]], ends, atol=0.1)
+    np.testing.assert_allclose(line[1], [ends[0][0], ends[1][1]], atol=0.1)
+
+
+def test_histograms_hold_shares_over_common_bins():
+    groups = {"a": np.array([0.0, 0.1, 0.9, np.nan]), "b": np.array([1.0])}
+    page = Report("t").histogram("Scores", groups, x="score", bins=2).html()
+    assert "a (n = 3)" in page and "b (n = 1)" in page
+    titles = re.findall(r"<title>a [^<]*: ([\d.]+) at score", page)
+    assert {float(t) for t in titles} == {0.0, 0.6667, 0.3333}
+    with pytest.raises(ValueError, match="no finite value"):
+        Report("t").histogram("Scores", {"a": np.array([np.nan])}, x="score")
+
+
+def test_a_matrix_is_shaded_by_its_rows():
+    counts = np.array([[3, 1], [0, 0]])
+    page = Report("t").matrix(counts, rows=["x<1", "y"], columns=["p", "q"]).html()
+    assert re.findall(r"--share:(\d+)%", page) == ["75", "25", "0", "0"]
+    assert "x&lt;1" in page
+    with pytest.raises(ValueError, match=r"shape \(1, 2\)"):
+        Report("t").matrix(counts, rows=["x"], columns=["p", "q"])
+
+
+def test_changes_are_shown_in_their_own_unit():
+    before, after = np.zeros((4, 4)), np.zeros((4, 4))
+    after[0, 0] = 10.0
+    page = Report("t").before_after(before, after, reach=10.0).html()
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        for data in re.findall(r"base64,([^\"]+)", page)
+    ]
+    np.testing.assert_array_equal(pictures[2][0, 0], SIGNED[-1])
+    np.testing.assert_array_equal(pictures[2][1, 1], SIGNED[1])
+    assert pictures[1][0, 0] == 255 and not pictures[0].any()

@@ -16,6 +16,8 @@ Place = Callable[[float, float], tuple[float, float]]
 """Data to pixels."""
 Curves = Mapping[str, Sequence[Point]]
 """Name of each curve to its (x, y), in order of x."""
+Limits = tuple[float, float]
+"""First and last value of an axis."""
 
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 40
@@ -61,7 +63,15 @@ def number(value: float) -> str:
 
 
 def line_chart(
-    curves: Curves, *, x_name: str = "step", title: str = "", log: bool = False
+    curves: Curves,
+    *,
+    x_name: str = "step",
+    title: str = "",
+    log: bool = False,
+    x_limits: Limits | None = None,
+    y_limits: Limits | None = None,
+    diagonal: bool = False,
+    smooth: bool = True,
 ) -> str:
     """One chart as an `<svg>` element.
 
@@ -71,6 +81,10 @@ def line_chart(
         x_name: what runs along the bottom.
         title: read out by screen readers.
         log: a logarithmic y axis.
+        x_limits: of the axis; None: those of the points.
+        y_limits: likewise.
+        diagonal: draw the line from corner to corner that the curves are read against.
+        smooth: show a noisy curve with its running mean.
 
     Raises:
         ValueError: if there is not one point to draw.
@@ -80,10 +94,8 @@ def line_chart(
     if not points:
         raise ValueError(f"curves: no finite point in {list(curves)}")
     xs, ys = zip(*points, strict=True)
-    x_range, y_range = (
-        _padded(min(xs), max(xs), 0.0),
-        _limits(min(ys), max(ys), log=log),
-    )
+    x_range = x_limits or _padded(min(xs), max(xs), 0.0)
+    y_range = y_limits or _limits(min(ys), max(ys), log=log)
 
     def at(x: float, y: float) -> tuple[float, float]:
         if log:
@@ -121,9 +133,15 @@ def line_chart(
         f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" '
         f'text-anchor="end">{html.escape(x_name)}</text>'
     )
+    if diagonal:
+        (x0, y0), (x1, y1) = at(x_range[0], y_range[0]), at(x_range[1], y_range[1])
+        parts.append(
+            f'<line class="diagonal" x1="{x0:.1f}" x2="{x1:.1f}" y1="{y0:.1f}" '
+            f'y2="{y1:.1f}"/>'
+        )
     for index, (name, runs) in enumerate(kept.items()):
         colour = f"var(--s{index % COLOURS})"
-        noisy = _is_noisy(runs)
+        noisy = smooth and _is_noisy(runs)
         for run in runs:
             parts.append(_line(run, at, colour, faint=noisy))
             if noisy:
@@ -132,12 +150,12 @@ def line_chart(
     return "".join(parts) + "</svg>"
 
 
-def legend(curves: Curves) -> str:
+def legend(curves: Curves, *, values: bool = True) -> str:
     """The curves' names beside their colours, with each one's last value."""
     items = []
     for index, (name, points) in enumerate(curves.items()):
         finite = [y for _, y in points if y is not None and math.isfinite(y)]
-        last = f" <b>{number(finite[-1])}</b>" if finite else ""
+        last = f" <b>{number(finite[-1])}</b>" if finite and values else ""
         items.append(
             f'<span><i style="background:var(--s{index % COLOURS})"></i>'
             f"{html.escape(name)}{last}</span>"
