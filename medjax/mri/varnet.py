@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Complex, Float
 
-from medjax.mri.evaluation import ssim
+from medjax.metrics.images import ssim
 from medjax.mri.fourier import ifft2c
 from medjax.mri.sense import combine, rss, sample
 from medjax.mri.series import (

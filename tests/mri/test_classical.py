@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medjax.data import mat73
-from medjax.mri import classical, evaluation, masks, sense
+from medjax.metrics import images
+from medjax.mri import classical, masks, sense
 from medjax.mri.classical import low_rank, sparse, wavelets
 from medjax.mri.fourier import ifft2c
 from tests.laws import assert_adjoint, assert_unitary, complex_normal, norm
@@ -25,9 +26,9 @@ def scores(image, reference) -> dict[str, float]:
     """NMSE, SSIM and PSNR, each image divided by its own maximum."""
     p, g = (a / jnp.max(a) for a in (jnp.abs(image), reference))
     return {
-        "nmse": float(evaluation.nmse(p, g)),
-        "ssim": float(evaluation.ssim(p, g, data_range=1.0)),
-        "psnr": float(evaluation.psnr(p, g, data_range=1.0)),
+        "nmse": float(images.nmse(p, g)),
+        "ssim": float(images.ssim(p, g, data_range=1.0)),
+        "psnr": float(images.psnr(p, g, data_range=1.0)),
     }
 
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from medjax.mri.evaluation import nmse, psnr, ssim
+from medjax.metrics.images import nmse, psnr, ssim
 
 
 @functools.partial(jax.jit, static_argnames=("year", "exchanged"))
