@@ -15,6 +15,7 @@ middle of a run too, and keeps the runs that are finished. ``--publish`` also wr
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ import tyro
 
 from experiments import convirt, imitate, mflag
 from experiments.corpus import Corpus, DataConfig, open_corpus
+from experiments.ending import ends_in_words
 from experiments.evaluation import evaluate
 from experiments.language import train_language_model
 from experiments.pretraining import TINY, Build, Pretraining, run, source_row
@@ -242,6 +244,7 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@ends_in_words
 def main() -> None:
     """Compares, prints the table, keeps the numbers."""
     config = tyro.cli(Comparison, description=__doc__)
@@ -255,4 +258,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

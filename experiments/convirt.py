@@ -6,6 +6,7 @@ a preset lists all flags.
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from experiments.pretraining import IMAGENET, TINY, Pretraining, main
@@ -66,4 +67,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, convirt, __doc__)
+    sys.exit(main(PRESETS, convirt, __doc__))

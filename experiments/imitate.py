@@ -7,6 +7,7 @@ paper as far as they could be established. ``--help`` behind a preset lists all 
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from experiments.pretraining import IMAGENET, TINY, Pretraining, main
@@ -64,4 +65,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, imitate, __doc__)
+    sys.exit(main(PRESETS, imitate, __doc__))

@@ -21,7 +21,8 @@ from typing import Annotated, Any, Generic, TypeVar, Union
 
 import tyro
 
-from medjax.data.ledger import DataError, Ledger, OnError
+from experiments.ending import ends_in_words
+from medjax.data.ledger import Ledger, OnError
 from medjax.vlp.datasets import READERS, PrepareConfig, Reader, prepare
 
 R = TypeVar("R")
@@ -57,22 +58,18 @@ def command(arguments: Sequence[str] | None = None) -> Prepare[Reader]:
     return tyro.cli(commands, args=arguments, prog="python -m experiments.prepare")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepare a set; a fault of the data ends with its message and status 1."""
+@ends_in_words
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prepare a set."""
     asked = command(arguments)
-    try:
-        prepare(
-            asked.data,
-            asked.out,
-            asked.config,
-            ledger=Ledger(asked.on_error),
-            overwrite=asked.overwrite,
-        )
-    except (DataError, FileExistsError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    prepare(
+        asked.data,
+        asked.out,
+        asked.config,
+        ledger=Ledger(asked.on_error),
+        overwrite=asked.overwrite,
+    )
     print(f"prepared set: {asked.out}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from experiments.corpus import Corpus, DataConfig, Rows, open_corpus
+from experiments.ending import ends_in_words
 from experiments.evaluation import EvaluationConfig, encode, evaluate
 from experiments.language import LanguageConfig, train_language_model
 from experiments.show import show
@@ -126,6 +127,7 @@ TINY = Pretraining(
 Build = Callable[[Any, ImageTowerConfig, TextTowerConfig, ContrastConfig], System]
 
 
+@ends_in_words
 def main(presets: Mapping[str, Pretraining], build: Build, about: str | None) -> None:
     """Parses the command line and runs: preset name first, then flags.
 
@@ -143,13 +145,10 @@ def main(presets: Mapping[str, Pretraining], build: Build, about: str | None) ->
         prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
         description=f"{about}\nNo preset means tiny.",
     )
-    try:
-        if config.train.wandb is not None:
-            import_wandb()
-        launch(config.launch)
-        run(config, build)
-    except (DataError, FileExistsError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    if config.train.wandb is not None:
+        import_wandb()
+    launch(config.launch)
+    run(config, build)
 
 
 def run(
