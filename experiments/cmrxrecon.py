@@ -33,7 +33,9 @@ import tyro
 from jaxtyping import Array, Bool
 from tqdm import tqdm
 
-from experiments.acquisitions import (
+from medjax.data import mat73
+from medjax.mri import sense
+from medjax.mri.acquisitions import (
     Acquisition,
     Data,
     FileData,
@@ -43,17 +45,9 @@ from experiments.acquisitions import (
     describe_data,
     open_data,
 )
-from experiments.classical import (
-    METHODS,
-    ClassicalConfig,
-    Method,
-    Reconstruct,
-    estimate_maps,
-    methods,
-    reason_against,
-)
-from experiments.cmrxrecon_report import Kept, report
-from experiments.cmrxrecon_scores import (
+from medjax.mri.cmrxrecon import ranking_crop
+from medjax.mri.cmrxrecon.report import Kept, report
+from medjax.mri.cmrxrecon.scores import (
     AhaLevel,
     Protocol,
     Row,
@@ -66,11 +60,17 @@ from experiments.cmrxrecon_scores import (
     summarise,
     table,
 )
-from experiments.learned import Learned, open_runs
-from medjax.data import mat73
-from medjax.mri import sense
-from medjax.mri.cmrxrecon import ranking_crop
+from medjax.mri.learned import Learned, open_runs
 from medjax.mri.masks import describe
+from medjax.mri.methods import (
+    METHODS,
+    ClassicalConfig,
+    Method,
+    Reconstruct,
+    estimate_maps,
+    methods,
+    reason_against,
+)
 from medjax.report.run import save_evaluation
 
 D = TypeVar("D", bound=Data)
@@ -211,7 +211,7 @@ def ready_methods(config: Run[Any]) -> dict[str, Reconstruct]:
     """
     ready = {name: methods(config.classical)[name] for name in config.methods}
     if config.peers:
-        from experiments.mri_peers import peers
+        from medjax.mri.peers import peers
 
         ready |= peers(config.classical)
     learned = open_runs(config.learned)

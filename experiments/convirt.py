@@ -9,11 +9,11 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from experiments.pretraining import IMAGENET, TINY, Pretraining, main
 from medjax.train.optimizer import OptimizerConfig
 from medjax.vlp.augment import AUGMENTATIONS
 from medjax.vlp.convirt import PRESETS as SYSTEMS
 from medjax.vlp.convirt import convirt
+from medjax.vlp.pretraining import IMAGENET, TINY, Pretraining, main
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 
 PAPER = Pretraining(

@@ -10,11 +10,11 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from experiments.pretraining import IMAGENET, TINY, Pretraining, main
 from medjax.train.optimizer import OptimizerConfig
 from medjax.vlp.augment import AUGMENTATIONS
 from medjax.vlp.imitate import PRESETS as SYSTEMS
 from medjax.vlp.imitate import ImitateConfig, imitate
+from medjax.vlp.pretraining import IMAGENET, TINY, Pretraining, main
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 
 REPO = Pretraining(

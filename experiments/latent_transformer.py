@@ -19,12 +19,12 @@ a preset lists all flags. A run leaves its checkpoints, ``evaluation.json`` and
 import dataclasses
 from pathlib import Path
 
-from experiments.reconstruction import Reconstruction, main
-from experiments.scans import FULL_SIZE, SMALL
 from medjax.mri.latent_transformer import (
     SYSTEMS as SINGLE_COIL,
 )
 from medjax.mri.latent_transformer import LatentTransformerConfig
+from medjax.mri.reconstruction import Reconstruction, main
+from medjax.mri.scans import FULL_SIZE, SMALL
 from medjax.mri.unrolled import SYSTEMS as MULTI_COIL
 from medjax.mri.unrolled import UnrolledConfig
 from medjax.train.mesh import LaunchConfig

@@ -9,12 +9,12 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from experiments.pretraining import IMAGENET, TINY, Pretraining, main
 from medjax.train.optimizer import OptimizerConfig
 from medjax.vlp.augment import AUGMENTATIONS
 from medjax.vlp.contrastive import ContrastConfig
 from medjax.vlp.mflag import PRESETS as SYSTEMS
 from medjax.vlp.mflag import MFlagConfig, mflag
+from medjax.vlp.pretraining import IMAGENET, TINY, Pretraining, main
 from medjax.vlp.system import System
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 

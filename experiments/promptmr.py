@@ -4,7 +4,7 @@
 on a CPU, in a few minutes. ``repo`` has the published sizes and wants the prepared
 challenge data, split as published::
 
-    python -m experiments.prepare_cmrxrecon --root ChallengeData --out prepared/hearts \
+    python -m experiments.prepare cmrxrecon --root ChallengeData --out prepared/hearts \
         --split promptmr
     python -m experiments.promptmr repo --data.root prepared/hearts --data.series t1
 
@@ -15,9 +15,9 @@ consistency kernels, and ``--help`` behind a preset lists all flags.
 
 from pathlib import Path
 
-from experiments.reconstruction import Reconstruction, main
-from experiments.scans import FULL_SIZE, SMALL
 from medjax.mri.promptmr import SYSTEMS
+from medjax.mri.reconstruction import Reconstruction, main
+from medjax.mri.scans import FULL_SIZE, SMALL
 from medjax.train.mesh import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig

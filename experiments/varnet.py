@@ -14,8 +14,8 @@ kernels, and ``--help`` behind a preset lists all flags.
 
 from pathlib import Path
 
-from experiments.reconstruction import Reconstruction, main
-from experiments.scans import FULL_SIZE, SMALL
+from medjax.mri.reconstruction import Reconstruction, main
+from medjax.mri.scans import FULL_SIZE, SMALL
 from medjax.mri.varnet import SYSTEMS, VarNetConfig
 from medjax.train.mesh import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig

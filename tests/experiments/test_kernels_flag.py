@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import convirt, pretraining
-from experiments.pretraining import KernelConfig
+from experiments import convirt
 from medjax.train.log import read_metrics
+from medjax.vlp import pretraining
+from medjax.vlp.pretraining import KernelConfig
 from medjax_kernels import compat
 from medjax_kernels.contrastive import select
 

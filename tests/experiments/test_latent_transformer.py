@@ -1,6 +1,6 @@
 """The learned reconstructions from flags to report, a few steps of each.
 
-What they learn is measured by ``experiments.compare_reconstruction``; here every part
+What they learn is measured by ``experiments.compare.reconstruction``; here every part
 has to fit the next: phantoms or a prepared set, training, resuming, scores, maps, page.
 """
 
@@ -11,23 +11,23 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.compare_reconstruction import SCORES, differences, summarise, table
+from experiments.compare.reconstruction import SCORES, differences, summarise, table
 from experiments.latent_transformer import NAME, TINY
-from experiments.reconstruction import run
-from experiments.reconstruction_report import fit_rows, voxels
-from experiments.reconstruction_scores import evaluate, zero_filled
-from experiments.scans import (
+from medjax.data.records import Field, write_records
+from medjax.mri.latent_transformer import SYSTEMS as SINGLE_COIL
+from medjax.mri.latent_transformer import LatentTransformerConfig
+from medjax.mri.reconstruction import run
+from medjax.mri.reconstruction_report import fit_rows, voxels
+from medjax.mri.reconstruction_scores import evaluate, zero_filled
+from medjax.mri.scans import (
     DataConfig,
     batch_of,
     find_set,
     open_scans,
     training_batches,
 )
-from experiments.systems import KernelConfig, build
-from medjax.data.records import Field, write_records
-from medjax.mri.latent_transformer import SYSTEMS as SINGLE_COIL
-from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.series import fully_sampled
+from medjax.mri.systems import KernelConfig, build
 from medjax.mri.unrolled import UnrolledConfig
 from medjax.report.run import without_nan
 from medjax.train.log import read_metrics

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.prepare import command, main
+from experiments.prepare.reports import command, main
 from medjax.data.ledger import Ledger
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.data.records import RecordSource, read_metadata

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from experiments import prepare_cmrxrecon, scans
+from experiments.prepare import cmrxrecon as prepare_cmrxrecon
 from medjax.data.ledger import Ledger
 from medjax.data.records import RecordSource, read_metadata
-from medjax.mri import cmrxrecon
+from medjax.mri import cmrxrecon, scans
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The three pre-training experiments from flags to report, a few steps of each.
 
-What they learn is measured by ``experiments.compare_pretraining``; here every part has
+What they learn is measured by ``experiments.compare.pretraining``; here every part has
 to fit the next: data, language model, training, resuming, evaluation, page, export.
 """
 
@@ -15,11 +15,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from experiments import convirt, imitate, mflag
-from experiments.compare_pretraining import summarise, table
-from experiments.pretraining import run
+from experiments.compare.pretraining import summarise, table
 from medjax.report.run import without_nan
 from medjax.train.log import Writer, read_metrics
 from medjax.train.optimizer import OptimizerConfig
+from medjax.vlp.pretraining import run
 
 TIMED = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
 

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from experiments import compare_pretraining, compare_reconstruction
-from experiments.publishing import HERE, cell, publish, spread
+from experiments.compare import pretraining as compare_pretraining
+from experiments.compare import reconstruction as compare_reconstruction
+from experiments.compare.publishing import HERE, cell, publish, spread
 
 
 @pytest.mark.parametrize("comparison", [compare_pretraining, compare_reconstruction])
 def test_the_readme_shows_the_committed_results(comparison):
-    name = comparison.__name__.rpartition(".")[2]
+    name = f"compare_{comparison.__name__.rpartition('.')[2]}"
     results = json.loads((HERE / "results" / f"{name}.json").read_text())
     _, _, rest = (HERE / "README.md").read_text().partition(f"<!-- {name} -->")
     shown = rest.partition(f"<!-- /{name} -->")[0]

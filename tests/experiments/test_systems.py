@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import latent_transformer, promptmr, varnet
-from experiments.systems import FAMILIES, KernelConfig, Trained, build, family
 from medjax.mri import latent_transformer as single_coil
 from medjax.mri import promptmr as prompts
 from medjax.mri import unrolled
 from medjax.mri import varnet as variational
+from medjax.mri.systems import FAMILIES, KernelConfig, Trained, build, family
 
 EVERY = [
     *single_coil.SYSTEMS.values(),

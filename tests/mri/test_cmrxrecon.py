@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import fabricate_cmrxrecon
+from experiments.prepare import lookalike as lookalike_command
 from medjax.data import mat73, nifti
 from medjax.data.pipeline import PipelineConfig
 from medjax.data.records import RecordSource
@@ -243,14 +243,14 @@ def test_preparation_sorts_slices_by_shape_and_split(tree, tmp_path):
 
 
 def test_the_command_writes_a_tree(tmp_path, capsys):
-    config = fabricate_cmrxrecon.Config(tmp_path, patients=1, phantom="ellipses")
-    fabricate_cmrxrecon.main(config)
+    arguments = ["--root", str(tmp_path), "--patients", "1", "--phantom", "ellipses"]
+    assert lookalike_command.main(arguments) == 0
     assert "46 files" in capsys.readouterr().out
     assert len(cmrxrecon.find(tmp_path, name="T1map", sampling="4")) == 1
 
 
 def test_the_bloch_phantom_fits_the_tree(tmp_path):
-    scan = fabricate_cmrxrecon.bloch_scan("T2map", 1)
+    scan = lookalike_command.bloch_scan("T2map", 1)
 
     def series(name: str, patient: int) -> lookalike.Scan:
         return scan if name == "T2map" else lookalike.ellipse_scan(name, patient)

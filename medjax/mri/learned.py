@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float
 
-from experiments.acquisitions import Acquisition
-from experiments.systems import Trained, family, negated_frames
+from medjax.mri.acquisitions import Acquisition
+from medjax.mri.systems import Trained, family, negated_frames
 from medjax.train.checkpoint import load_variables, saved_steps
 from medjax.train.sharding import flatten
 from medjax.typing import Variables

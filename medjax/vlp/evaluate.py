@@ -15,10 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from experiments.corpus import Corpus, Rows
 from medjax.data.pipeline import PipelineConfig, Source, build_pipeline
 from medjax.train.sharding import replicated, shard_batch
 from medjax.typing import Variables
+from medjax.vlp.corpus import Corpus, Rows
 from medjax.vlp.probes import linear_probe, prompt_embeddings, zero_shot
 from medjax.vlp.prompts import PROMPTS_VERSION, prompts
 from medjax.vlp.retrieval import retrieval

@@ -1,6 +1,6 @@
 """Turn a CMRxRecon tree into prepared sets, one per shape of its series.
 
-``python -m experiments.prepare_cmrxrecon --root ChallengeData --out prepared/hearts``
+``python -m experiments.prepare cmrxrecon --root ChallengeData --out prepared/hearts``
 
 Slices of equal frames, coils, ky and kx share a set (``t1map_9x10x144x512``), which
 ``experiments.latent_transformer --data.root`` trains on. A set appears when it is
@@ -109,7 +109,12 @@ def run(config: Prepare) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepares; a fault of the data ends with its message and status 1."""
-    config = tyro.cli(Prepare, args=arguments, description=__doc__)
+    config = tyro.cli(
+        Prepare,
+        args=arguments,
+        description=__doc__,
+        prog="python -m experiments.prepare cmrxrecon",
+    )
     try:
         run(config)
     except (OSError, ValueError) as error:
@@ -117,7 +122,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(f"prepared sets: {config.out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

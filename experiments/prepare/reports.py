@@ -13,7 +13,6 @@ full list in ``skipped.csv``. The folder appears when it is complete: a run that
 stopped leaves nothing behind and is started again; a finished one returns at once.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from typing import Annotated, Any, Generic, TypeVar, Union
 
 import tyro
 
-from experiments.ending import ends_in_words
 from medjax.data.ledger import Ledger, OnError
+from medjax.train.ending import ends_in_words
 from medjax.vlp.datasets import READERS, PrepareConfig, Reader, prepare
 
 R = TypeVar("R")
@@ -70,7 +69,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overwrite=asked.overwrite,
     )
     print(f"prepared set: {asked.out}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Does temporal attention help? Reconstructions and their T1 and T2 maps, side by side.
 
-``python -m experiments.compare_reconstruction`` trains VarNet, the multi-coil Latent
+``python -m experiments.compare.reconstruction`` trains VarNet, the multi-coil Latent
 Transformer and the same without temporal attention on heart phantoms, for T1 and for
 T2, with every seed; equal data, batches, masks, steps and schedule. One model serves
 all accelerations: every training example takes one of them at random. Zero filling,
@@ -27,9 +27,11 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.publishing import cell, publish, spread
-from experiments.reconstruction import Reconstruction, train
-from experiments.reconstruction_scores import (
+from experiments.compare.publishing import cell, publish, spread
+from medjax.mri import series
+from medjax.mri.latent_transformer import LatentTransformerConfig
+from medjax.mri.reconstruction import Reconstruction, train
+from medjax.mri.reconstruction_scores import (
     FULL,
     IMAGE_SCORES,
     MAP_SCORES,
@@ -40,10 +42,8 @@ from experiments.reconstruction_scores import (
     low_rank_plus_sparse,
     zero_filled,
 )
-from experiments.scans import Contrast, DataConfig, Scans, batch_of, open_scans
-from experiments.systems import build
-from medjax.mri import series
-from medjax.mri.latent_transformer import LatentTransformerConfig
+from medjax.mri.scans import Contrast, DataConfig, Scans, batch_of, open_scans
+from medjax.mri.systems import build
 from medjax.mri.unrolled import UnrolledConfig
 from medjax.mri.varnet import VarNetConfig
 from medjax.train.mesh import LaunchConfig, launch

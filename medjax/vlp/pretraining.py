@@ -17,13 +17,9 @@ import tyro
 from jax import Array
 from jax.sharding import Mesh
 
-from experiments.corpus import Corpus, DataConfig, Rows, open_corpus
-from experiments.ending import ends_in_words
-from experiments.evaluation import EvaluationConfig, encode, evaluate
-from experiments.language import LanguageConfig, train_language_model
-from experiments.show import show
 from medjax.data.ledger import DataError
 from medjax.data.pipeline import PipelineConfig, build_pipeline
+from medjax.train.ending import ends_in_words
 from medjax.train.log import import_wandb
 from medjax.train.loop import fit
 from medjax.train.mesh import (
@@ -38,7 +34,11 @@ from medjax.train.settings import TrainConfig
 from medjax.train.sharding import on_host
 from medjax.typing import Variables
 from medjax.vlp.contrastive import ContrastConfig, Implementation
+from medjax.vlp.corpus import Corpus, DataConfig, Rows, open_corpus
 from medjax.vlp.datasets import PreparedSource
+from medjax.vlp.evaluate import EvaluationConfig, encode, evaluate
+from medjax.vlp.report_tower import LanguageConfig, train_language_model
+from medjax.vlp.show import show
 from medjax.vlp.system import System
 from medjax.vlp.towers import (
     ImageTowerConfig,

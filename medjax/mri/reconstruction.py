@@ -14,23 +14,23 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.reconstruction_report import show
-from experiments.reconstruction_scores import (
+from medjax.mri.reconstruction_report import show
+from medjax.mri.reconstruction_scores import (
     Method,
     cg_sense,
     evaluate,
     learned,
     zero_filled,
 )
-from experiments.scans import (
+from medjax.mri.scans import (
     DataConfig,
     Scans,
     batch_of,
     open_scans,
     training_batches,
 )
-from experiments.systems import RECORD, KernelConfig, Trained, build
 from medjax.mri.series import ReconstructionSystem, at_magnitude, magnitude
+from medjax.mri.systems import RECORD, KernelConfig, Trained, build
 from medjax.train.loop import fit
 from medjax.train.mesh import (
     LaunchConfig,

@@ -26,13 +26,13 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from experiments.scans import Contrast, Row, batch_of
 from medjax.data.pipeline import Source
 from medjax.mri import classical, sense, series
 from medjax.mri.cmrxrecon.evaluation import official_scores, ranking_crop
 from medjax.mri.fourier import ifft2c
 from medjax.mri.map_evaluation import map_errors, masked_rmse
 from medjax.mri.relaxometry import fit_t1, fit_t2
+from medjax.mri.scans import Contrast, Row, batch_of
 from medjax.typing import Batch, Variables
 
 Method = Callable[[Batch], Array]
@@ -153,7 +153,7 @@ def evaluate(
 
     Args:
         methods: By name. ``fully sampled`` is added: what noise alone leaves.
-        rows: Of :class:`experiments.scans.Scans`; shapes may differ between rows.
+        rows: Of :class:`medjax.mri.scans.Scans`; shapes may differ between rows.
         contrast: T1 or T2.
         accelerations: Of the masks.
         acs: Central lines of the masks.

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.classical import (
+from medjax.mri import sense
+from medjax.mri.masks import calibration_region
+from medjax.mri.methods import (
     ClassicalConfig,
     Reconstruct,
     calibration_lines,
     grappa_kernel,
 )
-from medjax.mri import sense
-from medjax.mri.masks import calibration_region
 
 TV_ITERATIONS = 200
 WAVELET_ITERATIONS = 60

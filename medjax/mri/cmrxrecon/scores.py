@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from experiments.acquisitions import Acquisition, root_sum_of_squares
-from experiments.reconstruction_scores import (
-    IMAGE_SCORES,
-    MAP_SCORES,
-    fit_map,
-    map_scores,
-)
+from medjax.mri.acquisitions import Acquisition, root_sum_of_squares
 from medjax.mri.cmrxrecon import aggregate_2023, official_scores, ranking_crop
 from medjax.mri.evaluation import fastmri_metrics
 from medjax.mri.fourier import centre_crop
 from medjax.mri.kspace_files import fully_sampled
 from medjax.mri.map_evaluation import map_errors
+from medjax.mri.reconstruction_scores import (
+    IMAGE_SCORES,
+    MAP_SCORES,
+    fit_map,
+    map_scores,
+)
 
 Protocol = Literal["2023", "2024", "2025", "fastmri"]
 AhaLevel = Literal["basal", "mid", "apical"]

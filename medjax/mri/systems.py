@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from jax.typing import DTypeLike
 
-from experiments.scans import Contrast
 from medjax.mri.latent_transformer import SystemConfig, latent_transformer_system
 from medjax.mri.promptmr import PromptMRConfig, promptmr_system
+from medjax.mri.scans import Contrast
 from medjax.mri.series import ReconstructionSystem, at_magnitude
 from medjax.mri.unrolled import UnrolledConfig, unrolled_system
 from medjax.mri.varnet import VarNetConfig, varnet_system

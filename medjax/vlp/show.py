@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.corpus import Corpus
 from medjax.report import Card, Report
 from medjax.report.run import save_evaluation, training_section
 from medjax.train.log import read_metrics
+from medjax.vlp.corpus import Corpus
 
 KS = (1, 5, 10)
 EXAMPLES = 8
@@ -28,7 +28,7 @@ def show(
 
     Args:
       workdir: folder of the run.
-      results: of ``experiments.evaluation.evaluate``.
+      results: of ``medjax.vlp.evaluate.evaluate``.
       found: test embeddings ``image`` and ``text``.
       corpus: where the test radiographs and reports are.
       title: of the page.

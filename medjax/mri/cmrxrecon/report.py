@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.reconstruction_scores import MAP_RANGE
-from experiments.scans import Contrast
+from medjax.mri.reconstruction_scores import MAP_RANGE
 from medjax.mri.relaxometry import fit_t1, fit_t2
+from medjax.mri.scans import Contrast
 from medjax.report import Card, Report
 
 ERROR_GAIN = 5

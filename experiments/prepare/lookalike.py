@@ -1,6 +1,6 @@
 """Write a small tree that looks like CMRxRecon's.
 
-``python -m experiments.fabricate_cmrxrecon --root somewhere --edition 2023``
+``python -m experiments.prepare lookalike --root somewhere --edition 2023``
 
 For development without the challenge's data: a few megabytes in its exact layout, of
 ellipses or of the Bloch-simulated heart (breathing, noise, a diseased sector).
@@ -8,6 +8,7 @@ ellipses or of the Bloch-simulated heart (breathing, noise, a diseased sector).
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -59,8 +60,14 @@ def bloch_scan(name: str, patient: int) -> Scan:
     )
 
 
-def main(config: Config) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tree and say what it holds."""
+    config = tyro.cli(
+        Config,
+        args=arguments,
+        description=__doc__,
+        prog="python -m experiments.prepare lookalike",
+    )
     files = fabricate(
         config.root,
         edition=config.edition,
@@ -69,7 +76,4 @@ def main(config: Config) -> None:
     )
     size = sum(path.stat().st_size for path in files) / 1e6
     print(f"{len(files)} files, {size:.1f} MB in {config.root}")
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Config))
+    return 0

@@ -13,13 +13,13 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from experiments.corpus import Corpus
 from medjax import weights
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.train.loop import fit
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 from medjax.train.sharding import on_host
+from medjax.vlp.corpus import Corpus
 from medjax.vlp.language import masked_language_model
 from medjax.vlp.towers import TextTowerConfig, bert_config
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from experiments.reconstruction_scores import FULL, Shown, table
-from experiments.scans import Contrast
+from medjax.mri.reconstruction_scores import FULL, Shown, table
 from medjax.mri.relaxometry import fit_t1, fit_t2
+from medjax.mri.scans import Contrast
 from medjax.report import Card, Report
 from medjax.report.picture import HEAT, SIGNED, coloured, enlarged, grey
 from medjax.report.run import save_evaluation, training_section

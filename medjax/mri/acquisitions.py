@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
-from experiments.scans import TRAINED_ON, TRUTH, Contrast, phantoms
-from experiments.scans import DataConfig as PhantomConfig
 from medjax.mri import masks, sense
 from medjax.mri.cmrxrecon import SeriesFiles, find, read_series, read_slice
 from medjax.mri.cmrxrecon.layout import Edition
 from medjax.mri.fourier import ifft2c
 from medjax.mri.kspace_files import fully_sampled, read_kspace, read_maps
+from medjax.mri.scans import TRAINED_ON, TRUTH, Contrast, phantoms
+from medjax.mri.scans import DataConfig as PhantomConfig
 
 Pattern = Literal[
     "cmrxrecon",

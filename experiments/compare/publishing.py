@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:

@@ -1,6 +1,6 @@
 """Does it learn? IMITATE, M-FLAG, ConVIRT and random weights, side by side.
 
-``python -m experiments.compare_pretraining`` trains every system with every seed on the
+``python -m experiments.compare.pretraining`` trains every system with every seed on the
 embedded data (equal steps, batch, films, towers and learning rate: the ``tiny``
 presets), probes the held-out patients, and prints mean and standard deviation over the
 seeds. A seed is that of the weights, of all randomness in training and of the labels
@@ -26,15 +26,15 @@ import numpy as np
 import tyro
 
 from experiments import convirt, imitate, mflag
-from experiments.corpus import Corpus, DataConfig, open_corpus
-from experiments.ending import ends_in_words
-from experiments.evaluation import evaluate
-from experiments.language import train_language_model
-from experiments.pretraining import TINY, Build, Pretraining, run, source_row
-from experiments.publishing import cell, publish, spread
+from experiments.compare.publishing import cell, publish, spread
+from medjax.train.ending import ends_in_words
 from medjax.train.mesh import LaunchConfig, cpu_devices, launch, make_mesh
 from medjax.train.sharding import load_into, replicated
 from medjax.train.state import run_keys
+from medjax.vlp.corpus import Corpus, DataConfig, open_corpus
+from medjax.vlp.evaluate import evaluate
+from medjax.vlp.pretraining import TINY, Build, Pretraining, run, source_row
+from medjax.vlp.report_tower import train_language_model
 from medjax.vlp.towers import load_towers
 
 System = Literal[

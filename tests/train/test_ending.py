@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.ending import ends_in_words
 from medjax.data.boundary import DataError
+from medjax.train.ending import ends_in_words
 
 
 def failing(error):

@@ -1,0 +1,1 @@
+"""Data sets become prepared sets: ``python -m experiments.prepare --help``."""
