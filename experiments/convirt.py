@@ -9,16 +9,16 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from medjax.train.experiment import main
 from medjax.train.optimizer import OptimizerConfig
 from medjax.vlp.augment import AUGMENTATIONS
-from medjax.vlp.convirt import PRESETS as SYSTEMS
-from medjax.vlp.convirt import convirt
-from medjax.vlp.pretraining import IMAGENET, TINY, Pretraining, main
+from medjax.vlp.convirt import CONFIGS, convirt
+from medjax.vlp.pretraining import IMAGENET, TINY, Pretraining, run
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 
 PAPER = Pretraining(
     about="ConVIRT, settings of the paper",
-    system=SYSTEMS["paper"],
+    system=CONFIGS["paper"],
     image=ImageTowerConfig("resnet50", checkpoint=IMAGENET, dtype="bfloat16"),
     text=TextTowerConfig(
         checkpoint="emilyalsentzer/Bio_ClinicalBERT",
@@ -36,7 +36,7 @@ PRESETS = {
         TINY,
         about="ConVIRT on embedded data, small enough for a CPU",
         system=dataclasses.replace(
-            SYSTEMS["paper"],
+            CONFIGS["paper"],
             features=128,
             text="report",
             frozen_text_layers=0,
@@ -48,7 +48,7 @@ PRESETS = {
     "repo": dataclasses.replace(
         PAPER,
         about="ConVIRT, settings of a widely used PyTorch version",
-        system=SYSTEMS["repo"],
+        system=CONFIGS["repo"],
         image=ImageTowerConfig("resnet50", dtype="bfloat16"),
         text=dataclasses.replace(PAPER.text, pool="mean"),
         workdir=Path("runs/convirt-repo"),
@@ -56,7 +56,7 @@ PRESETS = {
     "mgca": dataclasses.replace(
         PAPER,
         about="ConVIRT as the baseline of later papers",
-        system=SYSTEMS["mgca"],
+        system=CONFIGS["mgca"],
         text=dataclasses.replace(PAPER.text, pool="cls"),
         optimizer=OptimizerConfig(
             lr=2e-5, weight_decay=0.05, schedule="cosine", min_lr=1e-8
@@ -67,4 +67,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main(PRESETS, convirt, __doc__))
+    sys.exit(main(PRESETS, lambda config: run(config, convirt), __doc__))

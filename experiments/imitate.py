@@ -10,16 +10,16 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from medjax.train.experiment import main
 from medjax.train.optimizer import OptimizerConfig
 from medjax.vlp.augment import AUGMENTATIONS
-from medjax.vlp.imitate import PRESETS as SYSTEMS
-from medjax.vlp.imitate import ImitateConfig, imitate
-from medjax.vlp.pretraining import IMAGENET, TINY, Pretraining, main
+from medjax.vlp.imitate import CONFIGS, ImitateConfig, imitate
+from medjax.vlp.pretraining import IMAGENET, TINY, Pretraining, run
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 
 REPO = Pretraining(
     about="IMITATE, settings of the released code",
-    system=SYSTEMS["repo"],
+    system=CONFIGS["repo"],
     image=ImageTowerConfig("resnet50", checkpoint=IMAGENET, dtype="bfloat16"),
     text=TextTowerConfig(
         checkpoint="emilyalsentzer/Bio_ClinicalBERT", max_length=256, dtype="bfloat16"
@@ -56,7 +56,7 @@ PRESETS = {
     "paper": dataclasses.replace(
         REPO,
         about="IMITATE, settings of the paper",
-        system=SYSTEMS["paper"],
+        system=CONFIGS["paper"],
         optimizer=OptimizerConfig(lr=4e-5, weight_decay=0.05, schedule="cosine"),
         epochs=50,
         warmup_fraction=0.1,
@@ -65,4 +65,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main(PRESETS, imitate, __doc__))
+    sys.exit(main(PRESETS, lambda config: run(config, imitate), __doc__))

@@ -17,16 +17,18 @@ a preset lists all flags. A run leaves its checkpoints, ``evaluation.json`` and
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from medjax.mri.latent_transformer import (
-    SYSTEMS as SINGLE_COIL,
+    CONFIGS as SINGLE_COIL,
 )
 from medjax.mri.latent_transformer import LatentTransformerConfig
-from medjax.mri.reconstruction import Reconstruction, main
+from medjax.mri.reconstruction import Reconstruction, run
 from medjax.mri.scans import FULL_SIZE, SMALL
-from medjax.mri.unrolled import SYSTEMS as MULTI_COIL
+from medjax.mri.unrolled import CONFIGS as MULTI_COIL
 from medjax.mri.unrolled import UnrolledConfig
+from medjax.train.experiment import main
 from medjax.train.mesh import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
@@ -90,4 +92,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, NAME, __doc__)
+    sys.exit(main(PRESETS, lambda config: run(config, NAME), __doc__))

@@ -9,13 +9,13 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from medjax.train.experiment import main
 from medjax.train.optimizer import OptimizerConfig
 from medjax.vlp.augment import AUGMENTATIONS
 from medjax.vlp.contrastive import ContrastConfig
-from medjax.vlp.mflag import PRESETS as SYSTEMS
-from medjax.vlp.mflag import MFlagConfig, mflag
-from medjax.vlp.pretraining import IMAGENET, TINY, Pretraining, main
-from medjax.vlp.system import System
+from medjax.vlp.mflag import CONFIGS, MFlagConfig, mflag
+from medjax.vlp.pretraining import IMAGENET, TINY, Pretraining, run
+from medjax.vlp.system import PretrainingSystem
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 
 
@@ -24,7 +24,7 @@ def build(
     image: ImageTowerConfig,
     text: TextTowerConfig,
     contrast: ContrastConfig,
-) -> System:
+) -> PretrainingSystem:
     """M-FLAG has no negatives, so how they are contrasted does not matter."""
     del contrast
     return mflag(config, image, text)
@@ -32,7 +32,7 @@ def build(
 
 REPO = Pretraining(
     about="M-FLAG, settings of the released code",
-    system=SYSTEMS["repo"],
+    system=CONFIGS["repo"],
     image=ImageTowerConfig("resnet50", checkpoint=IMAGENET, dtype="bfloat16"),
     text=TextTowerConfig(
         checkpoint="microsoft/BiomedVLP-CXR-BERT-general",
@@ -61,10 +61,10 @@ PRESETS = {
     "paper": dataclasses.replace(
         REPO,
         about="M-FLAG, orthogonality loss of the paper",
-        system=SYSTEMS["paper"],
+        system=CONFIGS["paper"],
         workdir=Path("runs/mflag-paper"),
     ),
 }
 
 if __name__ == "__main__":
-    sys.exit(main(PRESETS, build, __doc__))
+    sys.exit(main(PRESETS, lambda config: run(config, build), __doc__))

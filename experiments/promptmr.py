@@ -13,11 +13,13 @@ the last: ``--system.edge repeat``. ``--kernels.implementation`` chooses the dat
 consistency kernels, and ``--help`` behind a preset lists all flags.
 """
 
+import sys
 from pathlib import Path
 
-from medjax.mri.promptmr import SYSTEMS
-from medjax.mri.reconstruction import Reconstruction, main
+from medjax.mri.promptmr import CONFIGS
+from medjax.mri.reconstruction import Reconstruction, run
 from medjax.mri.scans import FULL_SIZE, SMALL
+from medjax.train.experiment import main
 from medjax.train.mesh import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
@@ -26,7 +28,7 @@ NAME = "PromptMR"
 
 TINY = Reconstruction(
     about="PromptMR on heart phantoms, small enough for a CPU",
-    system=SYSTEMS["tiny"],
+    system=CONFIGS["tiny"],
     data=SMALL,
     optimizer=OptimizerConfig(lr=2e-3, clip_norm=1.0, schedule="cosine"),
     train=TrainConfig(steps=100, log_every=10, checkpoint_every=50),
@@ -39,7 +41,7 @@ PRESETS = {
     # --optimizer.schedule step, --optimizer.step-every their updates.
     "repo": Reconstruction(
         about="PromptMR, settings of the released code",
-        system=SYSTEMS["repo"],
+        system=CONFIGS["repo"],
         data=FULL_SIZE,
         optimizer=OptimizerConfig(lr=2e-4, weight_decay=0.01),
         launch=LaunchConfig(),
@@ -49,4 +51,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, NAME, __doc__)
+    sys.exit(main(PRESETS, lambda config: run(config, NAME), __doc__))

@@ -12,11 +12,13 @@ runs it on any k-space file. ``--kernels.implementation`` chooses the data consi
 kernels, and ``--help`` behind a preset lists all flags.
 """
 
+import sys
 from pathlib import Path
 
-from medjax.mri.reconstruction import Reconstruction, main
+from medjax.mri.reconstruction import Reconstruction, run
 from medjax.mri.scans import FULL_SIZE, SMALL
-from medjax.mri.varnet import SYSTEMS, VarNetConfig
+from medjax.mri.varnet import CONFIGS, VarNetConfig
+from medjax.train.experiment import main
 from medjax.train.mesh import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
@@ -40,7 +42,7 @@ PRESETS = {
     # of the 50 epochs: --optimizer.schedule step, --optimizer.step-every their updates.
     "repo": Reconstruction(
         about="VarNet, settings of the released code",
-        system=SYSTEMS["repo"],
+        system=CONFIGS["repo"],
         data=FULL_SIZE,
         optimizer=OptimizerConfig(name="adam", lr=3e-4),
         launch=LaunchConfig(),
@@ -50,4 +52,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, NAME, __doc__)
+    sys.exit(main(PRESETS, lambda config: run(config, NAME), __doc__))

@@ -33,7 +33,10 @@ from medjax.mri.varnet import (
 from medjax.train.mesh import make_mesh
 from medjax.train.optimizer import OptimizerConfig
 from medjax_kernels.data_consistency import varnet_update
-from medjax_kernels.data_consistency.dispatch import IMPLEMENTATIONS, Implementation
+from medjax_kernels.data_consistency.dispatch import (
+    IMPLEMENTATIONS,
+    ConsistencyImplementation,
+)
 
 OPTIMIZER = OptimizerConfig(name="adam", lr=3e-4)
 """Of both sides."""
@@ -251,7 +254,7 @@ def _update_gradient(
     mask: jax.Array,
     refinement: jax.Array,
     *,
-    implementation: Implementation,
+    implementation: ConsistencyImplementation,
 ) -> Any:
     """The update, and the gradients that training asks of it."""
 

@@ -31,18 +31,16 @@ from medjax.train.ending import ends_in_words
 from medjax.train.mesh import LaunchConfig, cpu_devices, launch, make_mesh
 from medjax.train.sharding import load_into, replicated
 from medjax.train.state import run_keys
-from medjax.vlp.corpus import Corpus, DataConfig, open_corpus
+from medjax.vlp.corpus import Corpus, CorpusConfig, open_corpus
 from medjax.vlp.evaluate import evaluate
 from medjax.vlp.pretraining import TINY, Build, Pretraining, run, source_row
 from medjax.vlp.report_tower import train_language_model
 from medjax.vlp.towers import load_towers
 
-System = Literal[
-    "imitate", "mflag", "convirt", "random", "convirt_frozen", "imitate_hard"
-]
+Arm = Literal["imitate", "mflag", "convirt", "random", "convirt_frozen", "imitate_hard"]
 IMITATE, MFLAG, CONVIRT = (e.PRESETS["tiny"] for e in (imitate, mflag, convirt))
 change = dataclasses.replace
-SYSTEMS: Mapping[System, tuple[str, Pretraining, Build]] = {
+ARMS: Mapping[Arm, tuple[str, Pretraining, Build]] = {
     "imitate": ("IMITATE", IMITATE, imitate.imitate),
     "mflag": ("M-FLAG", MFLAG, mflag.build),
     "convirt": ("ConVIRT", CONVIRT, convirt.convirt),
@@ -65,11 +63,11 @@ SYSTEMS: Mapping[System, tuple[str, Pretraining, Build]] = {
 class Comparison:
     """Which systems, how many seeds, how much training."""
 
-    systems: tuple[System, ...] = ("imitate", "mflag", "convirt", "random")
+    systems: tuple[Arm, ...] = ("imitate", "mflag", "convirt", "random")
     """What to compare."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each system per seed."""
-    controls: tuple[System, ...] = ("convirt_frozen", "imitate_hard")
+    controls: tuple[Arm, ...] = ("convirt_frozen", "imitate_hard")
     """Run with the first seed alone: one thing changed, to see what it is worth."""
     steps: int = 200
     """Updates of each system."""
@@ -124,14 +122,14 @@ def compare(config: Comparison) -> dict[str, Any]:
 
 
 def _finished_run(
-    name: System, seed: int, config: Comparison, data: DataConfig, corpus: Corpus
+    name: Arm, seed: int, config: Comparison, data: CorpusConfig, corpus: Corpus
 ) -> dict[str, Any]:
     """The row of one system and seed: from its folder if it is there, else trained.
 
     Raises:
       ValueError: the folder holds a run of another budget.
     """
-    _, preset, build = SYSTEMS[name]
+    _, preset, build = ARMS[name]
     folder = config.workdir / f"{name}-{seed}"
     budget = [config.steps, config.language_steps, config.patients]
     kept = folder / "result.json"
@@ -239,7 +237,7 @@ def table(results: Mapping[str, Any]) -> str:
         "|---" * (len(names) + 1) + "|",
     ]
     for entry in results["summary"]:
-        cells = [SYSTEMS[entry["system"]][0], *(cell(entry[name]) for name in names)]
+        cells = [ARMS[entry["system"]][0], *(cell(entry[name]) for name in names)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

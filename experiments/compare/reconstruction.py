@@ -42,7 +42,7 @@ from medjax.mri.reconstruction_scores import (
     low_rank_plus_sparse,
     zero_filled,
 )
-from medjax.mri.scans import Contrast, DataConfig, Scans, batch_of, open_scans
+from medjax.mri.scans import Contrast, Scans, ScansConfig, batch_of, open_scans
 from medjax.mri.systems import build
 from medjax.mri.unrolled import UnrolledConfig
 from medjax.mri.varnet import VarNetConfig
@@ -50,13 +50,13 @@ from medjax.train.mesh import LaunchConfig, launch
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 
-System = Literal["varnet", "latent_transformer", "without_attention"]
+Arm = Literal["varnet", "latent_transformer", "without_attention"]
 NETWORK = LatentTransformerConfig(
     widths=(8, 16), denoiser_widths=(16, 16, 16), heads=2, layers=1
 )
 # The phantoms' coil maps are exact, so that there is nothing to refine in them.
 LATENT = UnrolledConfig(network=NETWORK, scale=5.0, cg_iterations=6)
-SYSTEMS: Mapping[System, tuple[str, VarNetConfig | UnrolledConfig]] = {
+ARMS: Mapping[Arm, tuple[str, VarNetConfig | UnrolledConfig]] = {
     "varnet": (
         "VarNet",
         VarNetConfig(
@@ -85,7 +85,7 @@ SCORES = dict(zip(IMAGE_SCORES + MAP_SCORES, (4, 2, 4, 1, 1, 1, 1), strict=True)
 class Comparison:
     """Which systems, how many seeds, how much training."""
 
-    systems: tuple[System, ...] = tuple(SYSTEMS)
+    systems: tuple[Arm, ...] = tuple(ARMS)
     """Learned systems to compare."""
     series: tuple[Contrast, ...] = ("t1", "t2")
     """T1, T2."""
@@ -95,7 +95,7 @@ class Comparison:
     """Updates of each run."""
     lr: float = 3e-3
     """Peak learning rate; it falls along a cosine."""
-    data: DataConfig = DataConfig(
+    data: ScansConfig = ScansConfig(
         height=48,
         width=32,
         acs=8,
@@ -212,12 +212,12 @@ def _finished_run(
 def _learned_scores(
     name: str,
     scans: Scans,
-    data: DataConfig,
+    data: ScansConfig,
     seed: int,
     folder: Path,
     config: Comparison,
 ) -> list[dict[str, Any]]:
-    label, settings = SYSTEMS[name]  # pyright: ignore[reportArgumentType]
+    label, settings = ARMS[name]  # pyright: ignore[reportArgumentType]
     run = Reconstruction(
         about=f"{label}, seed {seed}",
         system=settings,
@@ -237,7 +237,7 @@ def _learned_scores(
 def _scores(
     methods: Mapping[str, Method],
     scans: Scans,
-    data: DataConfig,
+    data: ScansConfig,
     accelerations: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     results, _ = evaluate(
@@ -251,7 +251,7 @@ def _scores(
 
 
 def classical_scores(
-    scans: Scans, data: DataConfig
+    scans: Scans, data: ScansConfig
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Scores of the methods without training, and the weights they ran with."""
     scores, chosen = [], []
@@ -347,14 +347,14 @@ def table(results: Mapping[str, Any]) -> str:
             for d in results["differences"]
             if d["series"] == contrast
         ]
-        order = [FULL, *CLASSICAL, *SYSTEMS, "*attention: paired difference*"]
+        order = [FULL, *CLASSICAL, *ARMS, "*attention: paired difference*"]
         both = sorted(
             entries + gains,
             key=lambda e: (e["acceleration"], order.index(e["method"])),
         )
         for entry in both:
             method = entry["method"]
-            name = SYSTEMS[method][0] if method in SYSTEMS else method
+            name = ARMS[method][0] if method in ARMS else method
             sign = "+" if method.startswith("*") else ""
             scores = (
                 cell(entry[score], places=places, sign=sign)

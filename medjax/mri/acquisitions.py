@@ -21,8 +21,7 @@ from medjax.mri.cmrxrecon import SeriesFiles, find, read_series, read_slice
 from medjax.mri.cmrxrecon.layout import Edition
 from medjax.mri.fourier import ifft2c
 from medjax.mri.kspace_files import fully_sampled, read_kspace, read_maps
-from medjax.mri.scans import TRAINED_ON, TRUTH, Contrast, phantoms
-from medjax.mri.scans import DataConfig as PhantomConfig
+from medjax.mri.scans import TRAINED_ON, TRUTH, Contrast, ScansConfig, phantoms
 
 Pattern = Literal[
     "cmrxrecon",
@@ -238,7 +237,7 @@ def _phantoms(data: PhantomData) -> list[Pending]:
     key = jax.random.key(data.seed)
     pending: list[Pending] = []
     for contrast in data.series:
-        config = PhantomConfig(series=contrast, **shared)
+        config = ScansConfig(series=contrast, **shared)
         rows = phantoms(config, data.subjects, TRAINED_ON + TRUTH, key=key)
         for i in range(data.subjects):
             row = rows[i]

@@ -20,7 +20,7 @@ inversion times lie below the null; in the published code this is a hard-coded t
 here it is a parameter (0 for T2).
 
 The single-coil system replaces the sampled k-space of what the network gives back (hard
-data consistency). The published losses are the two presets of :class:`SystemConfig`.
+data consistency). The published losses are two of :data:`CONFIGS`.
 
 What is ours: the attention of all heads is one contraction, ``attention=False`` gives
 the ablation without temporal attention, layers are scanned and rematerialised in the
@@ -51,7 +51,7 @@ from medjax.nn import unet
 from medjax.nn.restormer import Restormer, RestormerConfig
 from medjax.typing import Batch, Metrics
 from medjax_kernels.data_consistency import blend_image
-from medjax_kernels.data_consistency.dispatch import Implementation
+from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
 REFERENCE_WIDTHS = (8, 8, 16, 32, 64, 8)
 
@@ -86,7 +86,7 @@ class LatentTransformerConfig:
     dtype: DTypeLike = jnp.float32
 
 
-PRESETS = {
+NETWORKS = {
     # A laptop's, for tests and the embedded experiment.
     "tiny": LatentTransformerConfig(
         widths=(8, 16, 16), denoiser_widths=(16, 16, 32, 16), heads=2, layers=2
@@ -262,7 +262,7 @@ def _pad_to_eight(x: Float[Array, "b h w c"]) -> Float[Array, "b h8 w8 c"]:
 
 
 @dataclass(frozen=True)
-class SystemConfig:
+class SingleCoilConfig:
     """The single-coil reconstruction around the network.
 
     Attributes:
@@ -279,17 +279,17 @@ class SystemConfig:
     steps: int = 1
     domain: Domain = "image"
     after_consistency: bool = False
-    implementation: Implementation | None = None
+    implementation: ConsistencyImplementation | None = None
 
 
-SYSTEMS = {
-    "tiny": SystemConfig(PRESETS["tiny"], scale=1.0),
-    "tiny_restormer": SystemConfig(
-        PRESETS["tiny_restormer"], scale=1.0, domain="kspace", after_consistency=True
+CONFIGS = {
+    "tiny": SingleCoilConfig(NETWORKS["tiny"], scale=1.0),
+    "tiny_restormer": SingleCoilConfig(
+        NETWORKS["tiny_restormer"], scale=1.0, domain="kspace", after_consistency=True
     ),
-    "repo": SystemConfig(PRESETS["repo"]),
-    "repo_restormer": SystemConfig(
-        PRESETS["repo_restormer"], scale=1e2, domain="kspace", after_consistency=True
+    "repo": SingleCoilConfig(NETWORKS["repo"]),
+    "repo_restormer": SingleCoilConfig(
+        NETWORKS["repo_restormer"], scale=1e2, domain="kspace", after_consistency=True
     ),
 }
 
@@ -297,7 +297,7 @@ SYSTEMS = {
 class SingleCoil(nn.Module):
     """Network and hard data consistency, ``steps`` times with the same weights."""
 
-    config: SystemConfig
+    config: SingleCoilConfig
 
     @nn.compact
     def __call__(
@@ -324,11 +324,11 @@ class SingleCoil(nn.Module):
         return outputs
 
 
-def latent_transformer_system(config: SystemConfig) -> ReconstructionSystem:
+def latent_transformer_system(config: SingleCoilConfig) -> ReconstructionSystem:
     """The trainable single-coil Latent Transformer.
 
     Args:
-        config: One of :data:`SYSTEMS`, or your own.
+        config: One of :data:`CONFIGS`, or your own.
 
     Returns:
         Its ``init``, ``loss`` (summed over the steps) and ``reconstruct`` (complex

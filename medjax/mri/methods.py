@@ -17,7 +17,7 @@ from medjax.mri import classical, sense
 from medjax.mri.coils import inati_maps, low_resolution, walsh_maps
 from medjax.mri.espirit import espirit_maps
 from medjax.mri.masks import calibration_region, describe
-from medjax_kernels.data_consistency.dispatch import Implementation
+from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
 Method = Literal[
     "zero_filled",
@@ -49,7 +49,7 @@ class ClassicalConfig:
     """Tikhonov weight of CG-SENSE."""
     cg_iterations: int = 30
     """Steps of CG-SENSE."""
-    cg_implementation: Implementation | None = None
+    cg_implementation: ConsistencyImplementation | None = None
     """Which kernel is its normal operator; None: the best for platform and shape."""
     grappa_kernel: tuple[int, int] | None = None
     """Lines and columns, odd; None: 5x5, with more lines where the spacing of the mask

@@ -48,7 +48,7 @@ from medjax.mri.varnet import (
 )
 from medjax.typing import Batch
 from medjax_kernels.data_consistency import varnet_update
-from medjax_kernels.data_consistency.dispatch import Implementation
+from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class PromptMRConfig:
         features=24, widths=(36, 48, 60), prompt_widths=(12, 24, 36)
     )
     acs_lines: int | None = None
-    implementation: Implementation | None = None
+    implementation: ConsistencyImplementation | None = None
 
 
 _TINY = PromptUNetConfig(
@@ -120,7 +120,7 @@ _TINY = PromptUNetConfig(
     decoder_blocks=(1, 1, 1),
     bottleneck_blocks=1,
 )
-SYSTEMS = {
+CONFIGS = {
     "tiny": PromptMRConfig(cascades=2, window=3, network=_TINY, sens_network=_TINY),
     "repo": PromptMRConfig(),
 }
@@ -323,7 +323,7 @@ def promptmr_system(config: PromptMRConfig) -> ReconstructionSystem:
     """The trainable PromptMR.
 
     Args:
-        config: One of :data:`SYSTEMS`, or your own.
+        config: One of :data:`CONFIGS`, or your own.
 
     Returns:
         Its ``init``, ``loss`` (:func:`medjax.mri.varnet.ssim_loss`) and

@@ -1,18 +1,15 @@
-"""What the learned reconstructions share: parse, train, evaluate, show.
+"""A learned reconstruction from data to scores and maps: train, evaluate, show.
 
-An experiment names its system and its presets and calls :func:`main`. A run's folder
-can be opened again without its flags: ``experiments.cmrxrecon --learned`` does.
+A run's folder can be opened again without its flags: ``experiments.cmrxrecon
+--learned`` does.
 """
 
 import dataclasses
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from medjax.mri.reconstruction_report import show
 from medjax.mri.reconstruction_scores import (
@@ -23,24 +20,17 @@ from medjax.mri.reconstruction_scores import (
     zero_filled,
 )
 from medjax.mri.scans import (
-    DataConfig,
     Scans,
+    ScansConfig,
     batch_of,
     open_scans,
     training_batches,
 )
 from medjax.mri.series import ReconstructionSystem, at_magnitude, magnitude
-from medjax.mri.systems import RECORD, KernelConfig, Trained, build
+from medjax.mri.systems import RECORD, ReconstructionKernels, Trained, build
+from medjax.train.experiment import Experiment
 from medjax.train.loop import fit
-from medjax.train.mesh import (
-    LaunchConfig,
-    MeshConfig,
-    cpu_devices,
-    launch,
-    make_mesh,
-)
-from medjax.train.optimizer import OptimizerConfig
-from medjax.train.settings import TrainConfig
+from medjax.train.mesh import LaunchConfig, cpu_devices, make_mesh
 from medjax.train.sharding import on_host
 from medjax.typing import Variables
 
@@ -49,7 +39,7 @@ MEASURED_ON = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class ScoringConfig:
     """What is scored at the end."""
 
     rows: int | None = None
@@ -60,56 +50,25 @@ class EvaluationConfig:
     """The held-out series that the report shows."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Reconstruction:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reconstruction(Experiment):
     """One training run; every field is a flag."""
 
-    about: tyro.conf.Suppress[str]
-    """What this is, in a line."""
     system: Any
     """Network, unrolling and loss."""
     normalise: bool = False
     """Show the system every series with a zero-filled image of at most 1, whatever the
     unit of its k-space; the system's scale, if it has one, multiplies that."""
-    kernels: KernelConfig = KernelConfig()
+    kernels: ReconstructionKernels = ReconstructionKernels()
     """Which kernels do the hot work."""
-    data: DataConfig = DataConfig()
+    data: ScansConfig = ScansConfig()
     """What is reconstructed, and from how much."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """Update rule and schedule."""
-    train: TrainConfig = TrainConfig()
-    """Length of the run, and what happens how often."""
-    epochs: float | None = None
-    """Length of the run in passes over the training series; overrides train.steps."""
-    mesh: MeshConfig = MeshConfig()
-    """How devices are arranged."""
     launch: LaunchConfig = LaunchConfig(cpu_devices=cpu_devices())
     """How processes find each other."""
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: ScoringConfig = ScoringConfig()
     """What is scored at the end."""
     workdir: Path = Path("runs/reconstruction")
     """Folder of the run; the same command on the same folder resumes."""
-
-
-def main(presets: Mapping[str, Reconstruction], name: str, about: str | None) -> None:
-    """Parses the command line and runs: preset name first, then flags.
-
-    Args:
-      presets: Configurations by name; ``tiny`` is what no argument means.
-      name: Of the method, in tables.
-      about: What ``--help`` says of the experiment.
-    """
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] not in (*presets, "-h", "--help"):
-        arguments = ["tiny", *arguments]
-    config = tyro.extras.overridable_config_cli(
-        {preset: (value.about, value) for preset, value in presets.items()},
-        args=arguments,
-        prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
-        description=f"{about}\nNo preset means tiny.",
-    )
-    launch(config.launch)
-    run(config, name)
 
 
 def run(config: Reconstruction, name: str) -> dict[str, Any]:
@@ -161,11 +120,10 @@ def train(
     Returns:
       Its variables (averaged, if asked for) on this process's first device.
     """
-    mesh, settings = make_mesh(config.mesh), config.train
-    if config.epochs is not None:
-        batches = len(scans.train) // config.data.batch_size
-        steps = max(1, round(config.epochs * batches))
-        settings = dataclasses.replace(settings, steps=steps)
+    mesh = make_mesh(config.mesh)
+    optimizer, settings = config.resolved(
+        rows=len(scans.train), batch_size=config.data.batch_size, frozen=system.frozen
+    )
     record = describe(config, scans) if jax.process_index() == 0 else None
     if record is not None and not (config.workdir / RECORD).exists():
         record.save(config.workdir)
@@ -174,7 +132,7 @@ def train(
         system.loss,
         training_batches(scans, config.data),
         workdir=config.workdir,
-        optimizer=config.optimizer,
+        optimizer=optimizer,
         train=settings,
         mesh=mesh,
         config=config,
@@ -207,7 +165,7 @@ def describe(config: Reconstruction, scans: Scans) -> Trained:
     )
 
 
-def typical_magnitude(scans: Scans, data: DataConfig) -> float:
+def typical_magnitude(scans: Scans, data: ScansConfig) -> float:
     """The median over training series of :func:`medjax.mri.series.magnitude`."""
     measure = jax.jit(magnitude)
     rows = (scans.train[i] for i in range(min(MEASURED_ON, len(scans.train))))

@@ -32,7 +32,7 @@ CHUNK = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class ScansConfig:
     """What is reconstructed, and from how much of its k-space."""
 
     root: Path | None = None
@@ -86,11 +86,11 @@ class DataConfig:
         )
 
 
-SMALL = DataConfig(
+SMALL = ScansConfig(
     height=48, width=48, acs=8, acceleration=(4, 8), patients=48, batch_size=2
 )
 """Hearts for a CPU."""
-FULL_SIZE = DataConfig(
+FULL_SIZE = ScansConfig(
     height=144,
     width=512,
     coils=10,
@@ -118,7 +118,7 @@ class Scans:
     test: Source
 
 
-def open_scans(config: DataConfig) -> Scans:
+def open_scans(config: ScansConfig) -> Scans:
     """The data that the flags describe.
 
     Args:
@@ -200,7 +200,7 @@ def held_out_part(folder: Path) -> str:
 
 
 def phantoms(
-    config: DataConfig, count: int, fields: Sequence[str], *, key: Key
+    config: ScansConfig, count: int, fields: Sequence[str], *, key: Key
 ) -> ArraySource:
     """Simulated series as rows in memory.
 
@@ -228,7 +228,7 @@ def _simulate(scan: PhantomConfig, numbers: jax.Array, key: Key) -> Phantom:
     return jax.vmap(lambda k: cardiac_phantom(scan, key=k))(keys)
 
 
-def training_batches(scans: Scans, config: DataConfig) -> grain.IterDataset:
+def training_batches(scans: Scans, config: ScansConfig) -> grain.IterDataset:
     """The endless stream of batches of :mod:`medjax.mri.series` that is trained on.
 
     Args:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Complex, Float
 from medjax.mri.fourier import fft2c, ifft2c
 from medjax_kernels.data_consistency import normal_operator as normal
 from medjax_kernels.data_consistency import proximal_solve
-from medjax_kernels.data_consistency.dispatch import Implementation
+from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
 __all__ = [
     "adjoint",
@@ -148,7 +148,7 @@ def solve(
     prior: Complex[Array, "*n h w"] | None = None,
     iterations: int = 10,
     tolerance: float = 0.0,
-    implementation: Implementation | None = None,
+    implementation: ConsistencyImplementation | None = None,
 ) -> Complex[Array, "*n h w"]:
     """``argmin_x |A x - y|^2 + lambda |x - z|^2`` by conjugate gradients.
 

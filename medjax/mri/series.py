@@ -29,6 +29,7 @@ from jaxtyping import Array, Complex, Float
 
 from medjax.mri.fourier import fft2c, ifft2c
 from medjax.mri.sense import adjoint, combine, expand, rss, sample
+from medjax.train.system import Apply
 from medjax.typing import Batch, Key, Metrics, Variables
 
 Domain = Literal["magnitude", "image", "kspace"]
@@ -43,6 +44,7 @@ class ReconstructionSystem:
         loss: ``(variables, batch, key) -> scalar, (metrics, updated non-parameters)``.
         reconstruct: ``(variables, batch) -> images b t h w``; of the batch's k-space
             only what the mask samples is looked at.
+        frozen: regular expressions of parameters that are not trained.
     """
 
     init: Callable[[Key, Batch], Variables]
@@ -50,6 +52,12 @@ class ReconstructionSystem:
         [Variables, Batch, Key], tuple[Float[Array, ""], tuple[Metrics, Variables]]
     ]
     reconstruct: Callable[[Variables, Batch], Array]
+    frozen: tuple[str, ...] = ()
+
+    @property
+    def apply(self) -> dict[str, Apply]:
+        """What a trained one can do, by name."""
+        return {"reconstruct": self.reconstruct}
 
 
 def reconstruction_system(

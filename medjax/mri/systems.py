@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from jax.typing import DTypeLike
 
-from medjax.mri.latent_transformer import SystemConfig, latent_transformer_system
+from medjax.mri.latent_transformer import SingleCoilConfig, latent_transformer_system
 from medjax.mri.promptmr import PromptMRConfig, promptmr_system
 from medjax.mri.scans import Contrast
 from medjax.mri.series import ReconstructionSystem, at_magnitude
 from medjax.mri.unrolled import UnrolledConfig, unrolled_system
 from medjax.mri.varnet import VarNetConfig, varnet_system
-from medjax_kernels.data_consistency.dispatch import Implementation
+from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
-System = SystemConfig | UnrolledConfig | VarNetConfig | PromptMRConfig
+ReconstructionConfig = SingleCoilConfig | UnrolledConfig | VarNetConfig | PromptMRConfig
 FAMILIES: Mapping[str, tuple[type, Callable[[Any], ReconstructionSystem]]] = {
-    "latent_transformer": (SystemConfig, latent_transformer_system),
+    "latent_transformer": (SingleCoilConfig, latent_transformer_system),
     "unrolled": (UnrolledConfig, unrolled_system),
     "varnet": (VarNetConfig, varnet_system),
     "promptmr": (PromptMRConfig, promptmr_system),
@@ -35,29 +35,31 @@ RECORD = "system.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class KernelConfig:
+class ReconstructionKernels:
     """Which kernels do the hot work."""
 
-    implementation: Implementation | None = None
+    implementation: ConsistencyImplementation | None = None
     """Of data consistency; None picks the best for platform and shape."""
 
 
-def family(config: System) -> str:
+def family(config: ReconstructionConfig) -> str:
     """The name in :data:`FAMILIES` of a system's settings."""
     return next(k for k, (kind, _) in FAMILIES.items() if type(config) is kind)
 
 
-def build(config: System, kernels: KernelConfig) -> ReconstructionSystem:
+def build(
+    config: ReconstructionConfig, kernels: ReconstructionKernels
+) -> ReconstructionSystem:
     """The system of these settings, with the chosen kernels."""
     config = dataclasses.replace(config, implementation=kernels.implementation)
     return FAMILIES[family(config)][1](config)
 
 
-def negated_frames(config: System) -> int:
+def negated_frames(config: ReconstructionConfig) -> int:
     """How many of the first frames' magnitudes the system turns round, for T1."""
     if isinstance(config, UnrolledConfig) and config.denoiser != "latent_transformer":
         return 0
-    if not isinstance(config, SystemConfig | UnrolledConfig):
+    if not isinstance(config, SingleCoilConfig | UnrolledConfig):
         return 0
     network = config.network
     return network.negative_frames if network.backbone == "restormer" else 0
@@ -79,7 +81,7 @@ class Trained:
         acs: central lines of their masks.
     """
 
-    system: System
+    system: ReconstructionConfig
     magnitude: float
     data: str
     series: Contrast
@@ -90,7 +92,7 @@ class Trained:
 
     def build(self) -> ReconstructionSystem:
         """The system, shown every series at the magnitude it was trained on."""
-        return at_magnitude(build(self.system, KernelConfig()), self.magnitude)
+        return at_magnitude(build(self.system, ReconstructionKernels()), self.magnitude)
 
     def save(self, workdir: Path) -> None:
         """Writes ``system.json`` into a folder, made where it is missing."""

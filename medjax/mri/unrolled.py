@@ -36,8 +36,11 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
-from medjax.mri.latent_transformer import PRESETS as LATENT_PRESETS
-from medjax.mri.latent_transformer import LatentTransformer, LatentTransformerConfig
+from medjax.mri.latent_transformer import (
+    NETWORKS,
+    LatentTransformer,
+    LatentTransformerConfig,
+)
 from medjax.mri.sense import adjoint
 from medjax.mri.series import (
     Domain,
@@ -49,7 +52,7 @@ from medjax.mri.series import (
 )
 from medjax.typing import Batch, Metrics
 from medjax_kernels.data_consistency import gradient_step, proximal_solve
-from medjax_kernels.data_consistency.dispatch import Implementation
+from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,11 @@ class UnrolledConfig:
     domain: Domain = "magnitude"
     after_consistency: bool = True
     dtype: DTypeLike = jnp.float32
-    implementation: Implementation | None = None
+    implementation: ConsistencyImplementation | None = None
 
 
-SYSTEMS = {
-    "tiny": UnrolledConfig(network=LATENT_PRESETS["tiny"], refine_maps=True),
+CONFIGS = {
+    "tiny": UnrolledConfig(network=NETWORKS["tiny"], refine_maps=True),
     "tiny_modl": UnrolledConfig("modl", features=16, unrolls=3, domain="image"),
     "tiny_d5c5": UnrolledConfig(
         "d5c5",
@@ -107,7 +110,7 @@ SYSTEMS = {
     ),
     "repo": UnrolledConfig(refine_maps=True, scale=1e4),
     "repo_restormer": UnrolledConfig(
-        network=LATENT_PRESETS["repo_restormer"], refine_maps=True, scale=1e2
+        network=NETWORKS["repo_restormer"], refine_maps=True, scale=1e2
     ),
     "modl": UnrolledConfig("modl", unrolls=10, scale=1e4, domain="image"),
     "d5c5": UnrolledConfig(
@@ -268,7 +271,7 @@ def unrolled_system(config: UnrolledConfig) -> ReconstructionSystem:
     """A trainable unrolled reconstruction.
 
     Args:
-        config: One of :data:`SYSTEMS`, or your own.
+        config: One of :data:`CONFIGS`, or your own.
 
     Returns:
         Its ``init``, ``loss`` and ``reconstruct`` (complex images). Batches are those

@@ -41,7 +41,7 @@ from medjax.nn import unet
 from medjax.typing import Batch, Metrics
 from medjax_kernels import compat
 from medjax_kernels.data_consistency import varnet_update
-from medjax_kernels.data_consistency.dispatch import Implementation
+from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class VarNetConfig:
     acs_lines: int | None = None
     dtype: DTypeLike = jnp.float32
     remat: bool = True
-    implementation: Implementation | None = None
+    implementation: ConsistencyImplementation | None = None
 
 
-SYSTEMS = {
+CONFIGS = {
     "tiny": VarNetConfig(cascades=3, chans=8, pools=2, sens_chans=4, sens_pools=2),
     "repo": VarNetConfig(),
 }
@@ -322,7 +322,7 @@ def varnet_system(config: VarNetConfig) -> ReconstructionSystem:
     """The trainable E2E-VarNet.
 
     Args:
-        config: One of :data:`SYSTEMS`, or your own.
+        config: One of :data:`CONFIGS`, or your own.
 
     Returns:
         Its ``init``, ``loss`` (:func:`ssim_loss`) and ``reconstruct`` (float32

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-Implementation = Literal["xla", "cudnn"]
+AttentionImplementation = Literal["xla", "cudnn"]
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -33,7 +33,7 @@ class MultiHeadAttention(nn.Module):
     """One ``qkv`` projection, as timm stores it, instead of three, as BERT does."""
     dropout: float = 0.0
     """Of attention weights, in training."""
-    implementation: Implementation = "xla"
+    implementation: AttentionImplementation = "xla"
     """``"cudnn"``: the fused kernel, bfloat16 on NVIDIA from Ampere on."""
     dtype: str = "float32"
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()

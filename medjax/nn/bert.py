@@ -17,7 +17,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from medjax.nn.attention import ACTIVATIONS, Implementation, Mlp, MultiHeadAttention
+from medjax.nn.attention import (
+    ACTIVATIONS,
+    AttentionImplementation,
+    Mlp,
+    MultiHeadAttention,
+)
 from medjax.nn.normalization import LayerNorm
 
 MODEL_TYPES = {"bert", "cxr-bert"}
@@ -42,7 +47,7 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
 
-    attention: Implementation = "xla"
+    attention: AttentionImplementation = "xla"
     """See `MultiHeadAttention.implementation`."""
     remat: bool = False
     """Recompute each layer in the backward pass instead of keeping its activations."""

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from medjax.nn.attention import Implementation, Mlp, MultiHeadAttention
+from medjax.nn.attention import AttentionImplementation, Mlp, MultiHeadAttention
 from medjax.nn.normalization import LayerNorm
 
 LINEAR_INIT = nn.initializers.truncated_normal(0.02)
@@ -38,7 +38,7 @@ class ViTConfig:
     """Side of the images that the learned positions are for; others are resampled."""
     mlp_ratio: int = 4
     layer_norm_eps: float = 1e-6
-    attention: Implementation = "xla"
+    attention: AttentionImplementation = "xla"
     """See `MultiHeadAttention.implementation`."""
     remat: bool = False
     """Recompute each block in the backward pass instead of keeping its activations."""

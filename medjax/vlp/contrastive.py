@@ -20,7 +20,7 @@ from medjax.train.mesh import BATCH_AXES
 from medjax_kernels.contrastive import Identity, softmax_loss
 from medjax_kernels.contrastive.targets import Target
 
-Implementation = Literal["xla", "xla_chunked", "gpu", "tpu"]
+ContrastImplementation = Literal["xla", "xla_chunked", "gpu", "tpu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ContrastConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the features that are multiplied. bfloat16 runs on tensor cores, as the
     ``gpu`` kernel insists; logits and sums are fp32 in both cases."""
-    implementation: Implementation | None = None
+    implementation: ContrastImplementation | None = None
     """Kernel implementation; None picks the best for platform and shape."""
 
 

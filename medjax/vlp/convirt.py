@@ -27,7 +27,7 @@ from medjax.typing import Batch, Key, Metrics, Variables
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
 from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
 from medjax.vlp.heads import MlpHead, ProjectionHead
-from medjax.vlp.system import System, TwoTower, two_tower_system
+from medjax.vlp.system import PretrainingSystem, TwoTower, two_tower_system
 from medjax.vlp.towers import ImageTower, ImageTowerConfig, TextTower, TextTowerConfig
 
 
@@ -59,7 +59,7 @@ class ConvirtConfig:
     """Augmentation of the one view."""
 
 
-PRESETS = {
+CONFIGS = {
     "paper": ConvirtConfig(),
     "repo": ConvirtConfig(text="report", train_text=False),
     "mgca": ConvirtConfig(
@@ -131,11 +131,11 @@ def convirt(
     image: ImageTowerConfig,
     text: TextTowerConfig,
     contrast_config: ContrastConfig | None = None,
-) -> System:
+) -> PretrainingSystem:
     """ConVIRT as a system of pure functions.
 
     Args:
-      config: heads and loss; see ``PRESETS``.
+      config: heads and loss; see ``CONFIGS``.
       image: the image tower.
       text: the report tower; trained, but for its lower layers.
       contrast_config: how the contrastive similarity is computed.

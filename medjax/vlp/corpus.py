@@ -30,7 +30,7 @@ from medjax.vlp.tokens import Tokenizer, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class CorpusConfig:
     """What to read, and how it is turned into training input."""
 
     root: Path | None = None
@@ -131,7 +131,7 @@ class Rows:
 
 
 def open_corpus(
-    config: DataConfig, folder: Path, *, tokenizer: str | None, max_tokens: int
+    config: CorpusConfig, folder: Path, *, tokenizer: str | None, max_tokens: int
 ) -> Corpus:
     """The data that flags name, prepared if that was not done before.
 
@@ -195,7 +195,7 @@ def check_tokenizer(corpus: Corpus, wanted: Tokenizer) -> None:
         )
 
 
-def _reader(config: DataConfig) -> Reader:
+def _reader(config: CorpusConfig) -> Reader:
     if config.root is None:
         return Embedded(patients=config.patients, seed=config.seed)
     if config.format != "table":

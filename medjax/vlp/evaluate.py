@@ -22,11 +22,11 @@ from medjax.vlp.corpus import Corpus, Rows
 from medjax.vlp.probes import linear_probe, prompt_embeddings, zero_shot
 from medjax.vlp.prompts import PROMPTS_VERSION, prompts
 from medjax.vlp.retrieval import retrieval
-from medjax.vlp.system import System
+from medjax.vlp.system import PretrainingSystem
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class ProbesConfig:
     """Probes of a finished run."""
 
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
@@ -98,7 +98,7 @@ def encode(
 
 
 def encode_texts(
-    system: System,
+    system: PretrainingSystem,
     variables: Variables,
     texts: Sequence[str],
     corpus: Corpus,
@@ -111,13 +111,13 @@ def encode_texts(
 
 
 def evaluate(
-    system: System,
+    system: PretrainingSystem,
     variables: Variables,
     corpus: Corpus,
     *,
     mesh: Mesh,
     max_length: int,
-    config: EvaluationConfig,
+    config: ProbesConfig,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Linear probe, zero-shot and retrieval of one system on one corpus.
 
@@ -138,12 +138,12 @@ def evaluate(
 
 
 def _evaluate(
-    system: System,
+    system: PretrainingSystem,
     variables: Variables,
     corpus: Corpus,
     mesh: Mesh,
     max_length: int,
-    config: EvaluationConfig,
+    config: ProbesConfig,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     section = system.compared
     run = functools.partial(encode, mesh=mesh, batch_size=config.batch_size)

@@ -38,7 +38,12 @@ from medjax.vlp.aggregation import HierarchicalAggregator
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
 from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
 from medjax.vlp.heads import ProjectionHead
-from medjax.vlp.system import System, TwoTower, frozen_features, two_tower_system
+from medjax.vlp.system import (
+    PretrainingSystem,
+    TwoTower,
+    frozen_features,
+    two_tower_system,
+)
 from medjax.vlp.towers import ImageTower, ImageTowerConfig, TextTower, TextTowerConfig
 from medjax_kernels.contrastive import Identity, Similarity
 
@@ -86,7 +91,7 @@ class ImitateConfig:
     """Augmentation, drawn independently for each view."""
 
 
-PRESETS = {
+CONFIGS = {
     "repo": ImitateConfig(),
     "paper": ImitateConfig(strength=1.0, fill_diagonal=False),
 }
@@ -262,11 +267,11 @@ def imitate(
     image: ImageTowerConfig,
     text: TextTowerConfig,
     contrast_config: ContrastConfig | None = None,
-) -> System:
+) -> PretrainingSystem:
     """IMITATE as a system of pure functions.
 
     Args:
-      config: heads and loss; see ``PRESETS``.
+      config: heads and loss; see ``CONFIGS``.
       image: the image tower, a ResNet: the reading branch needs its four stages.
       text: the report tower; frozen.
       contrast_config: how the contrastive similarity is computed.

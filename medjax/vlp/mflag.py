@@ -30,7 +30,12 @@ from medjax.typing import Batch, Key, Metrics, Variables
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
 from medjax.vlp.contrastive import normalise
 from medjax.vlp.heads import ProjectionHead
-from medjax.vlp.system import System, TwoTower, frozen_features, two_tower_system
+from medjax.vlp.system import (
+    PretrainingSystem,
+    TwoTower,
+    frozen_features,
+    two_tower_system,
+)
 from medjax.vlp.towers import ImageTower, ImageTowerConfig, TextTower, TextTowerConfig
 
 
@@ -54,7 +59,7 @@ class MFlagConfig:
     """Augmentation of the one view."""
 
 
-PRESETS = {
+CONFIGS = {
     "repo": MFlagConfig(),
     "paper": MFlagConfig(orthogonality="paper"),
 }
@@ -136,11 +141,11 @@ class MFlag(TwoTower):
 
 def mflag(
     config: MFlagConfig, image: ImageTowerConfig, text: TextTowerConfig
-) -> System:
+) -> PretrainingSystem:
     """M-FLAG as a system of pure functions.
 
     Args:
-      config: heads and losses; see ``PRESETS``.
+      config: heads and losses; see ``CONFIGS``.
       image: the image tower.
       text: the report tower; frozen.
 

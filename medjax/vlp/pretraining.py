@@ -1,45 +1,32 @@
-"""What the pre-training experiments share: parse, build, fit, evaluate, show.
-
-``imitate``, ``mflag`` and ``convirt`` are thin: each names its system and its presets
-and calls :func:`main`.
-"""
+"""Pre-training from data to an evaluated pair of towers: build, fit, evaluate, show."""
 
 import dataclasses
 import hashlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from jax import Array
 from jax.sharding import Mesh
 
 from medjax.data.ledger import DataError
 from medjax.data.pipeline import PipelineConfig, build_pipeline
-from medjax.train.ending import ends_in_words
-from medjax.train.log import import_wandb
+from medjax.train.experiment import Experiment
 from medjax.train.loop import fit
-from medjax.train.mesh import (
-    LaunchConfig,
-    MeshConfig,
-    cpu_devices,
-    launch,
-    make_mesh,
-)
+from medjax.train.mesh import LaunchConfig, cpu_devices, make_mesh
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 from medjax.train.sharding import on_host
 from medjax.typing import Variables
-from medjax.vlp.contrastive import ContrastConfig, Implementation
-from medjax.vlp.corpus import Corpus, DataConfig, Rows, open_corpus
+from medjax.vlp.contrastive import ContrastConfig, ContrastImplementation
+from medjax.vlp.corpus import Corpus, CorpusConfig, Rows, open_corpus
 from medjax.vlp.datasets import PreparedSource
-from medjax.vlp.evaluate import EvaluationConfig, encode, evaluate
+from medjax.vlp.evaluate import ProbesConfig, encode, evaluate
 from medjax.vlp.report_tower import LanguageConfig, train_language_model
 from medjax.vlp.show import show
-from medjax.vlp.system import System
+from medjax.vlp.system import PretrainingSystem
 from medjax.vlp.towers import (
     ImageTowerConfig,
     TextTowerConfig,
@@ -49,20 +36,18 @@ from medjax.vlp.towers import (
 
 
 @dataclasses.dataclass(frozen=True)
-class KernelConfig:
+class ContrastKernels:
     """Which kernels do the hot work."""
 
-    implementation: Implementation | None = None
+    implementation: ContrastImplementation | None = None
     """Of the contrast; None: what loss.implementation says, which by itself picks the
     best for platform and shape."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Pretraining:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretraining(Experiment):
     """One pre-training run; every field is a flag."""
 
-    about: tyro.conf.Suppress[str]
-    """What this is, in a line."""
     system: Any
     """Heads and loss of the system: its own configuration."""
     image: ImageTowerConfig = ImageTowerConfig()
@@ -71,37 +56,18 @@ class Pretraining:
     """The report tower."""
     loss: ContrastConfig = ContrastConfig()
     """How the contrast is computed."""
-    kernels: KernelConfig = KernelConfig()
+    kernels: ContrastKernels = ContrastKernels()
     """Which kernels do the hot work."""
-    data: DataConfig = DataConfig()
+    data: CorpusConfig = CorpusConfig()
     """What to train on."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """Update rule and schedule."""
-    train: TrainConfig = TrainConfig()
-    """Length of the run, and what happens how often."""
-    mesh: MeshConfig = MeshConfig()
-    """How devices are arranged."""
-    launch: LaunchConfig = LaunchConfig()
-    """How processes find each other."""
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: ProbesConfig = ProbesConfig()
     """Probes run at the end."""
     language: LanguageConfig = LanguageConfig()
     """Training of a report tower where there is no checkpoint."""
-    epochs: float | None = None
-    """Length of the run in passes over the training split; overrides train.steps."""
-    warmup_fraction: float | None = None
-    """Share of the run with rising learning rate; overrides optimizer.warmup-steps."""
-    restart_fraction: float | None = None
-    """Share of the run until the first warm restart; overrides
-    optimizer.restart-period."""
     cache_text: bool = True
     """Ask a frozen report tower once, before training, instead of in every step."""
     workdir: Path = Path("runs/pretraining")
     """Folder of the run; the same command on the same folder resumes."""
-
-    def with_data(self, **changes: Any) -> "Pretraining":
-        """The same run on other data."""
-        return dataclasses.replace(self, data=dataclasses.replace(self.data, **changes))
 
 
 IMAGENET = "timm/resnet50.tv_in1k"
@@ -112,7 +78,7 @@ TINY = Pretraining(
     system=None,
     image=ImageTowerConfig("resnet_tiny"),
     text=TextTowerConfig("tiny", pool="mean", max_length=64),
-    data=DataConfig(image_size=64, patients=2000, batch_size=64),
+    data=CorpusConfig(image_size=64, patients=2000, batch_size=64),
     optimizer=OptimizerConfig(
         lr=2e-3, weight_decay=0.05, clip_norm=1.0, schedule="cosine"
     ),
@@ -124,31 +90,9 @@ TINY = Pretraining(
 """Towers, data and schedule of the ``tiny`` presets; 64-pixel films."""
 
 
-Build = Callable[[Any, ImageTowerConfig, TextTowerConfig, ContrastConfig], System]
-
-
-@ends_in_words
-def main(presets: Mapping[str, Pretraining], build: Build, about: str | None) -> None:
-    """Parses the command line and runs: preset name first, then flags.
-
-    Args:
-      presets: configurations by name; ``tiny`` is what no argument means.
-      build: makes the system from its configuration and its towers'.
-      about: what ``--help`` says of the experiment.
-    """
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] not in (*presets, "-h", "--help"):
-        arguments = ["tiny", *arguments]
-    config = tyro.extras.overridable_config_cli(
-        {name: (preset.about, preset) for name, preset in presets.items()},
-        args=arguments,
-        prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
-        description=f"{about}\nNo preset means tiny.",
-    )
-    if config.train.wandb is not None:
-        import_wandb()
-    launch(config.launch)
-    run(config, build)
+Build = Callable[
+    [Any, ImageTowerConfig, TextTowerConfig, ContrastConfig], PretrainingSystem
+]
 
 
 def run(
@@ -194,7 +138,11 @@ def run(
         text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
     system = build(config.system, config.image, text, contrast)
     check_sections(corpus, system)
-    optimizer, train = resolve(config, system, rows=corpus.metadata["splits"]["train"])
+    optimizer, train = config.resolved(
+        rows=corpus.metadata["splits"]["train"],
+        batch_size=config.data.batch_size,
+        frozen=system.frozen,
+    )
     towers = start_towers(system, corpus, config.image, text)
     rows, source = training_rows(system, corpus, config, text, towers, mesh)
     stream = build_pipeline(
@@ -260,7 +208,7 @@ def check_splits(corpus: Corpus, batches: Mapping[str, int]) -> None:
             )
 
 
-def check_sections(corpus: Corpus, system: System) -> None:
+def check_sections(corpus: Corpus, system: PretrainingSystem) -> None:
     """Says how many reports have the sections a system contrasts.
 
     Raises:
@@ -283,7 +231,10 @@ def check_sections(corpus: Corpus, system: System) -> None:
 
 
 def start_towers(
-    system: System, corpus: Corpus, image: ImageTowerConfig, text: TextTowerConfig
+    system: PretrainingSystem,
+    corpus: Corpus,
+    image: ImageTowerConfig,
+    text: TextTowerConfig,
 ) -> dict[str, Any]:
     """Weights of the checkpoints that the towers start from."""
     source = corpus.source("train", ("image", *system.tokens))
@@ -300,27 +251,8 @@ def source_row(source: PreparedSource) -> dict[str, Any]:
     return row
 
 
-def resolve(
-    config: Pretraining, system: System, *, rows: int
-) -> tuple[OptimizerConfig, TrainConfig]:
-    """Epochs and fractions of the run as numbers of steps; what is frozen."""
-    optimizer, train = config.optimizer, config.train
-    batches = rows // config.data.batch_size
-    if config.epochs is not None:
-        steps = max(1, round(config.epochs * batches))
-        train = dataclasses.replace(train, steps=steps)
-    if config.warmup_fraction is not None:
-        warmup = round(config.warmup_fraction * train.steps)
-        optimizer = dataclasses.replace(optimizer, warmup_steps=warmup)
-    if config.restart_fraction is not None:
-        period = max(1, round(config.restart_fraction * train.steps))
-        optimizer = dataclasses.replace(optimizer, restart_period=period)
-    frozen = (*optimizer.frozen, *system.frozen)
-    return dataclasses.replace(optimizer, frozen=frozen), train
-
-
 def training_rows(
-    system: System,
+    system: PretrainingSystem,
     corpus: Corpus,
     config: Pretraining,
     text: TextTowerConfig,

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from medjax.train.state import Init
 from medjax.train.step import Loss
+from medjax.train.system import Apply
 from medjax.typing import Batch, Key, Variables
 from medjax.vlp.augment import AugmentConfig, evaluate
 from medjax.vlp.contrastive import normalise
@@ -58,7 +59,7 @@ class TwoTower(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class System:
+class PretrainingSystem:
     """A pre-training system as pure functions of its variables.
 
     Attributes:
@@ -86,6 +87,16 @@ class System:
     frozen: tuple[str, ...] = ()
     cached_tokens: tuple[str, ...] = ()
 
+    @property
+    def apply(self) -> dict[str, Apply]:
+        """What a trained one can do, by name."""
+        return {
+            "image_features": self.image_features,
+            "image_embedding": self.image_embedding,
+            "text_features": self.text_features,
+            "text_embedding": self.text_embedding,
+        }
+
 
 def two_tower_system(
     module: TwoTower,
@@ -96,7 +107,7 @@ def two_tower_system(
     compared: str,
     frozen: tuple[str, ...] = (),
     cached_tokens: tuple[str, ...] = (),
-) -> System:
+) -> PretrainingSystem:
     """Pure functions around a :class:`TwoTower` module.
 
     Args:
@@ -122,7 +133,7 @@ def two_tower_system(
 
         return apply
 
-    return System(
+    return PretrainingSystem(
         init=init,
         loss=loss,
         image_features=evaluated("image_features"),

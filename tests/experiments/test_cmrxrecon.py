@@ -22,7 +22,7 @@ from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.learned import Learned, open_run
 from medjax.mri.reconstruction import run as train
 from medjax.mri.scans import open_scans
-from medjax.mri.systems import KernelConfig, Trained, build
+from medjax.mri.systems import ReconstructionKernels, Trained, build
 from medjax.mri.unrolled import SYSTEMS as MULTI_COIL
 from medjax.mri.unrolled import UnrolledConfig
 from medjax.mri.varnet import VarNetConfig
@@ -403,7 +403,7 @@ def test_a_system_of_fixed_scale_sees_the_magnitude_it_was_trained_on(
     )
     # Written out: half of the largest pixel is what "discs" had.
     factor = 0.5 / float(sense.rss(ifft2c(kspace)).max())
-    alone = jax.jit(build(SMALL_LATENT, KernelConfig()).reconstruct)
+    alone = jax.jit(build(SMALL_LATENT, ReconstructionKernels()).reconstruct)
 
     def error(factor):
         batch = {"kspace": kspace * factor, "mask": mask, "sensitivities": maps}

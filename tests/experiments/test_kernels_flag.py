@@ -10,7 +10,7 @@ import pytest
 from experiments import convirt
 from medjax.train.log import read_metrics
 from medjax.vlp import pretraining
-from medjax.vlp.pretraining import KernelConfig
+from medjax.vlp.pretraining import ContrastKernels
 from medjax_kernels import compat
 from medjax_kernels.contrastive import select
 
@@ -29,7 +29,7 @@ def losses(folder, implementation):
     preset = convirt.PRESETS["tiny"]
     config = change(
         preset,
-        kernels=KernelConfig(implementation),
+        kernels=ContrastKernels(implementation),
         data=change(
             preset.data,
             patients=40,

@@ -20,21 +20,21 @@ from medjax.mri.reconstruction import run
 from medjax.mri.reconstruction_report import fit_rows, voxels
 from medjax.mri.reconstruction_scores import evaluate, zero_filled
 from medjax.mri.scans import (
-    DataConfig,
+    ScansConfig,
     batch_of,
     find_set,
     open_scans,
     training_batches,
 )
 from medjax.mri.series import fully_sampled
-from medjax.mri.systems import KernelConfig, build
+from medjax.mri.systems import ReconstructionKernels, build
 from medjax.mri.unrolled import UnrolledConfig
 from medjax.report.run import without_nan
 from medjax.train.log import read_metrics
 from medjax.train.optimizer import OptimizerConfig
 
 TIMED = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
-DATA = DataConfig(
+DATA = ScansConfig(
     series="t2",
     height=24,
     width=24,
@@ -178,28 +178,30 @@ def test_the_kernels_flag_reaches_data_consistency(scans):
     )
     batch = batch_of(scans.test[0], acceleration=4, acs=6)
     for config in small_networks:
-        variables = jax.jit(build(config, KernelConfig()).init)(
+        variables = jax.jit(build(config, ReconstructionKernels()).init)(
             jax.random.key(0), batch
         )
         one, other = (
-            jax.jit(build(config, KernelConfig(name)).reconstruct)(variables, batch)
+            jax.jit(build(config, ReconstructionKernels(name)).reconstruct)(
+                variables, batch
+            )
             for name in ("xla_fft", "xla_dft")
         )
         np.testing.assert_allclose(one, other, atol=1e-5)
         assert (np.asarray(one) != np.asarray(other)).any()
         with pytest.raises(NotImplementedError, match="tpu"):
-            build(config, KernelConfig("tpu")).reconstruct(variables, batch)
+            build(config, ReconstructionKernels("tpu")).reconstruct(variables, batch)
 
 
 def test_single_coil_series_take_the_single_coil_system_and_its_kernels(scans):
     config = dataclasses.replace(SINGLE_COIL["tiny"], network=SYSTEM.network)
     row = {name: scans.test[0][name][..., :1, :, :] for name in DATA_OF_COILS}
     batch = batch_of(row, acceleration=4, acs=6)
-    system = build(config, KernelConfig())
+    system = build(config, ReconstructionKernels())
     variables = jax.eval_shape(system.init, jax.random.key(0), batch)
     image = jax.eval_shape(system.reconstruct, variables, batch)
     assert image.shape == (1, 3, 24, 24) and image.dtype == np.complex64
-    other = build(config, KernelConfig("tpu"))
+    other = build(config, ReconstructionKernels("tpu"))
     with pytest.raises(NotImplementedError, match="tpu"):
         jax.eval_shape(other.reconstruct, variables, batch)
     many = batch_of(scans.test[0], acceleration=4, acs=6)

@@ -149,7 +149,7 @@ def differentiated(request):
     The Restormer's gradients have their own test (they are slow to compile).
     """
     unet = request.param == "unet"
-    config = lt.SystemConfig(
+    config = lt.SingleCoilConfig(
         UNET if unet else RESTORMER,
         scale=10.0,
         domain="image" if unet else "kspace",
@@ -208,6 +208,6 @@ def test_several_coils_are_refused():
     batch = single_coil_batch()
     batch["kspace"] = jnp.tile(batch["kspace"], (1, 1, 2, 1, 1))
     batch["sensitivities"] = jnp.tile(batch["sensitivities"], (1, 2, 1, 1))
-    system = lt.latent_transformer_system(lt.SystemConfig(UNET))
+    system = lt.latent_transformer_system(lt.SingleCoilConfig(UNET))
     with pytest.raises(ValueError, match="2 coils, expected 1"):
         jax.eval_shape(system.init, jax.random.key(0), batch)

@@ -154,7 +154,7 @@ def test_published_size_and_fixed_prompts():
         "kspace": jax.ShapeDtypeStruct((1, 5, 2, 16, 16), jnp.complex64),
         "mask": jax.ShapeDtypeStruct((1, 1, 16, 1), jnp.bool_),
     }
-    system = promptmr.promptmr_system(promptmr.SYSTEMS["repo"])
+    system = promptmr.promptmr_system(promptmr.CONFIGS["repo"])
     shapes = jax.eval_shape(system.init, jax.random.key(0), batch)
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert abs(total / 82e6 - 1) < 0.01  # "82 M" in the paper's table

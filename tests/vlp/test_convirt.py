@@ -17,7 +17,7 @@ from medjax.nn.bert import BERTS
 from medjax.train.sharding import flatten
 from medjax.train.state import partition
 from medjax.vlp.augment import AugmentConfig, evaluate
-from medjax.vlp.convirt import PRESETS, ConvirtConfig, convirt
+from medjax.vlp.convirt import CONFIGS, ConvirtConfig, convirt
 from medjax.vlp.datasets.prepared import DrawSentence
 from medjax.vlp.towers import ImageTower, ImageTowerConfig, TextTower, TextTowerConfig
 
@@ -99,7 +99,7 @@ def torch_head(params, x, torch):
 )
 def test_loss_is_that_of_pytorch(preset, pool, reads, still_bert):
     torch = pytest.importorskip("torch", reason="side by side needs the extra: parity")
-    config = dataclasses.replace(PRESETS[preset], augment=STILL)
+    config = dataclasses.replace(CONFIGS[preset], augment=STILL)
     text = TextTowerConfig(checkpoint=still_bert, pool=pool, max_length=TOKENS)
     system = convirt(config, IMAGE, text)
     data = batch()
@@ -137,7 +137,7 @@ def parameters():
 
 def trained(preset, parameters) -> set[str]:
     """Which parts of the network a preset trains."""
-    system = convirt(PRESETS[preset], IMAGE, TextTowerConfig(max_length=TOKENS))
+    system = convirt(CONFIGS[preset], IMAGE, TextTowerConfig(max_length=TOKENS))
     names = flatten(partition(parameters, system.frozen)[0])
     return {
         name.split("/")[2] if name.startswith("text/") else name.split("/")[0]

@@ -14,7 +14,7 @@ from medjax.vlp.aggregation import (
 )
 from medjax.vlp.contrastive import normalise
 from medjax.vlp.imitate import (
-    PRESETS,
+    CONFIGS,
     Compared,
     ImitateConfig,
     findings_weight,
@@ -73,7 +73,7 @@ def expected_contrast(x, y, tau, prior, strength):
 
 @pytest.mark.parametrize("preset", ["repo", "paper"])
 def test_loss_is_the_published_formula(preset):
-    c, config = compared(), PRESETS[preset]
+    c, config = compared(), CONFIGS[preset]
     total, terms = imitate_loss(c, present(), config=config, weight=0.5)
 
     def golden(x, y, tau, prior):
@@ -113,7 +113,7 @@ def test_absent_section_correlates_with_nothing():
     c = compared()
     blank = {"findings": c.priors["findings"], "impression": jnp.ones((N, P))}
     nobody = {"findings": jnp.ones(N), "impression": jnp.zeros(N)}
-    config = dataclasses.replace(PRESETS["paper"])
+    config = dataclasses.replace(CONFIGS["paper"])
     _, terms = imitate_loss(c._replace(priors=blank), nobody, config=config)
     hard = 2 * expected_contrast(*c.diagnosis, 0.2, None, 1.0)
     np.testing.assert_allclose(terms["diagnosis_views"], hard, rtol=2e-6)

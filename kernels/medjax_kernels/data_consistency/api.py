@@ -31,7 +31,7 @@ from jaxtyping import Array, Complex
 
 from medjax_kernels.data_consistency import layout
 from medjax_kernels.data_consistency.dispatch import (
-    Implementation,
+    ConsistencyImplementation,
     choose,
     fused_solve,
     normal,
@@ -60,7 +60,7 @@ def normal_operator(
     maps: Complex[Array, "*m _c _h _w"],
     mask: ArrayLike,
     *,
-    implementation: Implementation | None = None,
+    implementation: ConsistencyImplementation | None = None,
     precision: Precision = "highest",
     lines: int | None = None,
 ) -> Complex[Array, "*n h w"]:
@@ -106,7 +106,7 @@ def gradient_step(
     adjoint_data: Complex[Array, "*a _h _w"],
     *,
     step_size: ArrayLike,
-    implementation: Implementation | None = None,
+    implementation: ConsistencyImplementation | None = None,
     precision: Precision = "highest",
     lines: int | None = None,
 ) -> Complex[Array, "*n h w"]:
@@ -159,7 +159,7 @@ def proximal_solve(
     iterations: int = 10,
     tolerance: float = 0.0,
     per_readout: bool = False,
-    implementation: Implementation | None = None,
+    implementation: ConsistencyImplementation | None = None,
     precision: Precision = "highest",
     lines: int | None = None,
 ) -> Complex[Array, "*n h w"]:
@@ -289,7 +289,7 @@ def blend_image(
     mask: ArrayLike,
     *,
     lam: ArrayLike | None = None,
-    implementation: Implementation | None = None,
+    implementation: ConsistencyImplementation | None = None,
     precision: Precision = "highest",
     lines: int | None = None,
 ) -> Complex[Array, "*n h w"]:
@@ -342,7 +342,7 @@ def varnet_update(
     refinement: Complex[Array, "*r _h _w"],
     *,
     step_size: ArrayLike,
-    implementation: Implementation | None = None,
+    implementation: ConsistencyImplementation | None = None,
     precision: Precision = "highest",
     lines: int | None = None,
 ) -> Complex[Array, "*n c h w"]:

@@ -22,7 +22,7 @@ from medjax_kernels.data_consistency import (
 from medjax_kernels.data_consistency.solve import Fused
 from medjax_kernels.data_consistency.xla import Precision
 
-Implementation = Literal["xla_fft", "xla_dft", "tpu", "gpu"]
+ConsistencyImplementation = Literal["xla_fft", "xla_dft", "tpu", "gpu"]
 IMPLEMENTATIONS = ("xla_fft", "xla_dft", "tpu", "gpu")
 CPU_DENSE_LINES, CPU_DENSE_PIXELS = 48, 32768
 """On a CPU, a mask along the height of at most so many lines is best applied as a dense
@@ -32,14 +32,14 @@ PRECISIONS = ("highest", "high", "default")
 
 
 def choose(
-    implementation: Implementation | None,
+    implementation: ConsistencyImplementation | None,
     precision: Precision,
     lines: int | None,
     image: Array,
     mask: Array,
     *,
     pixels: int,
-) -> tuple[Implementation, int | None]:
+) -> tuple[ConsistencyImplementation, int | None]:
     """Which implementation runs, with which bound; the checks that concern this.
 
     Args:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Complex, Float
 from medjax.mri import sense
 from medjax.mri.espirit import espirit_maps
 from medjax.mri.fourier import fft2c, ifft2c
-from medjax_kernels.data_consistency.dispatch import Implementation
+from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
 
 def zero_filled(kspace: Complex[Array, "*b c h w"]) -> Float[Array, "*b h w"]:
@@ -34,7 +34,7 @@ def cg_sense(
     *,
     lam: ArrayLike = 0.0,
     iterations: int = 30,
-    implementation: Implementation | None = None,
+    implementation: ConsistencyImplementation | None = None,
 ) -> Complex[Array, "*n h w"]:
     """``argmin_x |M F S x - y|^2 + lam |x|^2`` by conjugate gradients.
 

@@ -1,0 +1,125 @@
+"""One run of any experiment: the flags that all have, and from command line to status.
+
+An experiment is presets and one call: its configuration extends :class:`Experiment`,
+and ``main(presets, run, __doc__)`` parses the preset's name and flags, joins the other
+processes, runs, and ends bad input with one sentence (:mod:`medjax.train.ending`).
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from medjax.train.ending import ends_in_words
+from medjax.train.log import import_wandb
+from medjax.train.mesh import LaunchConfig, MeshConfig, launch
+from medjax.train.optimizer import OptimizerConfig
+from medjax.train.settings import TrainConfig
+
+E = TypeVar("E", bound="Experiment")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What every run has; a domain adds its system, data and evaluation."""
+
+    about: tyro.conf.Suppress[str]
+    """What this is, in a line."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Update rule and schedule."""
+    train: TrainConfig = TrainConfig()
+    """Length of the run, and what happens how often."""
+    epochs: float | None = None
+    """Length of the run in passes over the training data; overrides train.steps."""
+    warmup_fraction: float | None = None
+    """Share of the run with rising learning rate; overrides optimizer.warmup-steps."""
+    restart_fraction: float | None = None
+    """Share of the run until the first warm restart; overrides
+    optimizer.restart-period."""
+    mesh: MeshConfig = MeshConfig()
+    """How devices are arranged."""
+    launch: LaunchConfig = LaunchConfig()
+    """How processes find each other."""
+    workdir: Path
+    """Folder of the run; the same command on the same folder resumes."""
+
+    def with_data(self: E, **changes: Any) -> E:
+        """The same run on other data."""
+        data: Any = getattr(self, "data")  # noqa: B009 - a domain's own field
+        return dataclasses.replace(self, data=dataclasses.replace(data, **changes))
+
+    def resolved(
+        self, *, rows: int, batch_size: int, frozen: Sequence[str] = ()
+    ) -> tuple[OptimizerConfig, TrainConfig]:
+        """Epochs and fractions as numbers of steps.
+
+        Args:
+          rows: Of the training data.
+          batch_size: Of the global batch.
+          frozen: Expressions of what the system itself does not train.
+
+        Returns:
+          The update rule with all that is frozen, and the length.
+        """
+        optimizer, train = self.optimizer, self.train
+        if self.epochs is not None:
+            steps = max(1, round(self.epochs * (rows // batch_size)))
+            train = dataclasses.replace(train, steps=steps)
+        if self.warmup_fraction is not None:
+            warmup = round(self.warmup_fraction * train.steps)
+            optimizer = dataclasses.replace(optimizer, warmup_steps=warmup)
+        if self.restart_fraction is not None:
+            period = max(1, round(self.restart_fraction * train.steps))
+            optimizer = dataclasses.replace(optimizer, restart_period=period)
+        frozen = (*optimizer.frozen, *frozen)
+        return dataclasses.replace(optimizer, frozen=frozen), train
+
+
+def command(
+    presets: Mapping[str, E],
+    about: str | None,
+    arguments: Sequence[str] | None = None,
+) -> E:
+    """The command line as a configuration: preset name first, then flags.
+
+    Args:
+      presets: Configurations by name; ``tiny`` is what no name means.
+      about: What ``--help`` says of the experiment.
+      arguments: The command line; default this process's.
+
+    Returns:
+      The chosen preset with the flags' changes.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] not in (*presets, "-h", "--help"):
+        given = ["tiny", *given]
+    return tyro.extras.overridable_config_cli(
+        {name: (preset.about, preset) for name, preset in presets.items()},
+        args=given,
+        prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
+        description=f"{about}\nNo preset means tiny.",
+    )
+
+
+@ends_in_words
+def main(
+    presets: Mapping[str, E], run: Callable[[E], object], about: str | None
+) -> None:
+    """Parses the command line, joins the other processes, and runs.
+
+    Args:
+      presets: Configurations by name; ``tiny`` is what no name means.
+      run: Trains, evaluates and reports.
+      about: What ``--help`` says of the experiment.
+
+    Returns:
+      The status of the process.
+    """
+    config = command(presets, about)
+    if config.train.wandb is not None:
+        import_wandb()
+    launch(config.launch)
+    run(config)
