@@ -9,47 +9,29 @@ Two roads to the square are in use by the systems here, and their pixels differ:
   antialiasing; the aspect ratio is lost. The released code stretches to 256 before
   the cast to ``uint8``, which turns the brightest pixel black; here it is 255.
 
-Of a DICOM file only the pixels and the tags needed to show them are read. Messages name
-the file and the kind of fault, never the value of a tag.
+What a file declares (depth, orientation, pages) is applied or refused by name. DICOM is
+read by ``medjax.data.dicom``.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Num, UInt8
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 
-from medjax.data.boundary import DataError
+from medjax.data.boundary import DataError, affordable, finite, reading
+from medjax.data.dicom import is_dicom, read_dicom
+from medjax.data.grey import luminance, stretch
 
 ResizeMode = Literal["mgca", "imitate"]
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
-SHOWING_TAGS = [
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PlanarConfiguration",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "ModalityLUTSequence",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "VOILUTSequence",
-    "VOILUTFunction",
-    "WindowCenter",
-    "WindowWidth",
-    "PixelData",
-]
-
-
-class ImageError(DataError):
-    """A file that is missing, unreadable, truncated, blank, or no single grey image."""
+DEEP = ("LA;16B", "RGB;16B", "RGBA;16B")
+"""PNG of 16 bits whose samples Pillow would cut to 8."""
+ORIENTATION = 274  # of EXIF, and the next two of TIFF
+TIFF_PHOTOMETRIC = 262
+WHITE_IS_ZERO = 0
 
 
 @dataclass(frozen=True)
@@ -71,100 +53,78 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w"]:
 
     Colour becomes luminance. More than 8 bits are stretched from the darkest to the
     brightest value (the range in use is not stated in such files), except in a DICOM
-    that states a window.
+    that states a window. The orientation that EXIF declares is applied.
 
     Args:
         path: The file; DICOM is recognised by content, not by name.
 
     Raises:
-        ImageError: Naming the file, if it is missing, unreadable, truncated or not one
-            single image.
+        DataError: Naming the file, if it is unreadable, truncated or not one single
+            image of finite numbers.
+        FileNotFoundError: No such file.
+        ImportError: A DICOM file where pydicom is not installed.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(132)
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror}") from None
-    if head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):
-        return _read_dicom(path)
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-            if image.mode.startswith(("I", "F")):
-                return _stretch(np.asarray(image))
-            return np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: unreadable image ({error})") from None
+    with reading(path, "image"), path.open("rb") as file:
+        if is_dicom(path, file.read(132)):
+            return read_dicom(path)
+        # Opened by name, a TIFF is mapped into memory, and one to be turned by a
+        # quarter then comes out with its rows in disorder (Pillow 13).
+        with Image.open(file, formats=FORMATS) as image:
+            affordable(path, image.size, "uint8", "the image")
+            # The further pictures of a camera's JPEG (MPO) are previews of the first.
+            if getattr(image, "is_animated", False) and image.format != "MPO":
+                raise DataError(f"{path}: several pages or frames, expected one image")
+            return _grey(path, image)
 
 
-def _read_dicom(path: Path) -> UInt8[np.ndarray, "h w"]:
-    try:
-        import pydicom
-    except ImportError as error:
-        raise ImportError("DICOM files need pydicom: medjax[medical]") from error
-    try:
-        data = pydicom.dcmread(path, specific_tags=[*SHOWING_TAGS], force=True)
-        if "PixelData" not in data:
-            raise ImageError(f"{path}: not a DICOM image (no pixel data)")
-        pixels = data.pixel_array
-    except ImageError:
-        raise
-    except Exception as error:
-        # pydicom's messages may quote what a tag held; its kind of error is enough.
-        raise ImageError(f"{path}: unreadable DICOM ({type(error).__name__})") from None
-    if int(data.get("NumberOfFrames", 1) or 1) != 1:
-        raise ImageError(f"{path}: a DICOM series of several frames, expected one")
-    if pixels.ndim == 3:
-        pixels = pixels @ np.asarray([0.299, 0.587, 0.114])
-        return np.clip(pixels, 0, 255).astype(np.uint8)
-    shown = _show(pixels, data)
-    inverted = data.get("PhotometricInterpretation") == "MONOCHROME1"
-    return 255 - shown if inverted else shown
+def _grey(path: Path, image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w"]:
+    """An opened image, upright and in eight bits."""
+    inverted = False
+    if (raw := _raw_mode(image)) in DEEP:
+        values = _deep(path, image, raw)
+    elif image.mode.startswith(("I", "F")):
+        # Pillow inverts a TIFF whose zero is white up to 8 bits, not beyond.
+        tags = getattr(image, "tag_v2", {})
+        inverted = tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
+        values = np.asarray(image)
+    elif ";16" in raw or ";12" in raw:
+        raise DataError(
+            f"{path}: {raw.split(';')[0]} of more than 8 bits in {image.format}; save "
+            "it as grey of 16 bits"
+        )
+    else:
+        return np.asarray(ImageOps.exif_transpose(image).convert("L"))
+    shown = stretch(finite(path, values, "the image"))
+    upright = Image.fromarray(255 - shown if inverted else shown)
+    if orientation := image.getexif().get(ORIENTATION):
+        upright.getexif()[ORIENTATION] = orientation
+    return np.asarray(ImageOps.exif_transpose(upright))
 
 
-def _show(pixels: Num[np.ndarray, "h w"], data: Any) -> UInt8[np.ndarray, "h w"]:
-    """Modality values, then the first window (DICOM PS3.3 C.11.2), then eight bits."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-
-    # What the detector did not see is declared so, and must not set the grey range.
-    padding = data.get("PixelPaddingValue")
-    seen = np.ones(pixels.shape, bool) if padding is None else pixels != padding
-    values = np.asarray(apply_modality_lut(pixels, data))
-    if data.get("VOILUTSequence"):
-        return _stretch(np.asarray(apply_voi_lut(values, data)), seen)
-    center, width = (_first(data.get(k)) for k in ("WindowCenter", "WindowWidth"))
-    if center is not None and width is not None and width >= 1:
-        x = values.astype(np.float64)
-        match data.get("VOILUTFunction", "LINEAR"):
-            case "SIGMOID":
-                unit = 1 / (1 + np.exp(np.clip(-4 * (x - center) / width, -50, 50)))
-            case "LINEAR_EXACT":
-                unit = (x - center) / width + 0.5
-            case _:
-                unit = (x - (center - 0.5)) / max(width - 1, 1e-6) + 0.5
-        return np.round(255 * np.clip(unit, 0, 1)).astype(np.uint8)
-    if values.dtype == np.uint8 and data.get("BitsStored") == 8:
-        return values
-    return _stretch(values, seen)
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """How the file holds its samples, by Pillow's name: ``L``, ``RGB;16B``, ..."""
+    tiles = getattr(image, "tile", None) or [(None, None, None, image.mode)]
+    how = tiles[0][3]
+    return str(how[0] if isinstance(how, tuple) else how)
 
 
-def _first(value: Any) -> float | None:
-    """A tag may hold one number, several, or nothing."""
-    if value is None or value == "":
-        return None
-    return float(np.ravel(np.asarray(value, np.float64))[0])
+def _deep(path: Path, image: ImageFile.ImageFile, raw: str) -> Num[np.ndarray, "h w"]:
+    """Samples of 16 bits of a PNG in colour or with alpha, which Pillow cuts to 8.
 
-
-def _stretch(
-    values: Num[np.ndarray, "h w"], seen: np.ndarray | None = None
-) -> UInt8[np.ndarray, "h w"]:
-    """Darkest value seen to 0, brightest to 255."""
-    values = values.astype(np.float64)
-    within = values if seen is None or not seen.any() else values[seen]
-    low, high = within.min(), within.max()
-    unit = (values - low) / max(high - low, 1e-12)
-    return np.round(255 * np.clip(unit, 0, 1)).astype(np.uint8)
+    Pillow keeps the high bytes. The same decoder gives the low ones by another name,
+    and grey with alpha (two samples of 16 bits) is read as four of 8.
+    """
+    tile = image.tile[0]
+    if raw == "LA;16B":
+        image.tile = [tile._replace(args="RGBA")]
+        both = np.asarray(image).astype(np.uint16)
+        return both[..., 0] * 256 + both[..., 1]
+    high = np.asarray(image)[..., :3].astype(np.uint16)
+    with Image.open(path, formats=FORMATS) as again:
+        again.tile = [tile._replace(args=f"{raw[:-1]}L")]
+        low = np.asarray(again)[..., :3]
+    return luminance(high * 256 + low)
 
 
 def fit_square(
@@ -181,10 +141,10 @@ def fit_square(
         The square, and where the image went in it (for boxes).
 
     Raises:
-        ImageError: If all pixels are equal: there is nothing to see.
+        DataError: If all pixels are equal: there is nothing to see.
     """
     if image.min() == image.max():
-        raise ImageError("blank image (all pixels are equal)")
+        raise DataError("blank image (all pixels are equal)")
     return (_pad if mode == "mgca" else _cut)(image, size)
 
 

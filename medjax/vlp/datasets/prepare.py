@@ -32,7 +32,8 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from medjax.data.images import ImageError, Placement, ResizeMode, fit_square, read_image
+from medjax.data.boundary import reading
+from medjax.data.images import Placement, ResizeMode, fit_square, read_image
 from medjax.data.ledger import DataError, Ledger
 from medjax.data.records import Field, read_metadata, write_records
 from medjax.vlp.datasets.study import (
@@ -145,7 +146,7 @@ def prepare(
         for chunk, images in _decoded(studies, texts, config, "image" in fields):
             for study, image in zip(chunk, images, strict=True):
                 bar.update()
-                if isinstance(image, ImageError):
+                if isinstance(image, Exception):
                     ledger.fault(study.id, str(image))
                     continue
                 row = _row(study, texts[study.id], image, tokenizer, patients, config)
@@ -261,7 +262,7 @@ def _fields(
     return fields
 
 
-Picture = tuple[np.ndarray, Placement | None] | ImageError | None
+Picture = tuple[np.ndarray, Placement | None] | DataError | FileNotFoundError | None
 
 
 def _decoded(
@@ -287,15 +288,13 @@ def _decoded(
         return
 
     def load(study: Study) -> Picture:
+        if study.image is None:
+            return DataError("no image")
         try:
-            if study.image is None:
-                raise ImageError("no image")
             image = read_image(study.image)
-            try:
+            with reading(study.image, "radiograph"):
                 return fit_square(image, config.image_size, mode=config.resize)
-            except ImageError as error:
-                raise ImageError(f"{study.image}: {error}") from None
-        except ImageError as error:
+        except (DataError, FileNotFoundError) as error:
             return error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
