@@ -22,6 +22,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much of the mutation test is run; its files are the same every time."""
+    group = parser.getgroup("mutation")
+    add = group.addoption
+    add("--mutations", type=int, default=0, help="damaged files in all, such as 10000")
+    add("--mutation-seed", type=int, default=0, help="other seeds damage otherwise")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of small real files beside the checkout; absent: a named skip."""
