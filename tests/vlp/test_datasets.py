@@ -334,19 +334,19 @@ def test_table(notes):
     assert a.labels == {"edema": 0.0, "x": 1.0}
     assert all(np.isnan(v) for v in b.labels.values())
     assert [(s.id, s.reason) for s in ledger.skipped] == [
-        ("row 3 (c)", "empty report"),
-        ("row 4 (d)", "no image (img/d.png)"),
+        ("notes.csv:4 (c)", "empty report"),
+        ("notes.csv:5 (d)", "no image (img/d.png)"),
     ]
-    with pytest.raises(DataError, match="row 3 .c.: empty report"):
+    with pytest.raises(DataError, match="notes.csv:4 .c.: empty report"):
         table.read(quiet())
 
 
 def test_table_faults(notes):
     with pytest.raises(DataError, match=r"no column \['report'\].*who"):
-        Table(notes, text="report", image=None).read(quiet())
-    with pytest.raises(DataError, match="'kind' is 'x', expected a number"):
+        Table(notes, text="report", image=None, patient="who").read(quiet())
+    with pytest.raises(DataError, match="notes.csv:2: 'kind': expected a number"):
         Table(notes, image=None, labels=("kind",)).read(quiet("skip"))
-    with pytest.raises(DataError, match="unknown split 'p1'"):
+    with pytest.raises(DataError, match="notes.csv:2: unknown split, expected"):
         Table(notes, image=None, split="who").read(quiet())
     with pytest.raises(DataError, match="is no file"):
         Table(notes.parent).read(quiet())
@@ -364,7 +364,7 @@ def test_table_as_jsonl(tmp_path):
     one, two = table.read(quiet("skip"))
     assert (one.text, one.labels, two.patient) == ("Clear lungs.", {"edema": 1.0}, "7")
     assert one.patient == "1"  # no patient known: a row of its own
-    with pytest.raises(DataError, match=r"no column \['pic'\]"):
+    with pytest.raises(DataError, match=r"no key \['pic'\]"):
         Table(tmp_path / "notes.jsonl", image="pic").read(quiet("skip"))
 
 

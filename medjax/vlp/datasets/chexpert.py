@@ -6,7 +6,13 @@
     <root>/CheXpert-v1.0-small/valid.csv
     <root>/CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg
 
+or as the full set is handed out, the training images in batches::
+
+    <root>/CheXpert-v1.0 batch 1 (validate & csv)/train.csv, valid.csv, valid/...
+    <root>/CheXpert-v1.0 batch 2 (train 1)/patient00001/study1/view1_frontal.jpg
+
 The tables' paths begin with the name of the folder, which users rename: it is stripped.
+CheXpert Plus, which has reports, is a table (see ``experiments.prepare``).
 As the literature does, the official ``valid.csv`` (234 images read by radiologists) is
 the test split here, and a validation split is drawn from ``train.csv`` by patient.
 """
@@ -15,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medjax.data.ledger import Ledger
+from medjax.data.tables import read_table
 from medjax.vlp.datasets.study import (
     CHEXPERT_FINDINGS,
     LabelPolicy,
     Study,
     find_one,
-    read_table,
 )
 
 
@@ -34,6 +40,8 @@ class CheXpert:
     """Keep frontal views only."""
     labels: LabelPolicy = LabelPolicy(blank="negative", uncertain="mgca")
     """What blank and uncertain labels become."""
+    suffix: str | None = None
+    """What image files end in, where they were converted: .png."""
 
     name = "chexpert"
     has_text = False
@@ -47,7 +55,9 @@ class CheXpert:
         )
         root = table.parent
         valid = find_one(root, ["valid.csv"], "a CheXpert folder")
-        studies = self._read(root, table, "") + self._read(root, valid, "test")
+        batches = _batches(root)
+        studies = self._read(root, table, "", batches, ledger)
+        studies += self._read(root, valid, "test", {}, ledger)
         ledger.count("images in train.csv and valid.csv", len(studies))
         if self.frontal:
             studies = ledger.keep(
@@ -55,22 +65,46 @@ class CheXpert:
             )
         return studies
 
-    def _read(self, root: Path, table: Path, split: str) -> list[Study]:
-        rows = read_table(
-            table, ["Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_FINDINGS]
-        )
+    def _read(
+        self,
+        root: Path,
+        table: Path,
+        split: str,
+        batches: dict[str, Path],
+        ledger: Ledger,
+    ) -> list[Study]:
+        columns = ["Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_FINDINGS]
         studies = []
-        for row in rows:
+        for line, row in read_table(table, columns, ledger=ledger):
             inside = Path(*Path(row["Path"]).parts[1:])
+            patient = inside.parts[1] if len(inside.parts) > 1 else str(inside)
+            image = root / inside
+            if patient in batches:
+                image = batches[patient] / Path(*inside.parts[2:])
+            where = f"{table.name}:{line}"
             lateral = row["Frontal/Lateral"] == "Lateral"
             studies.append(
                 Study(
                     id=inside.with_suffix("").as_posix(),
-                    patient=inside.parts[1] if len(inside.parts) > 1 else str(inside),
-                    image=root / inside,
-                    labels={f: self.labels(f, row[f]) for f in CHEXPERT_FINDINGS},
+                    patient=patient,
+                    image=image.with_suffix(self.suffix) if self.suffix else image,
+                    labels={
+                        f: self.labels(f, row[f], where) for f in CHEXPERT_FINDINGS
+                    },
                     split=split,
                     view="Lateral" if lateral else row["AP/PA"] or "Frontal",
                 )
             )
         return studies
+
+
+def _batches(root: Path) -> dict[str, Path]:
+    """Folders of the training patients that lie in batches beside the tables."""
+    if (root / "train").is_dir():
+        return {}
+    folders = [*root.parent.glob("*batch*(train*)"), *root.glob("*batch*(train*)")]
+    return {
+        patient.name: patient
+        for folder in sorted(folders)
+        for patient in (*folder.glob("patient*"), *folder.glob("train/patient*"))
+    }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medjax.data.ledger import Ledger
+from medjax.data.tables import read_text
 from medjax.vlp.datasets.study import Study, find_one
 
 CLASSES = ("normal", "pneumonia", "COVID-19")
@@ -36,7 +37,7 @@ class CovidX:
             table = find_one(
                 self.root, [f"{folder}_COVIDx{self.version}.txt"], "a COVIDx folder"
             )
-            lines = table.read_text().splitlines()
+            lines = read_text(table).split("\n")
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     self._add(studies, line, f"{table.name}:{number}", split, ledger)

@@ -21,13 +21,14 @@ from typing import Literal
 
 import numpy as np
 
+from medjax.data.boundary import reading
 from medjax.data.ledger import DataError, Ledger
+from medjax.data.tables import Row, read_table
 from medjax.vlp.datasets.study import (
     CHEXPERT_FINDINGS,
     LabelPolicy,
     Study,
     find_one,
-    read_table,
 )
 from medjax.vlp.reports import split_sections
 
@@ -62,7 +63,8 @@ class MimicCxr:
         """All image-report pairs that pass the filters."""
         table = self._table("metadata")
         root = table.parent
-        rows = read_table(table, ["dicom_id", "subject_id", "study_id", "ViewPosition"])
+        wanted = ["dicom_id", "subject_id", "study_id", "ViewPosition"]
+        rows = [row for _, row in read_table(table, wanted, ledger=ledger)]
         ledger.count("images in the metadata", len(rows))
         views = "/".join(self.views)
         rows = ledger.keep(
@@ -70,12 +72,14 @@ class MimicCxr:
         )
         split = {
             row["dicom_id"]: row["split"]
-            for row in read_table(self._table("split"), ["dicom_id", "split"])
+            for _, row in read_table(
+                self._table("split"), ["dicom_id", "split"], ledger=ledger
+            )
         }
         rows = ledger.keep(
             "in the official split", rows, lambda row: row["dicom_id"] in split
         )
-        labels = self._labels()
+        labels = self._labels(ledger)
         unlabelled: Mapping[str, float] = (
             {finding: np.nan for finding in CHEXPERT_FINDINGS} if labels else {}
         )
@@ -105,17 +109,21 @@ class MimicCxr:
         patterns = [above + name for above in ABOVE for name in names]
         return find_one(self.root, patterns, "a MIMIC-CXR-JPG folder")
 
-    def _labels(self) -> dict[str, Mapping[str, float]]:
+    def _labels(self, ledger: Ledger) -> dict[str, Mapping[str, float]]:
         if self.labeler == "none":
             return {}
-        rows = read_table(self._table(self.labeler), ["study_id", *CHEXPERT_FINDINGS])
+        table = self._table(self.labeler)
+        rows = read_table(table, ["study_id", *CHEXPERT_FINDINGS], ledger=ledger)
         return {
-            row["study_id"]: {f: self.labels(f, row[f]) for f in CHEXPERT_FINDINGS}
-            for row in rows
+            row["study_id"]: {
+                f: self.labels(f, row[f], f"{table.name}:{line}")
+                for f in CHEXPERT_FINDINGS
+            }
+            for line, row in rows
         }
 
     def _sections(
-        self, root: Path, rows: list[dict[str, str]], ledger: Ledger
+        self, root: Path, rows: list[Row], ledger: Ledger
     ) -> dict[str, tuple[str, str, str]]:
         """Study to findings, impression and (where asked for) the last paragraph."""
         base = self.reports or root / "files"
@@ -126,8 +134,9 @@ class MimicCxr:
         for row in {row["study_id"]: row for row in rows}.values():
             path = _study(base, row).with_suffix(".txt")
             try:
-                text = path.read_text(encoding="utf-8", errors="replace")
-            except OSError:
+                with reading(path, "report", quote=False):
+                    text = path.read_text(encoding="utf-8", errors="replace")
+            except FileNotFoundError:
                 missing.append(row["study_id"])
                 continue
             found = split_sections(text, faithful=self.faithful)

@@ -12,12 +12,12 @@ same in both tables and are read by position. The official lists are disjoint by
 patient; other splits in use (BenchX, MRM) give other numbers.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 from medjax.data.ledger import Ledger
-from medjax.vlp.datasets.study import Study, check_columns, find_one
+from medjax.data.tables import check_columns, read_records, read_text
+from medjax.vlp.datasets.study import Study, find_one
 
 FINDINGS = (
     "Atelectasis",
@@ -53,9 +53,16 @@ class NihCxr14:
         what = "an NIH ChestX-ray14 folder"
         # The corrected table of 2020 sorts after the one of 2017 and is preferred.
         table = find_one(self.root, ["Data_Entry_2017*.csv"], what)
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = csv.reader(file)
+        records = read_records(table, ledger=ledger)
+        _, header = next(records, (0, []))
         check_columns(table, header[:4], COLUMNS)
+        rows = []
+        for line, row in records:
+            if len(row) < len(COLUMNS):
+                fault = f"{len(row)} cells, expected {len(COLUMNS)} or more"
+                ledger.fault(f"{table.name}:{line}", fault)
+                continue
+            rows.append(row)
         ledger.count(f"images in {table.name}", len(rows))
         split = dict.fromkeys(self._list("train_val_list.txt", what), "")
         split |= dict.fromkeys(self._list("test_list.txt", what), "test")
@@ -65,7 +72,7 @@ class NihCxr14:
         for row in rows:
             present = set(row[1].split("|")) - {"No Finding"}
             if unknown := present - set(FINDINGS):
-                ledger.fault(row[0], f"unknown finding {sorted(unknown)}")
+                ledger.fault(row[0], f"{len(unknown)} findings that are not of the set")
                 continue
             studies.append(
                 Study(
@@ -80,4 +87,4 @@ class NihCxr14:
         return studies
 
     def _list(self, name: str, what: str) -> list[str]:
-        return find_one(self.root, [name], what).read_text().split()
+        return read_text(find_one(self.root, [name], what)).split()

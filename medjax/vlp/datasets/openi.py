@@ -15,15 +15,17 @@ manual MeSH codes, so what is not coded is absent.
 
 import tarfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
+from medjax.data.boundary import DataError, affordable, reading
 from medjax.data.ledger import Ledger
-from medjax.vlp.datasets.study import Study, find_one, read_table
+from medjax.data.tables import read_table
+from medjax.vlp.datasets.study import Study, find_one
 
 # Finding to the MeSH headings that say it.
 FINDINGS = {
@@ -48,6 +50,7 @@ FINDINGS = {
         "stents",
     },
 }
+T = TypeVar("T")
 UNCODED = {"no indexing", "technical quality of image unsatisfactory"}
 
 
@@ -78,7 +81,7 @@ class OpenI:
         """All reports with text, paired with their images if there are any."""
         source = self._source()
         reports = list(
-            _read_table(source)
+            _read_table(source, ledger)
             if source.suffix == ".csv"
             else _read_xml(source, ledger)
         )
@@ -109,9 +112,12 @@ class OpenI:
         views: dict[str, str] = {}
         projections = self.root / "indiana_projections.csv"
         if projections.is_file():
-            rows = read_table(projections, ["uid", "filename", "projection"])
-            views = {_image_key(row["filename"]): row["projection"] for row in rows}
-        files = {_image_key(path.name): path for path in sorted(folder.glob("*.png"))}
+            wanted = ["uid", "filename", "projection"]
+            rows = [r for _, r in read_table(projections, wanted, ledger=ledger)]
+            views = _by_key([(r["filename"], r["projection"]) for r in rows])
+        if not folder.is_dir():
+            raise DataError(f"images: {folder} is not a folder")
+        files = _by_key([(path.name, path) for path in sorted(folder.glob("*.png"))])
         by_report: dict[str, list[str]] = {}
         for key in files:
             by_report.setdefault(key.split("_")[0], []).append(key)
@@ -119,7 +125,7 @@ class OpenI:
             (report, key)
             for report in reports
             for key in (
-                [_image_key(image) for image in report.images]
+                [image_key(image) for image in report.images]
                 or by_report.get(report.id, [])
             )
         ]
@@ -157,45 +163,85 @@ def _study(report: _Report, id: str, image: Path | None, view: str) -> Study:
     )
 
 
-def _image_key(name: str) -> str:
-    """CXR1_1_IM-0001-4001.png and 1_IM-0001-4001.dcm.png are both 1_IM-0001-4001."""
-    stem = name.removesuffix(".png").removesuffix(".dcm")
-    return stem.split("_", 1)[1] if stem.startswith("CXR") else stem
+def image_key(name: str) -> str:
+    """What the names of one image share: the report's number and the film's.
+
+    ``CXR1_1_IM-0001-4001.png`` and ``1_IM-0001-4001.dcm.png`` are both
+    ``1_IM-0001-4001``; ``CXR10_IM-0002-1001`` is ``10_IM-0002-1001``. Several reports
+    have a film ``IM-0002-1001``: without the number they would share it.
+    """
+    stem = name.removesuffix(".png").removesuffix(".dcm").removeprefix("CXR")
+    report, _, film = stem.partition("_")
+    return f"{report}_{film.removeprefix(f'{report}_')}"
+
+
+def _by_key(named: Sequence[tuple[str, T]]) -> dict[str, T]:
+    """Things by the key of their image's name.
+
+    Raises:
+        DataError: Two names have one key, so that films could not be told apart.
+    """
+    found: dict[str, tuple[str, T]] = {}
+    for name, thing in named:
+        other, _ = found.setdefault(image_key(name), (name, thing))
+        if other != name:
+            raise DataError(f"images: {other} and {name} are names of one image")
+    return {key: thing for key, (_, thing) in found.items()}
 
 
 def _read_xml(source: Path, ledger: Ledger) -> Iterator[_Report]:
     for name, content in _documents(source):
         try:
-            root = ElementTree.fromstring(content)
-        except ElementTree.ParseError as error:
+            with reading(source, "XML report", key=name, quote=False):
+                report = _parse(name, content)
+        except DataError as error:
             ledger.fault(name, f"unreadable XML ({error})")
             continue
-        text = {e.get("Label"): e.text or "" for e in root.iter("AbstractText")}
-        yield _Report(
-            id=name.removesuffix(".xml"),
-            findings=" ".join(text.get("FINDINGS", "").split()),
-            impression=" ".join(text.get("IMPRESSION", "").split()),
-            headings=_headings(e.text or "" for e in root.iter("major")),
-            images=tuple(e.get("id", "") for e in root.iter("parentImage")),
-        )
+        yield report
+
+
+def _parse(name: str, content: bytes) -> _Report:
+    root = ElementTree.fromstring(content)
+    text = {e.get("Label"): e.text or "" for e in root.iter("AbstractText")}
+    return _Report(
+        id=name.removesuffix(".xml"),
+        findings=" ".join(text.get("FINDINGS", "").split()),
+        impression=" ".join(text.get("IMPRESSION", "").split()),
+        headings=_headings(e.text or "" for e in root.iter("major")),
+        images=tuple(e.get("id", "") for e in root.iter("parentImage")),
+    )
 
 
 def _documents(source: Path) -> Iterator[tuple[str, bytes]]:
     """XML files of the archive (read in place, nothing is unpacked) or of a folder."""
     if source.is_dir():
         for path in sorted(source.glob("*.xml"), key=lambda p: (len(p.stem), p.stem)):
-            yield path.name, path.read_bytes()
+            with reading(path, "XML report"):
+                content = path.read_bytes()
+            yield path.name, content
         return
+    # Read to the end first: the boundary must not take the blame for what happens
+    # between two reports. All of them are 4 MB.
+    with reading(source, "archive of reports"):
+        found = list(_members(source))
+    yield from found
+
+
+def _members(source: Path) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(source) as archive:
         for member in archive:
+            if not member.isreg() or not member.name.endswith(".xml"):
+                continue
+            affordable(source, (member.size,), "uint8", f"member {member.name}")
             file = archive.extractfile(member)
-            if file is not None and member.name.endswith(".xml"):
+            if file is not None:
                 with file:
                     yield Path(member.name).name, file.read()
 
 
-def _read_table(source: Path) -> Iterator[_Report]:
-    for row in read_table(source, ["uid", "MeSH", "findings", "impression"]):
+def _read_table(source: Path, ledger: Ledger) -> Iterator[_Report]:
+    wanted = ["uid", "MeSH", "findings", "impression"]
+    for _, row in read_table(source, wanted, ledger=ledger):
         yield _Report(
             id=row["uid"],
             findings=" ".join(row["findings"].split()),

@@ -39,6 +39,7 @@ from medjax.data.records import Field, read_metadata, write_records
 from medjax.vlp.datasets.study import (
     Reader,
     Study,
+    check_labels,
     drop_duplicates,
     split_by_patient,
 )
@@ -191,6 +192,7 @@ def _request(reader: Reader, config: PrepareConfig) -> str:
 def _select(reader: Reader, config: PrepareConfig, ledger: Ledger) -> list[Study]:
     """The filters that all data sets share."""
     studies = drop_duplicates(reader.read(ledger), ledger)
+    check_labels(studies)
     if reader.has_text:
         least = config.clean.min_words
         studies = ledger.keep(

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medjax.data.ledger import Ledger
-from medjax.vlp.datasets.study import Study, find_one, read_table
+from medjax.data.tables import read_table
+from medjax.vlp.datasets.study import Study, find_one, number
 
 CLASSES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 
@@ -35,20 +36,21 @@ class RsnaPneumonia:
         labels = find_one(self.root, ["stage_2_train_labels.csv"], what)
         classes = find_one(self.root, ["stage_2_detailed_class_info.csv"], what)
         images = find_one(self.root, ["stage_2_train_images"], what)
-        rows = read_table(labels, ["patientId", "x", "y", "width", "height", "Target"])
+        box = ("x", "y", "width", "height")
+        rows = read_table(labels, ["patientId", *box, "Target"], ledger=ledger)
         ledger.count("rows in stage_2_train_labels.csv", len(rows))
         class_of = {
             row["patientId"]: row["class"]
-            for row in read_table(classes, ["patientId", "class"])
+            for _, row in read_table(classes, ["patientId", "class"], ledger=ledger)
         }
         boxes: dict[str, list[tuple[float, float, float, float]]] = {}
         target: dict[str, float] = {}
-        for row in rows:
-            name = row["patientId"]
-            target[name] = float(row["Target"])
+        for line, row in rows:
+            name, where = row["patientId"], f"{labels.name}:{line}"
+            target[name] = number(where, "Target", row["Target"])
             found = boxes.setdefault(name, [])
             if row["x"]:
-                x, y, w, h = (float(row[k]) for k in ("x", "y", "width", "height"))
+                x, y, w, h = (number(where, k, row[k]) for k in box)
                 found.append((x, y, w, h))
         ledger.count("images", len(boxes))
         return [

@@ -1,9 +1,6 @@
 """What every data set is read into, and the small tools that all readers use."""
 
-import csv
-import gzip
 import hashlib
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -95,8 +92,8 @@ class LabelPolicy:
     """A finding that may be there. mgca: positive for atelectasis and edema, negative
     for the others, as in the linear probes of MGCA and its successors."""
 
-    def __call__(self, finding: str, value: str) -> float:
-        """The label of one cell of a table."""
+    def __call__(self, finding: str, value: str, where: str = "") -> float:
+        """The label of one cell of a table, of the row ``where``."""
         match value.strip():
             case "":
                 return 0.0 if self.blank == "negative" else np.nan
@@ -106,51 +103,37 @@ class LabelPolicy:
                 choice = {"negative": 0.0, "positive": 1.0, "mgca": mgca}
                 return choice.get(self.uncertain, np.nan)
             case other:
-                return float(other)
+                return number(where, finding, other)
 
 
-def read_table(
-    path: Path, required: Sequence[str], *, delimiter: str = ","
-) -> list[dict[str, str]]:
-    """Rows of a CSV file in UTF-8 or else Windows-1252, with cells stripped.
-
-    Args:
-        path: Ends in ``.gz`` if gzipped.
-        required: Columns that must be there.
-        delimiter: Between cells.
+def number(where: str, column: str, value: str) -> float:
+    """A cell as a finite number.
 
     Raises:
-        DataError: If the file cannot be read or lacks a column; names those it has.
+        DataError: Naming the row and the column, not the value.
     """
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: unreadable table ({error})") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("cp1252", "replace")  # what spreadsheets on Windows write
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header = [column.strip() for column in next(rows, [])]
-    check_columns(path, header, required)
-    return [
-        {k: v.strip() for k, v in zip(header, row, strict=False)}
-        | dict.fromkeys(header[len(row) :], "")
-        for row in rows
-        if row
-    ]
+        found = float(value)
+    except ValueError:
+        found = np.nan
+    if not np.isfinite(found):
+        raise DataError(f"{where}: {column!r}: expected a number")
+    return found
 
 
-def check_columns(path: Path, header: Sequence[str], required: Iterable[str]) -> None:
-    """Refuse a table that lacks a column.
+def check_labels(studies: Iterable[Study]) -> None:
+    """Refuse labels that no probe can be trained or judged by.
 
     Raises:
-        DataError: Naming the missing columns and those that came.
+        DataError: A label that is neither 1, 0 nor unknown; names study and finding.
     """
-    missing = [column for column in required if column not in header]
-    if missing:
-        raise DataError(f"{path}: no column {missing}, the columns are {list(header)}")
+    for study in studies:
+        for finding, value in study.labels.items():
+            if value not in (0.0, 1.0) and not np.isnan(value):
+                raise DataError(
+                    f"{study.id}: label {finding!r} is {value:g}, expected 1, 0 or "
+                    "nothing"
+                )
 
 
 def find_one(root: Path, patterns: Sequence[str], what: str) -> Path:

@@ -6,16 +6,17 @@ an id. Texts are cut into sections where they have headers; a text without heade
 the report as a whole.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from medjax.data.ledger import DataError, Ledger
-from medjax.vlp.datasets.study import Study, check_columns, read_table
+from medjax.data.tables import Row, read_jsonl, read_table
+from medjax.vlp.datasets.study import Study, number
 from medjax.vlp.reports import split_sections
 
 SPLITS = {
@@ -58,11 +59,15 @@ class Table:
     keep_views: tuple[str, ...] = ()
     """Views to keep, such as PA AP; empty: all."""
     labels: tuple[str, ...] = ()
-    """Columns of numeric labels: 1, 0, empty for unknown."""
+    """Columns of labels: 1, 0, empty for unknown, -1 for uncertain."""
+    uncertain: Literal["ignore", "zero", "one"] | None = None
+    """What a label of -1 becomes: unknown, 0 or 1; None: it is refused."""
     classes: str | None = None
     """Column of one class name per row; becomes one label per class."""
     images: Path | None = None
     """Folder that image paths are relative to."""
+    suffix: str | None = None
+    """What image paths end in on disk, where the table says otherwise: .png."""
 
     name = "table"
 
@@ -73,6 +78,7 @@ class Table:
 
     def read(self, ledger: Ledger) -> list[Study]:
         """All rows that have what the flags ask for."""
+        regex = self._patient_regex()
         rows = self._rows(ledger)
         ledger.count(f"rows in {self.root.name}", len(rows))
         rows = self._sound(rows, ledger)
@@ -84,28 +90,15 @@ class Table:
             )
         names = {row[self.classes] for _, row in rows} if self.classes else set()
         classes = sorted(names - {""})
-        return [self._study(number, row, classes) for number, row in rows]
+        return [self._study(line, row, classes, regex) for line, row in rows]
 
-    def _rows(self, ledger: Ledger) -> list[tuple[int, dict[str, str]]]:
+    def _rows(self, ledger: Ledger) -> list[tuple[int, Row]]:
         if not self.root.is_file():
             raise DataError(f"root: {self.root} is no file; expected a CSV or JSONL")
-        if self.root.suffix != ".jsonl":
-            tab = "\t" if ".tsv" in self.root.suffixes else ","
-            rows = read_table(self.root, self._columns(), delimiter=tab)
-            return list(enumerate(rows, 1))
-        rows = []
-        for number, line in enumerate(self.root.read_text().splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                rows.append((number, {k: _cell(v) for k, v in row.items()}))
-            except (json.JSONDecodeError, AttributeError) as error:
-                ledger.fault(f"{self.root.name}:{number}", f"no JSON object ({error})")
-        # A key may be absent from a line; a column that no line has is a mistake.
-        columns = list(dict.fromkeys(k for _, row in rows for k in row))
-        check_columns(self.root, columns, self._columns())
-        return [(n, dict.fromkeys(columns, "") | row) for n, row in rows]
+        if ".jsonl" in self.root.suffixes:
+            return read_jsonl(self.root, self._columns(), ledger=ledger)
+        tab = "\t" if ".tsv" in self.root.suffixes else ","
+        return read_table(self.root, self._columns(), ledger=ledger, delimiter=tab)
 
     def _columns(self) -> list[str]:
         """Every column that the flags name."""
@@ -115,46 +108,69 @@ class Table:
         return list(dict.fromkeys(column for found in columns for column in found))
 
     def _sound(
-        self, rows: list[tuple[int, dict[str, str]]], ledger: Ledger
-    ) -> list[tuple[int, dict[str, str]]]:
+        self, rows: list[tuple[int, Row]], ledger: Ledger
+    ) -> list[tuple[int, Row]]:
         """Rows whose image exists, whose text is not empty and whose split is one."""
         kept = []
-        for number, row in rows:
+        for line, row in rows:
             texts = [
                 _value(n, row) for n in (self.text, self.findings, self.impression)
             ]
             image = self._image(row)
             if self.image and (image is None or not image.is_file()):
-                name = _value(self.image, row) or "none named"
+                name = _shown(_value(self.image, row)) or "none named"
                 fault = f"no image ({name})"
             elif self.has_text and not any(texts):
                 fault = "empty report"
             elif _value(self.split, row).lower() not in SPLITS:
-                fault = f"unknown split {_value(self.split, row)!r}"
+                fault = f"unknown split, expected one of {sorted(set(SPLITS) - {''})}"
             else:
-                kept.append((number, row))
+                kept.append((line, row))
                 continue
-            ledger.fault(f"row {number} ({self._id(number, row)})", fault)
+            name = _shown(_value(self.id, row) or _value(self.image, row))
+            where = f"{self.root.name}:{line}" + f" ({name})" * bool(name)
+            ledger.fault(where, fault)
         needs = ["image"] * bool(self.image) + ["text"] * self.has_text
         ledger.count(f"has {' and '.join(needs)}", len(kept), len(rows) - len(kept))
         return kept
 
     def _image(self, row: Mapping[str, str]) -> Path | None:
         name = _value(self.image, row)
-        return (self.images or self.root.parent) / name if name else None
+        if not name:
+            return None
+        path = (self.images or self.root.parent) / name
+        return path if self.suffix is None else path.with_suffix(self.suffix)
 
-    def _id(self, number: int, row: Mapping[str, str]) -> str:
-        return _value(self.id, row) or _value(self.image, row) or str(number)
+    def _id(self, line: int, row: Mapping[str, str]) -> str:
+        return _value(self.id, row) or _value(self.image, row) or str(line)
 
-    def _study(self, number: int, row: dict[str, str], classes: list[str]) -> Study:
-        id = self._id(number, row)
+    def _patient_regex(self) -> re.Pattern[str] | None:
+        if self.suffix is not None and not self.suffix.startswith("."):
+            raise DataError(f"suffix: expected a point and letters, got {self.suffix}")
+        try:
+            return re.compile(self.patient_regex) if self.patient_regex else None
+        except re.error as error:
+            raise DataError(
+                f"patient_regex: {self.patient_regex!r} is no regular expression "
+                f"({error})"
+            ) from None
+
+    def _study(
+        self,
+        line: int,
+        row: Row,
+        classes: list[str],
+        regex: re.Pattern[str] | None,
+    ) -> Study:
+        id = self._id(line, row)
         patient = _value(self.patient, row) or id
-        if self.patient_regex and (found := re.search(self.patient_regex, patient)):
+        if regex and (found := regex.search(patient)):
             patient = found.group(0)
         text = _value(self.text, row)
         sections = split_sections(text) if text else {}
         sectioned = bool(sections.keys() & {"findings", "impression"})
-        labels = {c: _number(id, c, row[c]) for c in self.labels}
+        where = f"{self.root.name}:{line}"
+        labels = {c: self._label(where, c, row[c]) for c in self.labels}
         if self.classes:
             known = row[self.classes]
             labels |= {c: float(c == known) if known else np.nan for c in classes}
@@ -170,6 +186,23 @@ class Table:
             view=_value(self.view, row),
         )
 
+    def _label(self, where: str, column: str, value: str) -> float:
+        if not value:
+            return np.nan
+        try:
+            label = number(where, column, value)
+        except DataError as error:
+            hint = "a column of class names goes into --classes"
+            raise DataError(f"{error} ({hint})") from None
+        if label == -1 and self.uncertain is not None:
+            return {"ignore": np.nan, "zero": 0.0, "one": 1.0}[self.uncertain]
+        if label not in (0, 1):
+            raise DataError(
+                f"{where}: label {column!r} is {label:g}, expected 1, 0 or nothing "
+                "(--uncertain says what becomes of -1)"
+            )
+        return label
+
 
 def _value(name: str | None, row: Mapping[str, str]) -> str:
     """The cell of a column, or a pattern filled from the row (empty if a part is)."""
@@ -178,20 +211,11 @@ def _value(name: str | None, row: Mapping[str, str]) -> str:
     columns = re.findall(r"{(.*?)}", name)
     if not columns:
         return row[name]
-    return name.format_map(row) if all(row[column] for column in columns) else ""
+    if not all(row[column] for column in columns):
+        return ""
+    return re.sub(r"{(.*?)}", lambda found: row[found[1]], name)
 
 
-def _cell(value: object) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _number(id: str, column: str, value: str) -> float:
-    if not value:
-        return np.nan
-    try:
-        return float(value)
-    except ValueError:
-        raise DataError(
-            f"{id}: label {column!r} is {value!r}, expected a number or nothing "
-            "(a column of class names goes into --classes)"
-        ) from None
+def _shown(cell: str) -> str:
+    """A name that a message may repeat; what could be a report is left out."""
+    return cell if re.fullmatch(r"\S{1,120}", cell) else ""

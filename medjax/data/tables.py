@@ -1,0 +1,212 @@
+"""Tables as people keep them: CSV, TSV and JSONL, gzipped, in any usual encoding.
+
+A row or a header that does not fit is a fault: it is raised or listed with the file's
+name and the line, never bent into shape. What a cell holds may be anything about a
+patient and is in no message; names of columns are, once it is sure that they are names.
+"""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medjax.data.boundary import DataError, reading
+from medjax.data.ledger import Ledger
+
+BYTE_ORDER_MARKS = {
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+Row = dict[str, str]
+Numbered = list[tuple[int, Row]]
+"""Rows with the line of the file that each begins in."""
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, UTF-16 or UTF-32, or else in Windows-1252.
+
+    Args:
+        path: Ends in ``.gz`` if gzipped.
+
+    Returns:
+        The text, its lines ended by ``\\n`` alone.
+
+    Raises:
+        FileNotFoundError: No such file.
+        DataError: It cannot be read, is no intact gzip, or holds bytes that no text
+            has.
+    """
+    with reading(path, "text file", quote=False):
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        marks = [
+            name
+            for mark, name in BYTE_ORDER_MARKS.items()
+            if raw[:4][: len(mark)] == mark
+        ]
+        if marks:
+            text = raw.decode(marks[0])
+        else:
+            if b"\0" in raw:
+                raise DataError(f"{path}: holds zero bytes, so it is no text file")
+            try:
+                text = raw.decode()
+            except UnicodeDecodeError:
+                # What spreadsheets on Windows write.
+                text = raw.decode("cp1252", "replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_table(
+    path: Path, required: Sequence[str], *, ledger: Ledger, delimiter: str = ","
+) -> Numbered:
+    """Rows of a CSV file, with cells stripped.
+
+    Args:
+        path: Ends in ``.gz`` if gzipped.
+        required: Columns that must be there.
+        ledger: Receives rows that do not fit the header.
+        delimiter: Between cells.
+
+    Returns:
+        Every row that fits, by column.
+
+    Raises:
+        FileNotFoundError: No such file.
+        DataError: The file cannot be read, lacks a column or has one twice; or on the
+            first row that does not fit, unless faults are skipped.
+    """
+    records = read_records(path, ledger=ledger, delimiter=delimiter)
+    _, first = next(records, (0, []))
+    header = [column.strip() for column in first]
+    check_columns(path, header, required)
+    rows = []
+    for line, cells in records:
+        if len(cells) > len(header) and not any(
+            c.strip() for c in cells[len(header) :]
+        ):
+            cells = cells[: len(header)]  # commas at the end of a line
+        if len(cells) != len(header):
+            fault = f"{len(cells)} cells, the header has {len(header)}"
+            ledger.fault(f"{path.name}:{line}", fault)
+            continue
+        rows.append((line, {k: v.strip() for k, v in zip(header, cells, strict=True)}))
+    return rows
+
+
+def read_records(
+    path: Path, *, ledger: Ledger, delimiter: str = ","
+) -> Iterator[tuple[int, list[str]]]:
+    """Records of a CSV file by position, each with the line it begins in.
+
+    Empty lines are passed over. A record that is not well formed (a quote that does not
+    close, a cell of more than 131,072 characters) is a fault of the line it begins in,
+    and reading goes on with the next line.
+
+    Raises:
+        FileNotFoundError: No such file.
+        DataError: As for `read_table`.
+    """
+    lines = [f"{line}\n" for line in read_text(path).split("\n")]
+    begin = 0
+    while begin < len(lines):
+        rest = (lines[i] for i in range(begin, len(lines)))
+        reader = csv.reader(rest, delimiter=delimiter, strict=True)
+        done = 0
+        try:
+            for record in reader:
+                if any(cell.strip() for cell in record):
+                    yield begin + done + 1, record
+                done = reader.line_num
+            return
+        except csv.Error as error:
+            # Its text tells of quotes and lengths, not of what a cell holds.
+            ledger.fault(f"{path.name}:{begin + done + 1}", f"no CSV record ({error})")
+            begin += done + 1
+
+
+def read_jsonl(path: Path, required: Sequence[str], *, ledger: Ledger) -> Numbered:
+    """Rows of a file with one JSON object a line.
+
+    Args:
+        path: Ends in ``.gz`` if gzipped.
+        required: Keys that some line must have; where a line lacks one, its cell is
+            empty.
+        ledger: Receives lines that are no object, or hold a list or an object under a
+            required key.
+
+    Returns:
+        Numbers as text, true and false as 1 and 0, null as nothing.
+
+    Raises:
+        FileNotFoundError: No such file.
+        DataError: As for `read_table`.
+    """
+    rows: Numbered = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name}:{number}"
+        try:
+            found = json.loads(line, object_pairs_hook=_object)
+        except json.JSONDecodeError as error:
+            ledger.fault(where, f"no JSON object ({error})")
+            continue
+        except (ValueError, RecursionError) as error:
+            ledger.fault(where, f"no JSON object ({type(error).__name__})")
+            continue
+        if not isinstance(found, dict):
+            ledger.fault(where, "no JSON object")
+            continue
+        nested = [k for k in required if isinstance(found.get(k), dict | list)]
+        if nested:
+            ledger.fault(where, f"{nested}: expected text or a number, got a nest")
+            continue
+        rows.append((number, {k: _cell(v) for k, v in found.items()}))
+    # A key may be absent from a line; one that no line has is a mistake.
+    columns = list(dict.fromkeys(k for _, row in rows for k in row))
+    missing = [column for column in required if column not in columns]
+    if missing:
+        raise DataError(f"{path}: no key {missing}, the keys are {columns[:40]}")
+    return [(n, dict.fromkeys(columns, "") | row) for n, row in rows]
+
+
+def check_columns(path: Path, header: Sequence[str], required: Iterable[str]) -> None:
+    """Refuse a table that lacks a column, or has one twice.
+
+    Raises:
+        DataError: Naming the columns at fault. Those that came are named only if one of
+            them was asked for: the first line of a table without header is data.
+    """
+    required = list(required)
+    missing = [column for column in required if column not in header]
+    if len(missing) < len(required):
+        known = f"the columns are {list(header)}"
+    else:
+        known = (
+            f"and none of those asked for: the first line, of {len(header)} cells, "
+            "must hold the names of the columns"
+        )
+    if missing:
+        raise DataError(f"{path}: no column {missing}, {known}")
+    twice = [column for column in dict.fromkeys(required) if header.count(column) > 1]
+    if twice:
+        raise DataError(f"{path}: several columns are called {twice}, {known}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key comes twice")
+    return found
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return "" if value is None or isinstance(value, dict | list) else str(value).strip()
