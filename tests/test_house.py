@@ -1,6 +1,7 @@
 """The rules of the house, held by walking the import graph."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,16 @@ def test_kernels_know_nothing_of_medjax(path):
 
 def test_kernels_folder_never_shadows_a_package_of_that_name():
     assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+def test_only_one_file_transforms():
+    """XLA gathers a batch to transform it; `medjax_kernels.fft` does not."""
+    every = [*files("medjax"), *files("experiments"), *files("kernels/medjax_kernels")]
+    pattern = re.compile(r"jnp\.fft\.i?r?fftn?2?\(|lax\.fft\(")
+    found = {str(p.relative_to(ROOT)) for p in every if pattern.search(p.read_text())}
+    # The oracle is meant to be read, not run on many devices.
+    oracle = "kernels/medjax_kernels/data_consistency/reference.py"
+    assert found == {"kernels/medjax_kernels/fft.py", oracle}
 
 
 def test_no_drawer_without_a_name():

@@ -143,6 +143,20 @@ def fetch(ref: Any, layout: Any) -> jax.Array:
     return plgpu.load(ref, layout=layout, optimized=False, **options)
 
 
+def needs_devices(primitive: Any) -> None:
+    """Tell JAX that lowering a primitive asks which devices will run it.
+
+    JAX hands them to the lowering of programs with a primitive of which it knows so.
+
+    Args:
+        primitive: one whose lowering goes through ``custom_partitioning``.
+    """
+    # Not exported by any of the three versions.
+    from jax._src import dispatch
+
+    dispatch.prim_requires_devices_during_lowering.add(primitive)
+
+
 def output(
     shape: Sequence[int], dtype: Any, *inputs: jax.Array
 ) -> jax.ShapeDtypeStruct:

@@ -26,6 +26,7 @@ from jaxtyping import Array, Complex, Float
 
 from medjax.mri.coils import unit_phase
 from medjax.mri.fourier import centre_crop
+from medjax_kernels import fft
 
 
 @functools.partial(
@@ -110,5 +111,5 @@ def _image_operator(
     values = jnp.transpose(blocks, (1, 2, 4, 5, 0, 3))  # u_y u_x v_y v_x i j
     filters = jnp.zeros((h, w, c, c), projector.dtype).at[dy, dx].add(values)
     shifted = jnp.fft.ifftshift(filters, axes=(0, 1))
-    spectrum = jnp.fft.ifft2(shifted, axes=(0, 1)) * (h * w / kernel**2)
+    spectrum = fft.ifftn(shifted, (0, 1)) * (h * w / kernel**2)
     return jnp.fft.fftshift(spectrum, axes=(0, 1))

@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Shaped
 
+from medjax_kernels import fft
+
 SPATIAL = (-2, -1)
 """The axes ``h w`` (ky, kx) of every array of this package."""
 
@@ -35,7 +37,7 @@ def centred_fft(
     Returns:
         The transform, of the same shape; ``centred_ifft`` is its inverse and adjoint.
     """
-    shifted = jnp.fft.fftn(jnp.fft.ifftshift(x, axes), axes=axes, norm="ortho")
+    shifted = fft.fftn(jnp.fft.ifftshift(x, axes), axes, norm="ortho")
     return jnp.fft.fftshift(shifted, axes)
 
 
@@ -52,7 +54,7 @@ def centred_ifft(
     Returns:
         The inverse transform, of the same shape.
     """
-    shifted = jnp.fft.ifftn(jnp.fft.ifftshift(x, axes), axes=axes, norm="ortho")
+    shifted = fft.ifftn(jnp.fft.ifftshift(x, axes), axes, norm="ortho")
     return jnp.fft.fftshift(shifted, axes)
 
 

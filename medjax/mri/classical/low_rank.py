@@ -17,6 +17,7 @@ from jaxtyping import Array, Complex
 
 from medjax.mri import sense
 from medjax.mri.classical.sparse import soft_threshold
+from medjax_kernels import fft
 
 
 @functools.partial(jax.jit, static_argnames="iterations")
@@ -53,9 +54,9 @@ def low_rank_plus_sparse(
     ) -> tuple[tuple[Array, Array, Array], None]:
         series, low_rank, sparse = carry
         new_low_rank = shrink_singular_values(series - sparse, low_rank_weight)
-        frequencies = jnp.fft.fft(series - low_rank, axis=0, norm="ortho")
+        frequencies = fft.fftn(series - low_rank, (0,), norm="ortho")
         shrunk = soft_threshold(frequencies, sparse_weight)
-        new_sparse = jnp.fft.ifft(shrunk, axis=0, norm="ortho")
+        new_sparse = fft.ifftn(shrunk, (0,), norm="ortho")
         both = new_low_rank + new_sparse
         series = both - (sense.normal(both, maps, mask) - start)
         return (series, new_low_rank, new_sparse), None
