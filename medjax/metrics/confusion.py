@@ -1,5 +1,8 @@
 """Accuracy, F1, sensitivity and specificity from mergeable counts.
 
+All are of one class *against the rest*, each class a question of its own; none is the
+share of examples whose highest score is at the right class.
+
 A `Confusion` holds the four counts of each class, so that chunks, hosts and shards can
 be counted apart and added. Everything derived from it is computed at the end.
 """
@@ -55,8 +58,12 @@ class Confusion:
         )
 
     @property
-    def accuracy(self) -> Float[np.ndarray, " k"]:
-        """The share that is right."""
+    def binary_accuracy(self) -> Float[np.ndarray, " k"]:
+        """The share that is right about each class, taken as present or not.
+
+        Not multi-class accuracy: of k exclusive classes, who always says the same one
+        is right about (k - 1) / k or more of each of the others.
+        """
         right = self.tp + self.tn
         return _ratio(right, right + self.fp + self.fn)
 

@@ -113,6 +113,7 @@ def walsh_maps(
     Returns:
         Unit-norm maps, real and positive in the coil that is strongest overall.
     """
+    coil_images = at_unit_scale(coil_images)
     product = coil_images[..., :, None, :, :] * jnp.conj(
         coil_images[..., None, :, :, :]
     )
@@ -144,6 +145,7 @@ def inati_maps(
     Returns:
         Unit-norm maps.
     """
+    coil_images = at_unit_scale(coil_images)
     tiny = jnp.finfo(coil_images.real.dtype).tiny
 
     def mean_direction(a: Array) -> Array:
@@ -165,6 +167,29 @@ def inati_maps(
     start = project(mean_direction(coil_images), coil_images)
     _, every = jax.lax.scan(one_round, start, None, length=iterations)
     return normalise_maps(every[-1])
+
+
+def at_unit_scale(
+    coil_images: Complex[Array, "*b c h w"],
+) -> Complex[Array, "*b c h w"]:
+    """The same images, the largest real or imaginary part of each set in [1, 2).
+
+    Maps do not depend on the unit of k-space, but products of four image values do:
+    in float32 they vanish for images of 1e-10. The factor is a power of two, so that
+    nothing is rounded.
+
+    Args:
+        coil_images: images of the coils; sets of zeros stay zeros.
+
+    Returns:
+        Coil images of another unit.
+    """
+    parts = jnp.maximum(jnp.abs(coil_images.real), jnp.abs(coil_images.imag))
+    largest = jnp.max(parts, axis=(-3, -2, -1), keepdims=True)
+    _, exponent = jnp.frexp(jax.lax.stop_gradient(largest))
+    # Bounded, as the factor itself has to be a float.
+    factor = jnp.ldexp(jnp.ones_like(largest), jnp.clip(1 - exponent, -126, 126))
+    return coil_images * factor.astype(coil_images.dtype)
 
 
 def box_mean(x: Complex[Array, "*b h w"], *, size: int) -> Complex[Array, "*b h w"]:

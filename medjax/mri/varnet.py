@@ -90,7 +90,9 @@ def central_lines(
             both sides of the centre, twice the shorter side, one at least.
 
     Returns:
-        The lines that belong to it.
+        The lines that belong to it, ``[h//2 - count//2, h//2 + count - count//2)`` as
+        in :mod:`medjax.mri.masks`. (The published code starts one line later where the
+        height is odd and the count even, and so takes a line that was not sampled.)
     """
     h = mask.shape[1]
     lines = jnp.all(mask, axis=-1).astype(jnp.int32)
@@ -100,7 +102,7 @@ def central_lines(
     count = jnp.maximum(2 * jnp.minimum(above, below), 1)
     if acs_lines is not None:
         count = jnp.full_like(count, acs_lines)
-    start = (h - count + 1) // 2
+    start = h // 2 - count // 2
     row = jnp.arange(h, dtype=count.dtype)[None]
     inside = (row >= start[:, None]) & (row < (start + count)[:, None])
     return inside[..., None]
@@ -126,7 +128,7 @@ def central_block(
 
     def reach(size: int) -> Array:
         """Half the side of the smallest square that a row or column belongs to."""
-        away = jnp.arange(size) - (size + 1) // 2
+        away = jnp.arange(size) - size // 2
         return jnp.where(away < 0, -away, away + 1)
 
     needed = jnp.maximum(*jnp.meshgrid(*map(reach, mask.shape[1:]), indexing="ij"))

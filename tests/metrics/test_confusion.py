@@ -16,9 +16,16 @@ def test_derived_values_equal_scikit_learn():
     for k in range(3):
         truth, said = LABELS[:, k], SCORES[:, k] >= 0.6
         assert counts.f1[k] == pytest.approx(f1_score(truth, said))
-        assert counts.accuracy[k] == pytest.approx(accuracy_score(truth, said))
+        assert counts.binary_accuracy[k] == pytest.approx(accuracy_score(truth, said))
         assert counts.sensitivity[k] == pytest.approx(recall_score(truth, said))
         assert counts.specificity[k] == pytest.approx(recall_score(1 - truth, ~said))
+
+
+def test_accuracy_is_of_one_class_against_the_rest():
+    labels = np.eye(4)[[0, 1, 2, 3]]
+    always_first = np.eye(4)[[0, 0, 0, 0]]  # right about one example of four
+    counts = Confusion.count(always_first, labels)
+    np.testing.assert_array_equal(counts.binary_accuracy, [0.25, 0.75, 0.75, 0.75])
 
 
 def test_chunks_add_up_and_unknown_labels_do_not_count():
@@ -33,7 +40,7 @@ def test_chunks_add_up_and_unknown_labels_do_not_count():
 
 def test_nothing_to_find_has_no_value():
     counts = Confusion.count(np.zeros((3, 1)), np.full((3, 1), np.nan))
-    assert np.isnan(counts.f1[0]) and np.isnan(counts.accuracy[0])
+    assert np.isnan(counts.f1[0]) and np.isnan(counts.binary_accuracy[0])
     # With the shape hook on, as in tests, jaxtyping speaks first.
     with pytest.raises((ValueError, TypeError), match="one shape|labels"):
         Confusion.count(np.zeros((3, 1)), np.zeros((3, 2)))

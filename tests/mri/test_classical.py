@@ -103,9 +103,10 @@ def small_scan(key: int = 0):
 def test_regularisation_is_relative_to_the_scale_of_the_data(method):
     _, maps, mask, kspace = small_scan()
     image = method(kspace, maps, mask)
-    for scale in (1e-4, 1e4):
+    for scale in (1e-12, 1e-4, 1e4, 1e12):
         scaled = method(scale * kspace, maps, mask)
         assert norm(scaled / scale - image) < 1e-3 * norm(image)
+    np.testing.assert_array_equal(method(0 * kspace, maps, mask), 0 * image)
 
 
 def test_tikhonov_sense_solves_its_normal_equations():

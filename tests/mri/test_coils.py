@@ -90,6 +90,32 @@ def test_maps_from_coil_images_match_the_truth(scene, estimate):
     assert agreement(found, maps, inside) > 0.97
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-8, 1e-2, 1e8, 1e12])
+def test_maps_do_not_depend_on_the_unit_of_k_space(scene, scale):
+    _, _, kspace = scene
+    exact = 2.0 ** round(np.log2(scale))  # nothing is rounded, so nothing may differ
+    for estimate in (
+        lambda k: coils.walsh_maps(coils.low_resolution(k, acs=16, columns=16)),
+        lambda k: coils.inati_maps(coils.low_resolution(k, acs=16, columns=16)),
+        lambda k: espirit.espirit_maps(k, calibration=18, kernel=5),
+    ):
+        for found, wanted in zip(
+            jax.tree.leaves(estimate(kspace * exact)),
+            jax.tree.leaves(estimate(kspace)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_scan_of_zeros_has_maps_of_zeros(scene):
+    _, _, kspace = scene
+    low = jnp.zeros_like(kspace)
+    assert not np.any(coils.inati_maps(low))
+    assert np.all(np.isfinite(coils.walsh_maps(low)))
+    maps, values = espirit.espirit_maps(low, calibration=18, kernel=5)
+    assert not np.any(maps) and np.all(np.isfinite(values))
+
+
 def test_inati_maps_are_smooth_in_phase_too(scene):
     maps, inside, kspace = scene
     found = coils.inati_maps(coils.low_resolution(kspace, acs=16, columns=16))

@@ -125,6 +125,65 @@ def test_official_mode_flips_one_frame_and_is_wrong_where_more_are_negative():
     np.testing.assert_allclose(fit.t1_star[0], popt[2], rtol=1e-3)
 
 
+def test_official_mode_ends_at_its_shortest_t1_star_where_the_script_runs_away():
+    t1_star = np.linspace(500, 2000, 12).astype(np.float32)
+    signal = 100 * np.abs(recovery(TI[:, None], 1.0, 1.9, t1_star[None]))
+    fit = fit_t1(jnp.asarray(signal, jnp.float32), jnp.asarray(TI), mode="official")
+    away = np.asarray(fit.t1_star) == 20
+    np.testing.assert_array_equal(away, t1_star > 1100)
+    for i in (4, 5):  # the last that has a minimum, the first that has none
+        flipped = signal[:, i] * np.where(np.arange(9) < 1, -1, 1)
+        popt, _ = curve_fit(
+            lambda t, a, b, c: a * (1 - np.exp(-b * t)) + c,
+            TI,
+            flipped,
+            p0=(350, 0.005, -150),
+            method="trf",
+        )
+        if away[i]:
+            assert 5 < 1 / popt[1] < 15
+        else:
+            np.testing.assert_allclose(fit.t1_star[i], 1 / popt[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["u2", "i2", ">u2", "i4", "f2", "f8", "bfloat16"])
+def test_any_real_type_is_fitted_as_its_float32(dtype):
+    times, echoes = TI.astype("i4"), np.array([0, 35, 55], "i4")
+    t1 = (20_000 * np.abs(recovery(TI, 1.0, 1.9, 1200 / 0.9))).round()[:, None]
+    t2 = (20_000 * np.exp(-echoes / 45)).round()[:, None]
+    cast = jnp.asarray if dtype == "bfloat16" else np.asarray
+    found = (
+        fit_t1(cast(t1, dtype), times).t1,
+        fit_t2(cast(t2, dtype), echoes, method="weighted_log_linear").t2,
+    )
+    wanted = (
+        fit_t1(jnp.asarray(cast(t1, dtype).astype("f4")), jnp.asarray(TI)).t1,
+        fit_t2(
+            jnp.asarray(cast(t2, dtype).astype("f4")),
+            jnp.asarray(echoes, jnp.float32),
+            method="weighted_log_linear",
+        ).t2,
+    )
+    np.testing.assert_array_equal(found, wanted)
+    assert found[0].dtype == jnp.float32
+    if dtype not in ("f2", "bfloat16"):  # those have not digits enough
+        np.testing.assert_allclose(found, [[1200], [45]], atol=1)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-8, 1e8, 1e12])
+def test_the_unit_of_the_signal_changes_no_time(scale):
+    series = np.abs(recovery(TI, 1.0, 1.9, 1200 / 0.9))[:, None]
+    series = jnp.asarray(series * scale, jnp.float32)
+    fit = fit_t1(series, jnp.asarray(TI))
+    np.testing.assert_allclose(fit.t1, 1200, rtol=1e-4)
+    np.testing.assert_allclose(fit.a, scale, rtol=1e-4)
+    echoes = jnp.asarray([0.0, 35.0, 55.0])
+    decay = jnp.exp(-echoes / 45)[:, None] * scale
+    for method in ("log_linear", "weighted_log_linear", "two_parameter"):
+        fit = fit_t2(decay, echoes, method=method)
+        np.testing.assert_allclose(fit.t2, 45, rtol=1e-4)
+
+
 def test_phase_sensitive_images_need_no_search():
     t1_star = np.linspace(300, 1800, 7).astype(np.float32)
     signed = recovery(TI[:, None], 1.0, 1.9, t1_star[None])
@@ -170,6 +229,14 @@ def test_t2_methods_agree_without_noise_and_official_clips():
         np.testing.assert_allclose(fit.m0, 100, rtol=1e-4)
     official = fit_t2(signal, times, method="official").t2
     np.testing.assert_allclose(official, [45, 120, 0], rtol=1e-3)
+    # float32's epsilon on the slope: 1 / (1 / 120 + eps) is 120.0017.
+    rate = 1 / np.asarray(fit_t2(signal, times, method="log_linear").t2)[1]
+    eps = np.finfo(np.float32).eps
+    np.testing.assert_allclose(official[1], 1 / (rate - eps), rtol=1e-6)
+    assert official[1] * rate > 1 + 8 * eps
+    bright = jnp.asarray([[10_001.0, 9_999.0]]) / signal[1, 0] * signal[:, :1]
+    official = fit_t2(bright, times, method="official").t2
+    np.testing.assert_allclose(official, [0, 45], rtol=1e-3)
     exact = fit_t2(signal + 7, times, method="three_parameter")
     np.testing.assert_allclose(exact.t2[:2], t2[:2], rtol=5e-3)
     np.testing.assert_allclose(exact.offset[:2], 7, rtol=0.02)

@@ -112,16 +112,20 @@ def test_ssim_loss_equals_the_published_one(golden):
 
 
 @pytest.mark.parametrize(
-    ("sampled", "expected"),
+    ("height", "sampled", "expected"),
     [
-        ([4, 5, 6, 7, 8], [4, 5, 6, 7]),  # two above the centre (6), two below
-        ([0, 5, 6, 7, 11], [5, 6]),
-        ([0, 1, 2], [6]),
-        (range(12), range(12)),
+        (12, [4, 5, 6, 7, 8], [4, 5, 6, 7]),  # two above the centre (6), two below
+        (12, [0, 5, 6, 7, 11], [5, 6]),
+        (12, [0, 1, 2], [6]),
+        (12, range(12), range(12)),
+        (13, [0, 4, 5, 6, 7], [4, 5, 6, 7]),  # the centre is 6 again
+        (13, range(13), range(12)),
     ],
 )
-def test_central_lines_are_the_symmetric_run_around_the_centre(sampled, expected):
-    mask = np.zeros((1, 12, 1), bool)
+def test_central_lines_are_the_symmetric_run_around_the_centre(
+    height, sampled, expected
+):
+    mask = np.zeros((1, height, 1), bool)
     mask[0, list(sampled)] = True
     found = np.flatnonzero(varnet.central_lines(jnp.asarray(mask)))
     np.testing.assert_array_equal(found, list(expected))
@@ -130,13 +134,13 @@ def test_central_lines_are_the_symmetric_run_around_the_centre(sampled, expected
 def test_the_centre_of_scattered_points_is_their_largest_full_square():
     mask = np.zeros((3, 12, 9), bool)
     mask[0, ::2], mask[0, 4:9] = True, True  # whole lines
-    mask[1, 3:9, 2:8] = True  # 6 by 6, and some more points
+    mask[1, 3:9, 1:7] = True  # 6 by 6, and some more points
     mask[1, 0], mask[1, :, 0] = True, True
     mask[2, 5, 4] = True  # hardly anything
     found = np.asarray(varnet.central_block(jnp.asarray(mask)))
     lines = varnet.central_lines(jnp.asarray(mask[:1]))
     np.testing.assert_array_equal(found[:1], np.broadcast_to(lines, (1, 12, 9)))
-    rows, columns = np.ix_(range(3, 9), range(2, 8))
+    rows, columns = np.ix_(range(3, 9), range(1, 7))
     assert found[1].sum() == 36 and found[1, rows, columns].all()
     assert found[2].sum() == 4
     given = np.asarray(varnet.central_block(jnp.asarray(mask), 4))
@@ -149,7 +153,21 @@ def test_the_centre_of_scattered_points_is_their_largest_full_square():
 
 def test_central_lines_of_a_given_number():
     found = varnet.central_lines(jnp.ones((1, 9, 1), bool), 4)
-    np.testing.assert_array_equal(np.flatnonzero(found), [3, 4, 5, 6])
+    np.testing.assert_array_equal(np.flatnonzero(found), [2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("height", [130, 131])
+@pytest.mark.parametrize("acs", [9, 10])
+def test_the_centre_is_where_masks_put_it_on_even_and_odd_heights(height, acs):
+    mask = masks.equispaced(height, acceleration=4, acs=acs, offset=2)[None]
+    assert not np.any(varnet.central_lines(mask, acs) & ~mask)
+    np.testing.assert_array_equal(
+        varnet.central_lines(mask, acs),
+        masks.equispaced(height, acceleration=height, acs=acs, offset=height // 2)[
+            None
+        ],
+    )
+    assert not np.any(varnet.central_lines(mask) & ~mask)
 
 
 class Convolutions(nn.Module):

@@ -41,7 +41,8 @@ def grappa(
         lam: ridge weight relative to the mean of the normal matrix.
 
     Returns:
-        k-space; its root sum of squares image is the reconstruction.
+        k-space; its root sum of squares image is the reconstruction. Where the
+        calibration holds nothing but zeros (a slice outside the body), holes stay zero.
 
     Raises:
         ValueError: for an even kernel, or a calibration block smaller than the kernel.
@@ -62,6 +63,9 @@ def grappa(
             f"calibration block of {block.shape[1:]} is smaller than the kernel "
             f"{kernel}; give fully sampled lines as calibration"
         )
+    # Weights do not depend on the unit of k-space, but in float32 their normal matrix
+    # vanishes or overflows with it; a power of two rounds nothing.
+    block = block * 2.0 ** -int(np.frexp(np.abs(block).max())[1])
     fit = _windows(block, ky, kx).reshape(c, -1, ky * kx)
     beside = ((0, 0), (0, 0), (ky // 2, ky // 2), (kx // 2, kx // 2))
     every = np.pad(frames, beside)
@@ -105,6 +109,8 @@ def _weights(
     n = neighbours.size
     source = np.moveaxis(fit[:, :, neighbours], 0, 1).reshape(positions, c * n)
     normal = source.conj().T @ source
+    if not normal.any():
+        return np.zeros((c, n, c), fit.dtype)
     ridge = lam * np.linalg.norm(normal) / (c * n)
     right = source.conj().T @ fit[:, :, centre].T
     weights = np.linalg.solve(normal + ridge * np.eye(c * n, dtype=normal.dtype), right)
