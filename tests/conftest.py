@@ -10,6 +10,14 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+# Most of the suite's time is XLA's: four fifths of it goes with LLVM's optimisation,
+# which changes how fast a program is and not what it computes. JAX 0.10 can be asked
+# for the older, lighter code generator as well. Programs that tests start inherit both.
+_XLA_FLAGS = ["--xla_backend_optimization_level=0"]
+if jax.__version_info__ < (0, 11):
+    _XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([*_XLA_FLAGS, os.environ.get("XLA_FLAGS", "")])
+
 # Shapes in signatures are checked on every call, in tests only. Not by the pytest
 # option of jaxtyping: it splits a checker with arguments at its commas.
 install_import_hook(

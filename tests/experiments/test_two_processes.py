@@ -19,8 +19,7 @@ def start_mflag(workdir, name, devices, *flags):
     """M-FLAG, whose report tower is read once."""
     command = ["-m", "experiments.mflag", *FLAGS, *flags, "--workdir", str(workdir)]
     command += ["--launch.cpu-devices", str(devices)]
-    # XLA's flags of the tests count more devices.
-    return start(command, workdir.parent / f"{name}.log", flags="")
+    return start(command, workdir.parent / f"{name}.log")
 
 
 def test_two_processes_prepare_train_evaluate_and_report_as_one(tmp_path):

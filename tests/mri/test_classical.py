@@ -51,9 +51,9 @@ def test_golden_numbers_on_the_real_phantom(phantom, acceleration):
         (classical.cg_sense(measured, maps, mask, iterations=30), cg),
     ):
         found = scores(image, reference)
-        assert round(found["nmse"], 5) == golden[0]
-        assert round(found["ssim"], 4) == golden[1]
-        assert round(found["psnr"], 2) == golden[2]
+        # To half of the last digit noted: rounding ours would stand on a knife's edge.
+        for name, value, digits in zip(found, golden, (5, 4, 2), strict=True):
+            assert found[name] == pytest.approx(value, abs=0.51 * 10.0**-digits), name
 
 
 def test_every_method_beats_zero_filling_on_the_real_phantom(phantom):
