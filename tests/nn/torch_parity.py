@@ -1,4 +1,4 @@
-"""What the parity tests share: random networks, and one measure of agreement."""
+"""What the parity tests share: random networks in PyTorch, and their layout."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import torch
 
-TOLERANCE = 1e-4
+from tests.nn.agreement import TOLERANCE as TOLERANCE
+from tests.nn.agreement import close as close
+from tests.nn.agreement import relative_error as relative_error
 
 
 def build(network: Callable[[Any], torch.nn.Module], config: Any) -> torch.nn.Module:
@@ -37,17 +39,3 @@ def channels_first(images: jax.Array) -> torch.Tensor:
 
 def channels_last(images: torch.Tensor) -> np.ndarray:
     return images.detach().permute(0, 2, 3, 1).numpy()
-
-
-def relative_error(
-    ours: jax.Array | np.ndarray, theirs: np.ndarray | torch.Tensor
-) -> float:
-    """Largest difference, in units of the largest value."""
-    if isinstance(theirs, torch.Tensor):
-        theirs = theirs.detach().numpy()
-    assert ours.shape == theirs.shape
-    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
-
-
-def close(ours: jax.Array | np.ndarray, theirs: np.ndarray | torch.Tensor) -> bool:
-    return relative_error(ours, theirs) < TOLERANCE
