@@ -27,6 +27,7 @@ import tyro
 
 from experiments import convirt, imitate, mflag
 from experiments.compare.publishing import cell, publish, spread
+from medjax.data.boundary import reading
 from medjax.train.ending import ends_in_words
 from medjax.train.mesh import LaunchConfig, cpu_devices, launch, make_mesh
 from medjax.train.sharding import load_into, replicated
@@ -134,11 +135,13 @@ def _finished_run(
     budget = [config.steps, config.language_steps, config.patients]
     kept = folder / "result.json"
     if kept.exists():
-        result = json.loads(kept.read_text())
-        if result["budget"] != budget:
+        with reading(kept, "result of a finished run"):
+            result = json.loads(kept.read_text())
+            found = result["budget"]
+        if found != budget:
             raise ValueError(
                 f"workdir: {folder} was run with (steps, language_steps, patients) = "
-                f"{result['budget']}, now {budget}: use another workdir"
+                f"{found}, now {budget}: use another workdir"
             )
         return result["row"]
     tower = train_language_model(

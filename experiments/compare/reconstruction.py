@@ -28,6 +28,7 @@ import numpy as np
 import tyro
 
 from experiments.compare.publishing import cell, publish, spread
+from medjax.data.boundary import reading
 from medjax.mri import series
 from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.reconstruction import Reconstruction, train
@@ -183,10 +184,12 @@ def _finished_run(
     asked.append(repr(config.data))
     kept = folder / "result.json"
     if kept.exists():
-        result = json.loads(kept.read_text())
-        if result["budget"] != asked:
+        with reading(kept, "result of a finished run"):
+            result = json.loads(kept.read_text())
+            found = result["budget"]
+        if found != asked:
             raise ValueError(
-                f"workdir: {folder} was run with {result['budget']} (steps, rate, "
+                f"workdir: {folder} was run with {found} (steps, rate, "
                 f"data), now {asked}: use another workdir"
             )
         return result

@@ -11,7 +11,7 @@ one of the documented errors, with the file's name.
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +97,7 @@ def finite(path: str | Path, array: np.ndarray, what: str) -> np.ndarray:
         DataError: If a value is NaN or infinite; the message says how many and where
             the first is.
     """
-    if array.dtype.kind not in "fc":
+    if array.dtype.kind not in "fc" and "float" not in array.dtype.name:  # bfloat16
         return array
     good = np.isfinite(array)
     if not good.all():
@@ -108,3 +108,16 @@ def finite(path: str | Path, array: np.ndarray, what: str) -> np.ndarray:
             f"{array.size}, the first at {first}"
         )
     return array
+
+
+def in_short(names: Iterable[object], most: int = 8) -> str:
+    """Names in a message: the first of them, cut short, and how many more there are.
+
+    Args:
+        names: What a file holds or lacks; a damaged one may hold thousands.
+        most: How many to write out.
+    """
+    every = list(names)
+    shown = ", ".join(repr(name)[:160] for name in every[:most])
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return f"[{shown}]{more}"

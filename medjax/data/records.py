@@ -32,6 +32,9 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 from PIL import Image
 
+from medjax.data.boundary import DataError, in_short, reading
+from medjax.data.documents import fits, read_json
+
 METADATA = "metadata.json"
 FORMAT = 1
 SHARD = 4096  # rows of one file: 270 MB of 256 px images
@@ -82,13 +85,35 @@ class Field:
         if self.kind == "text":
             return value.decode()
         if self.kind == "png":
-            with Image.open(io.BytesIO(value)) as image:
+            with Image.open(io.BytesIO(value), formats=["PNG"]) as image:
+                h, w = self.shape
+                if (image.size, image.mode) != ((w, h), "L"):
+                    raise ValueError(f"expected grey {w} x {h}, got {image}")
                 return np.asarray(image)
         shape = tuple(-1 if n is None else n for n in self.shape)
         array = np.frombuffer(value, self.dtype)
         if array.size == 0 and -1 in shape:  # -1 cannot be inferred from nothing
             shape = tuple(0 if n == -1 else n for n in shape)
         return array.reshape(shape)
+
+    @classmethod
+    def of(cls, described: Sequence[Any]) -> "Field":
+        """The column that ``metadata.json`` describes: kind, shape and dtype.
+
+        Raises:
+            ValueError: If it describes none.
+        """
+        hint = tuple[Literal["array", "png", "text"], list[int | None], str]
+        if not fits(described, hint):
+            raise ValueError(f"expected kind, shape and dtype, got {described!r:.80}")
+        kind, shape, dtype = described
+        ragged = None in shape[1:] or (None in shape and kind != "array")
+        negative = any(n is not None and n < 0 for n in shape)
+        if ragged or negative or (kind == "png" and len(shape) != 2):
+            raise ValueError(f"no {kind} has shape {shape!r:.80}")
+        if np.dtype(dtype).hasobject:
+            raise ValueError(f"dtype {dtype!r:.80} is none of numbers")
+        return cls(kind, tuple(shape), dtype)
 
 
 @dataclass
@@ -234,22 +259,50 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
         folder: A folder that ``write_records`` finished.
 
     Raises:
-        ValueError: If this is not a prepared set, or one of another format version.
+        DataError: If this is not a prepared set, or one of another format version.
     """
     path = Path(folder) / METADATA
     if not path.is_file():
         found = sorted(p.name for p in Path(folder).glob("*"))[:5]
-        raise ValueError(
+        raise DataError(
             f"folder: {folder} is not a prepared set: expected {METADATA} in it, found "
             f"{found or 'nothing'}"
         )
-    metadata = json.loads(path.read_text())
+    metadata = read_json(path, "description of a prepared set")
     if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"folder: {folder} has format {metadata.get('format')}, this version reads "
-            f"format {FORMAT}: prepare it again"
+        raise DataError(
+            f"folder: {path} has format {metadata.get('format')!r:.80}, this version "
+            f"reads format {FORMAT}: prepare it again"
         )
+    described(metadata, "name", str, folder)
+    counts = described(metadata, "splits", dict[str, int], folder)
+    if min(counts.values(), default=0) < 0:
+        raise DataError(f"{path}: 'splits' has a negative number of rows")
+    columns = described(metadata, "fields", dict[str, list], folder)
+    for name, column in columns.items():
+        with reading(path, "description of a column", key=name):
+            Field.of(column)
     return metadata
+
+
+def described(
+    metadata: Mapping[str, Any], key: str, kind: Any, folder: str | Path
+) -> Any:
+    """One thing that a prepared set says of itself, of the type that it must have.
+
+    Args:
+        metadata: From ``read_metadata``.
+        key: Its name.
+        kind: Its type, as :func:`medjax.data.documents.fits` understands them.
+        folder: The set, for messages.
+
+    Raises:
+        DataError: If it is absent or of another type.
+    """
+    if not fits(metadata.get(key), kind):
+        wanted = kind.__name__ if type(kind) is type else kind
+        raise DataError(f"{Path(folder) / METADATA}: expected {wanted} as {key!r}")
+    return metadata[key]
 
 
 class RecordSource:
@@ -270,21 +323,21 @@ class RecordSource:
             fields: Which columns to decode; ``None`` is all. Fewer is faster.
 
         Raises:
-            ValueError: If the folder is no prepared set, or has no such split or field.
+            DataError: If the folder is no prepared set, is damaged, or has no such
+                split or field.
         """
         self.metadata = read_metadata(folder)
         if split not in self.metadata["splits"]:
-            raise ValueError(
+            raise DataError(
                 f"split: {folder} has no {split!r}, "
-                f"only {list(self.metadata['splits'])}"
+                f"only {in_short(self.metadata['splits'])}"
             )
-        known = {
-            k: Field(kind, tuple(shape), dtype)
-            for k, (kind, shape, dtype) in self.metadata["fields"].items()
-        }
+        known = {k: Field.of(v) for k, v in self.metadata["fields"].items()}
         missing = [f for f in fields or () if f not in known]
         if missing:
-            raise ValueError(f"fields: {folder} has no {missing}, only {list(known)}")
+            raise DataError(
+                f"fields: {folder} has no {missing}, only {in_short(known)}"
+            )
         self.fields = {k: known[k] for k in (known if fields is None else fields)}
         self.folder, self.split = Path(folder), split
         self._open()
@@ -293,15 +346,26 @@ class RecordSource:
         import tensorflow_datasets as tfds
         from tensorflow_datasets.proto import tf_example_pb2
 
-        builder = tfds.builder_from_directory(self.folder)
-        self._raw = builder.as_data_source(
-            self.split,  # pyright: ignore[reportCallIssue]
-            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
-        )
+        with reading(self.folder, "prepared set", key=self.split):
+            builder = tfds.builder_from_directory(self.folder)
+            self._raw = builder.as_data_source(
+                self.split,  # pyright: ignore[reportCallIssue]
+                deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+            )
+            # Said here, and not as an IndexError in the midst of a run.
+            if (held := len(self._raw)) != len(self):
+                raise ValueError(f"{held} rows, {METADATA} says {len(self)}")
+            split = builder.info.splits[self.split]
+            files = [path.name for path in split.filepaths]
+            self._shards = files, np.cumsum(split.shard_lengths)
         self._parse = tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_raw", "_parse")}
+        return {
+            k: v
+            for k, v in self.__dict__.items()
+            if k not in ("_raw", "_parse", "_shards")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -314,7 +378,16 @@ class RecordSource:
         return self.metadata["splits"][self.split]
 
     def __getitem__(self, row: SupportsIndex) -> dict[str, Any]:
-        found = self._parse(self._raw[row]).features.feature
-        return {
-            k: f.decode(found[k].bytes_list.value[0]) for k, f in self.fields.items()
-        }
+        try:
+            found = self._parse(self._raw[row]).features.feature
+            return {
+                k: f.decode(found[k].bytes_list.value[0])
+                for k, f in self.fields.items()
+            }
+        except Exception as error:
+            if not -len(self) <= row.__index__() < len(self):
+                raise IndexError(f"{self.folder}: no row {row} in {self!r}") from None
+            names, ends = self._shards
+            shard = names[np.searchsorted(ends, row.__index__() % len(self), "right")]
+            with reading(self.folder / shard, f"shard: row {row}"):
+                raise error

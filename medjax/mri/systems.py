@@ -7,7 +7,6 @@ that made them.
 
 import dataclasses
 import json
-import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 from jax.typing import DTypeLike
 
+from medjax.data.boundary import reading
+from medjax.data.documents import read_json, revive
 from medjax.mri.latent_transformer import SingleCoilConfig, latent_transformer_system
 from medjax.mri.promptmr import PromptMRConfig, promptmr_system
 from medjax.mri.scans import Contrast
@@ -115,29 +116,10 @@ class Trained:
                 f"{workdir} is not the folder of a reconstruction's run: no {RECORD} "
                 "in it (the run's own command on its folder writes one)"
             )
-        try:
-            content = json.loads(path.read_text())
+        what = "record of a trained system of this version"
+        with reading(path, what):
+            content = read_json(path, what)
             kind, _ = FAMILIES[content.pop("family")]
-            system = _revive(kind, content.pop("system"))
-            return _revive(cls, {**content, "system": system})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path}: not what this version writes ({type(error).__name__}: "
-                f"{error})"
-            ) from error
-
-
-def _revive(kind: type, values: Mapping[str, Any]) -> Any:
-    """A dataclass from its ``asdict`` after JSON; absent fields keep their defaults."""
-    hints = typing.get_type_hints(kind)
-
-    def value(name: str, found: Any) -> Any:
-        if name not in hints:
-            raise ValueError(f"{kind.__name__} has no field {name!r}")
-        if isinstance(hints[name], type) and dataclasses.is_dataclass(hints[name]):
-            return _revive(hints[name], found)
-        if hints[name] == DTypeLike:
-            return np.dtype(found)
-        return tuple(found) if isinstance(found, list) else found
-
-    return kind(**{name: value(name, found) for name, found in values.items()})
+            parsers = {DTypeLike: np.dtype}
+            system = revive(kind, content.pop("system"), parsers)
+            return revive(cls, {**content, "system": system})

@@ -28,6 +28,8 @@ import jax
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
+from medjax.data.boundary import DataError, reading
+from medjax.data.documents import parse_json
 from medjax.train.sharding import flatten
 from medjax.train.state import TrainState, merge
 
@@ -49,7 +51,7 @@ class DataState:
     @property
     def state(self) -> Any:
         """What `set_state` takes."""
-        state = json.loads(self._text)
+        state = parse_json(self._text)
         if isinstance(state, dict) and set(state) == {"base64"}:
             return base64.b64decode(state["base64"])
         return state
@@ -99,11 +101,12 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
         self._folder = folder.absolute()
         policy: Any = ocp.training.preservation_policies.LatestN(keep)
-        self._checkpointer = ocp.training.Checkpointer(
-            str(self._folder),
-            preservation_policy=policy,
-            cleanup_tmp_directories=True,
-        )
+        with reading(self._folder, "folder of checkpoints"):
+            self._checkpointer = ocp.training.Checkpointer(
+                str(self._folder),
+                preservation_policy=policy,
+                cleanup_tmp_directories=True,
+            )
 
     @property
     def latest(self) -> int | None:
@@ -134,10 +137,15 @@ class Checkpoints:
             self._checkpointer.wait()
 
     def settings(self, step: int) -> dict[str, Any]:
-        """The settings saved with a step."""
-        metadata = ocp.metadata(str(self._folder / str(step)), "variables")
-        settings: Any = metadata.custom_metadata
-        return dict(settings or {})
+        """The settings saved with a step.
+
+        Raises:
+          DataError: If the checkpoint is damaged.
+        """
+        path = self._folder / str(step)
+        with reading(path, "checkpoint"):
+            settings: Any = ocp.metadata(str(path), "variables").custom_metadata
+            return parse_json(json.dumps(settings or {}))
 
     def restore_data(self, step: int) -> Any:
         """Loads this process's place in the data, for `set_state`.
@@ -146,10 +154,12 @@ class Checkpoints:
           step: Which.
 
         Raises:
-          ValueError: If the number of processes changed and their places differ.
+          DataError: If the number of processes changed and their places differ, or the
+            checkpoint is damaged.
         """
-        loaded = self._checkpointer.load_checkpointables(step, {"data": DataState()})
-        return loaded["data"].state
+        with reading(self._folder / str(step), "checkpoint", key="data"):
+            asked = {"data": DataState()}
+            return self._checkpointer.load_checkpointables(step, asked)["data"].state
 
     def restore(self, step: int, shapes: TrainState) -> TrainState:
         """Loads a state onto the devices of this run, however it was saved.
@@ -162,24 +172,27 @@ class Checkpoints:
           The state.
 
         Raises:
-          ValueError: If the checkpoint holds another model or optimiser.
+          DataError: If the checkpoint is damaged, or holds another model or optimiser.
         """
-        stored: Any = ocp.metadata(str(self._folder / str(step)), "variables").metadata
-        then = {name: tuple(x.shape) for name, x in flatten(stored).items()}
+        path = self._folder / str(step)
+        with reading(path, "checkpoint"):
+            stored: Any = ocp.metadata(str(path), "variables").metadata
+            then = {name: tuple(x.shape) for name, x in flatten(stored).items()}
         now = {name: tuple(x.shape) for name, x in flatten(shapes.variables).items()}
         if differing := sorted(dict(then.items() ^ now.items())):
             name = differing[0]
-            raise ValueError(
-                f"checkpoint {step} is of another model (use another workdir to start "
-                f"afresh): {len(differing)} variables differ; {name} has shape "
-                f"{then.get(name, 'none')} there and {now.get(name, 'none')} here"
+            raise DataError(
+                f"{path}: checkpoint {step} is of another model (use another workdir "
+                f"to start afresh): {len(differing)} variables differ; {name} has "
+                f"shape {then.get(name, 'none')} there and {now.get(name, 'none')} here"
             )
         try:
             loaded = self._checkpointer.load_checkpointables(step, _parts(shapes))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"checkpoint {step} does not fit this optimiser (use another "
-                f"workdir to start afresh): {error}"
+        except Exception as error:  # orbax says neither which file nor which of the two
+            told = " ".join(str(error).split())[:300]
+            raise DataError(
+                f"{path}: checkpoint {step} is damaged or does not fit this optimiser "
+                f"(use another workdir to start afresh): {told}"
             ) from error
         variables = dict(loaded["variables"])
         return TrainState(
@@ -237,7 +250,7 @@ def load_variables(
       ``{"params": ..., "batch_stats": ...}``.
 
     Raises:
-      ValueError: If there is no such checkpoint.
+      ValueError: If there is no such checkpoint, or it is damaged.
     """
     folder, steps = Path(workdir).absolute() / "checkpoints", saved_steps(workdir)
     step = (steps[-1] if steps else None) if step is None else step
@@ -248,15 +261,16 @@ def load_variables(
     names = ["variables"]
     if averaged and (path / "average").exists():
         names.append("average")
-    shapes = {
-        name: jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            ocp.metadata(str(path), name).metadata,
-        )
-        for name in names
-    }
-    loaded = ocp.load_checkpointables(str(path), shapes)
-    variables = dict(loaded["variables"])
-    if "average" in loaded:
-        variables["params"] = merge(variables["params"], loaded["average"])
-    return variables
+    with reading(path, "checkpoint"):
+        shapes = {
+            name: jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+                ocp.metadata(str(path), name).metadata,
+            )
+            for name in names
+        }
+        loaded = ocp.load_checkpointables(str(path), shapes)
+        variables = dict(loaded["variables"])
+        if "average" in loaded:
+            variables["params"] = merge(variables["params"], loaded["average"])
+        return variables

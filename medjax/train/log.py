@@ -16,6 +16,9 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from medjax.data.boundary import DataError, reading
+from medjax.data.documents import fits, parse_json
+
 Scalars = Mapping[str, float | int | None]
 """Names to numbers; None where a number is not known here."""
 
@@ -98,17 +101,13 @@ def truncate(path: Path, step: int) -> None:
     Args:
       path: The file; it need not exist.
       step: Last step to keep.
+
+    Raises:
+      DataError: If another row than the last is damaged.
     """
     if not path.exists():
         return
-    kept = []
-    for text in path.read_text().splitlines():
-        try:
-            row = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if row["step"] <= step:
-            kept.append(text + "\n")
+    kept = [json.dumps(row) + "\n" for row in _rows(path) if row["step"] <= step]
     # Replaced in one move: a kill in between must not cost the whole curve.
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))
@@ -122,10 +121,34 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
       workdir: Folder of the run.
 
     Returns:
-      One dict per row, with its ``step``.
+      One dict per row, with its ``step``; without a last row that a kill cut off.
+
+    Raises:
+      FileNotFoundError: If the run has not written any.
+      DataError: If a row is damaged; names the file and the line.
     """
-    text = (Path(workdir) / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    return _rows(Path(workdir) / "metrics.jsonl")
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    with reading(path, "record of a run's metrics"):
+        lines = path.read_text("utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = parse_json(line)
+        except (ValueError, RecursionError):
+            if number == len(lines):
+                break
+            row = None
+        known = fits(row, dict[str, float | None])
+        if row is None or not known or not fits(row.get("step"), int):
+            raise DataError(
+                f"{path}: line {number} is no row of metrics; expected a JSON object "
+                'with a "step" and numbers'
+            )
+        rows.append(row)
+    return rows
 
 
 def _json_number(value: float | int | None) -> float | int | None:

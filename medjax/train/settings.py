@@ -12,6 +12,8 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
+from medjax.data.boundary import DataError
+from medjax.data.documents import read_json
 from medjax.train.optimizer import OptimizerConfig
 
 logger = logging.getLogger(__name__)
@@ -129,6 +131,9 @@ def write_config(
 
     A later start with another experiment is warned of: whether a changed setting of a
     model or a data set matters, the loop cannot know.
+
+    Raises:
+      DataError: If the workdir holds a config.json that is damaged.
     """
     path = workdir / "config.json"
     if jax.process_index():
@@ -148,8 +153,14 @@ def write_config(
     }
     text = json.dumps(content, indent=2, default=str) + "\n"
     if not path.exists():
-        path.write_text(text)
+        # In one move: a kill in between must not leave half a file to stumble over.
+        draft = path.with_suffix(".tmp")
+        draft.write_text(text)
+        draft.replace(path)
         return
-    then, now = (json.loads(t)["experiment"] or {} for t in (path.read_text(), text))
-    if changed := _changes(then, now):
+    then = read_json(path, "record of a run's settings").get("experiment", {})
+    if not isinstance(then, dict | None):
+        raise DataError(f"{path}: expected settings by name as 'experiment'")
+    now = json.loads(text)["experiment"]
+    if changed := _changes(then or {}, now or {}):
         logger.warning("config.json of this workdir differs: %s", changed)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from medjax.data.ledger import DataError, Ledger
-from medjax.data.records import METADATA, read_metadata
+from medjax.data.records import METADATA, described, read_metadata
 from medjax.vlp.datasets import (
     READERS,
     PrepareConfig,
@@ -86,7 +86,9 @@ class Corpus:
     def __init__(self, folder: Path, *, max_tokens: int) -> None:
         self.folder, self.max_tokens = folder, max_tokens
         self.metadata = read_metadata(folder)
-        self.findings: list[str] = self.metadata["finding_names"]
+        self.findings: list[str] = described(
+            self.metadata, "finding_names", list[str], folder
+        )
 
     @property
     def splits(self) -> tuple[str, ...]:

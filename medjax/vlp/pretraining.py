@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from medjax.data import npz
 from medjax.data.ledger import DataError
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.train.experiment import Experiment
@@ -271,8 +272,7 @@ def training_rows(
     name = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
     path = config.workdir / f"text_features_{name}.npz"
     if path.exists():
-        with np.load(path, allow_pickle=False) as kept:
-            return Rows(source, dict(kept)), source
+        return Rows(source, npz.read(path)), source
 
     def asks(field: str) -> Callable[[Variables, Mapping[str, Array]], Array]:
         return lambda variables, batch: system.text_features(variables, batch[field])

@@ -56,8 +56,9 @@ def load(
     paths = weight_files(source, revision=revision)
     if sha256 is not None:
         check_sha256(paths, sha256)
+    tensors = dict(read_tensors(paths))
     try:
-        return from_torch(dict(read_tensors(paths)), network, variables)
+        return from_torch(tensors, network, variables)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
 

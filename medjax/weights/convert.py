@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from medjax.data.boundary import in_short
 from medjax.typing import Variables
 from medjax.weights.names import TABLES, TO_FLAX, TO_TORCH, Network, Table
 
@@ -69,7 +70,7 @@ def from_torch(
     if any(problems.values()):
         raise ValueError(
             f"tensors: do not fit a {network}; "
-            + "; ".join(f"{k} {sorted(v)}" for k, v in problems.items() if v)
+            + "; ".join(f"{k} {in_short(sorted(v))}" for k, v in problems.items() if v)
         )
     if skipped:
         log.info("%s: left aside %s", network, ", ".join(sorted(skipped)))

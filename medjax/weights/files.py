@@ -5,14 +5,15 @@ runs whatever code it holds; for those there is an error that says how to conver
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
+
+from medjax.data.boundary import DataError, finite, in_short, reading
+from medjax.data.documents import fits, read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -119,15 +120,18 @@ def read_tensors(paths: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
       Each tensor, in the dtype it is stored in.
 
     Raises:
-      ValueError: A file that is not safetensors, or is cut short.
+      DataError: A file that is not safetensors, is cut short, holds a NaN, or a tensor
+        that another file holds as well.
     """
+    seen: set[str] = set()
     for path in paths:
-        try:
-            with safe_open(path, "np") as file:
-                for name in file.keys():
-                    yield name, file.get_tensor(name)
-        except SafetensorError as error:
-            raise ValueError(f"source: {path} is not safetensors: {error}") from error
+        with reading(path, "safetensors file"), safe_open(path, "np") as file:
+            for name in file.keys():
+                if name in seen:
+                    raise DataError(f"{path}: {name[:80]!r} is in another shard, too")
+                seen.add(name)
+                tensor = file.get_tensor(name)
+                yield name, finite(path, tensor, f"tensor {name[:80]!r}")
 
 
 def check_sha256(paths: list[Path], expected: str) -> None:
@@ -153,26 +157,19 @@ def _is_index(path: Path) -> bool:
 
 
 def _shards(index: Path, locate: Callable[[str], Path]) -> list[Path]:
-    names = _read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise ValueError(f"source: expected a weight_map in {index}")
+    names = read_json(index, "shard index").get("weight_map")
+    if not names or not fits(names, dict[str, str]):
+        raise DataError(f"{index}: expected a weight_map of tensors to shards")
+    # A shard lies beside its index: a name is no path, nor longer than names can be.
+    if any(Path(name).name != name or len(name) > 255 for name in names.values()):
+        raise DataError(f"{index}: expected plain file names in weight_map")
     paths = [locate(name) for name in sorted(set(names.values()))]
     absent = [p.name for p in paths if not p.is_file()]
     if absent:
         raise FileNotFoundError(
-            f"source: {index} names shards that are absent: {absent}"
+            f"source: {index} names shards that are absent: {in_short(absent)}"
         )
     return paths
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"source: {path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"source: expected a JSON object in {path}")
-    return content
 
 
 def _if_pickled(names: Iterator[str]) -> str:

@@ -149,3 +149,46 @@ def test_faults_of_the_reader_are_named(folder, tmp_path):
     (folder / "metadata.json").write_text(json.dumps(metadata | {"format": 0}))
     with pytest.raises(ValueError, match="prepare it again"):
         RecordSource(folder, "train")
+
+
+def test_a_shard_that_is_cut_is_named(folder):
+    (shard,) = folder.glob("demo-train.array_record*")
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=f"{shard.name}: .*row 69"):
+        RecordSource(folder, "train")[69]
+
+
+def test_a_set_with_fewer_rows_than_it_says_is_refused(folder):
+    path = folder / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["splits"]["train"] = 71
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="set: 'train': .*70 rows.*says 71"):
+        RecordSource(folder, "train")
+
+
+def test_a_row_that_is_not_there_is_no_fault_of_the_file(folder):
+    with pytest.raises(IndexError, match="no row 70"):
+        RecordSource(folder, "train")[70]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fields": {"ids": ["array", [-3], "int32"]}},
+        {"fields": {"ids": ["array", [None], "object"]}},
+        {"fields": None},
+        {"splits": {"train": "many"}},
+        {"splits": {"train": -1}},
+        {"name": 3},
+    ],
+    ids=str,
+)
+def test_a_description_of_other_types_is_refused_by_name(folder, change):
+    path = folder / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match="metadata.json"):
+        read_metadata(folder)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="metadata.json: not an intact"):
+        read_metadata(folder)

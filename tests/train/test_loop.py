@@ -352,6 +352,16 @@ def test_a_resumed_log_drops_later_rows_and_a_torn_one(tmp_path):
     assert train.read_metrics(tmp_path)[-1] == {"step": 3, "loss": None, "mfu": None}
 
 
+@pytest.mark.parametrize("row", ["{}", "[1]", '{"step": 1, "loss": "x"}', "{"])
+def test_a_damaged_row_of_metrics_is_named(tmp_path, row):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "loss": 1.0}}\n{row}\n{{"step": 2, "loss": 1.0}}\n')
+    with pytest.raises(ValueError, match="metrics.jsonl: line 2"):
+        train.read_metrics(tmp_path)
+    with pytest.raises(ValueError, match="metrics.jsonl: line 2"):
+        truncate(path, 2)
+
+
 def test_wandb_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match=r"medjax\[track\]"):

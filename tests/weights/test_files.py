@@ -118,7 +118,7 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path, name, variable
 def test_damaged_and_missing_files_are_named(tmp_path, saved, variables):
     whole = (saved / "model.safetensors").read_bytes()
     (saved / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="model.safetensors is not safetensors"):
+    with pytest.raises(ValueError, match="model.safetensors: not an intact"):
         load(saved, "bert", variables)
     with pytest.raises(FileNotFoundError, match="no file, no folder, and not a hub id"):
         load(tmp_path / "nowhere", "bert", variables)

@@ -8,7 +8,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Int
 
-from medjax.data.records import RecordSource, read_metadata
+from medjax.data.boundary import DataError
+from medjax.data.records import RecordSource, described, read_metadata
 from medjax.vlp.tokens import Tokenizer, load_tokenizer, pad_ids
 
 TOKENS = ("findings", "impression", "report")
@@ -48,7 +49,9 @@ class PreparedSource:
         """Wrap a split; see ``open_prepared``."""
         self.source, self.fields, self.max_tokens = source, tuple(fields), tokens
         self.metadata = source.metadata
-        self.finding_names: list[str] = self.metadata["finding_names"]
+        self.finding_names: list[str] = described(
+            self.metadata, "finding_names", list[str], source.folder
+        )
         self.transform: Callable[..., dict[str, Any]] | None = (
             DrawSentence(tokens) if "sentence" in fields else None
         )
@@ -61,6 +64,8 @@ class PreparedSource:
 
     def __getitem__(self, row: SupportsIndex) -> dict[str, Any]:
         example = self.source[row]
+        if "sentences" in example:
+            self._check_sentences(example, row)
         for name in TOKENS:
             if name in example:
                 ids = example[name]
@@ -68,6 +73,19 @@ class PreparedSource:
                     example[f"has_{name}"] = np.bool_(len(ids) > EMPTY)
                 example[name] = pad_ids(ids, self.max_tokens)
         return example
+
+    def _check_sentences(self, example: dict[str, Any], row: SupportsIndex) -> None:
+        ends = example["sentence_ends"]
+        starts = np.concatenate([[0], ends[:-1]])
+        if (
+            not len(ends)
+            or (ends <= starts).any()
+            or ends[-1] > len(example["sentences"])
+        ):
+            raise DataError(
+                f"{self.source.folder}: row {row} of {self.source.split!r}: "
+                "'sentence_ends' does not divide 'sentences'"
+            )
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the ids."""

@@ -43,7 +43,10 @@ ROOMS = {
     "runs": ("weights", "records", "run", "checkpoint", "caches"),
 }
 """The formats, by the module that describes them."""
-MENDED = ("images", "dicom")
+MENDED = (
+    *("images", "dicom"),
+    *("weights", "records", "run", "checkpoint", "caches"),
+)
 """Formats without known faults: those of a run that does not ask for all."""
 PLANTED = (
     *("sound", "quoting", "forgetful", "mistyped", "silent"),

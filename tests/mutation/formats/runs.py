@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from medjax.data import npz
 from medjax.data.records import Field, RecordSource, write_records
 from medjax.mri.systems import Trained
 from medjax.mri.varnet import VarNetConfig
@@ -95,8 +96,9 @@ def _build_records(folder: Path) -> None:
 
 
 def _rows(folder: Path) -> list[Any]:
+    """All rows; their numbers may be NaN: a label that is not known."""
     return [
-        source[i]
+        list(source[i])
         for split in ("train", "test")
         for source in [RecordSource(folder / "set", split)]
         for i in range(len(source))
@@ -112,7 +114,7 @@ def _prepared(folder: Path) -> list[Any]:
     for row in rows:  # as a step is compiled for them
         assert row["image"].shape == (8, 8) and row["labels"].shape == (2,), row
         assert row["findings"].shape == row["report"].shape == (5,)
-    return rows
+    return [list(row) for row in rows]
 
 
 def _state(make=jnp.ones) -> TrainState:
@@ -185,8 +187,7 @@ def _build_caches(folder: Path) -> None:
 
 
 def _npz(folder: Path) -> Any:
-    with np.load(folder / "features.npz", allow_pickle=False) as kept:
-        return dict(kept)
+    return npz.read(folder / "features.npz")
 
 
 WEIGHTS = (*m.BYTES, *(inside.in_safetensors,) * 12)
@@ -195,6 +196,7 @@ FORMATS = {
         build=_build_weights,
         reads={"whole": _weights("whole"), "shards": _weights("shards")},
         damage={"*.safetensors": WEIGHTS, "*.index.json": m.JSON},
+        also=("/whole:", "/shards:"),
     ),
     "records": Format(
         build=_build_records,
@@ -228,7 +230,7 @@ FORMATS = {
             "checkpoints/**/*.json": m.JSON,
             "checkpoints/**/*": m.BYTES,
         },
-        also=("checkpoints/2",),
+        also=("run/checkpoints",),
         share=0.3,
     ),
     "caches": Format(
