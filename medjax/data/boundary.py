@@ -85,13 +85,21 @@ def affordable(
         )
 
 
-def finite(path: str | Path, array: np.ndarray, what: str) -> np.ndarray:
+def finite(
+    path: str | Path,
+    array: np.ndarray,
+    what: str,
+    axes: Sequence[str] = (),
+    start: Sequence[int] = (),
+) -> np.ndarray:
     """Hands an array on if all its values are numbers.
 
     Args:
         path: The file that it was read from.
         array: Any dtype; those without NaN pass unseen.
         what: What it is, as a message says it.
+        axes: What its axes are called, where that is known.
+        start: Where in the file's array it starts, along the first axes; else 0.
 
     Raises:
         DataError: If a value is NaN or infinite; the message says how many and where
@@ -102,10 +110,17 @@ def finite(path: str | Path, array: np.ndarray, what: str) -> np.ndarray:
     good = np.isfinite(array)
     if not good.all():
         bad = int(good.size - np.count_nonzero(good))
-        first = tuple(int(i) for i in np.argwhere(~good)[0])
+        first = np.unravel_index(int(np.argmin(good)), good.shape)
+        place = [int(i) for i in first]
+        place[: len(start)] = [
+            i + s for i, s in zip(place[: len(start)], start, strict=True)
+        ]
+        told = f"{tuple(place)}"
+        if len(axes) == array.ndim:
+            told = ", ".join(f"{a} {i}" for a, i in zip(axes, place, strict=True))
         raise DataError(
             f"{path}: {what} has {bad} values that are NaN or infinite of "
-            f"{array.size}, the first at {first}"
+            f"{array.size}, the first at {told}"
         )
     return array
 

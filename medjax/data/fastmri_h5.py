@@ -15,6 +15,10 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
+from medjax.data import hdf5
+from medjax.data.boundary import DataError, finite, reading
+
+WHAT = "fastMRI file"
 REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 
 
@@ -26,7 +30,8 @@ class Slice:
         kspace: complex64 ``[coil, rows, columns]``; single-coil data have one coil.
             Lines of constant column are the phase encodes: fastMRI undersamples ``w``.
         reference: float32 ``[rows, columns]``, or ``None`` (test files).
-        mask: the file's own column mask, or ``None``.
+        mask: the file's own column mask (this slice's, where each has one), or
+            ``None``.
         padding: ``(left, right)``: columns outside ``[left, right)`` were never
             acquired; the whole width without a header.
         recon_size: (rows, columns) to crop images to.
@@ -44,6 +49,20 @@ class Slice:
     attributes: dict[str, Any]
 
 
+def is_fastmri(path: str | Path) -> bool:
+    """Whether an HDF5 file has a ``kspace``, which other formats have not.
+
+    Args:
+        path: any HDF5 file.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        DataError: where the file is damaged.
+    """
+    with hdf5.opened(path, "HDF5 file") as file:
+        return "kspace" in file
+
+
 def count_slices(path: str | Path) -> int:
     """Number of slices of a file.
 
@@ -52,8 +71,12 @@ def count_slices(path: str | Path) -> int:
 
     Returns:
         The size of the leading axis of ``kspace``.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        DataError: where the file is damaged or is not fastMRI's.
     """
-    with _open(Path(path)) as file:
+    with hdf5.opened(path, WHAT) as file:
         return int(_kspace(file, path).shape[0])
 
 
@@ -72,82 +95,102 @@ def read_slice(
 
     Raises:
         FileNotFoundError: where there is no such file.
-        KeyError: where there is no ``kspace``.
-        IndexError: where there is no such slice.
-        ValueError: where the file is damaged or ``kspace`` has a wrong type or rank.
+        DataError: where the file is damaged, ``kspace`` is absent or has a wrong type
+            or rank, there is no such slice, values are not finite, or its parts do not
+            fit each other.
     """
-    path = Path(path)
-    with _open(path) as file:
+    with hdf5.opened(path, WHAT) as file:
         stored = _kspace(file, path)
-        if not 0 <= index < stored.shape[0]:
-            raise IndexError(f"{path}: slice {index} of {stored.shape[0]} slices")
+        count, columns = stored.shape[0], stored.shape[-1]
+        if not 0 <= index < count:
+            raise DataError(f"{path}: slice {index} of {count} slices")
         name = next((n for n in REFERENCES if n in file), None)
-        try:
-            kspace = np.asarray(stored[index], np.complex64)
-            reference = None if name is None else np.asarray(file[name][index], "f4")
-            maximum = file.attrs.get("max")
-            if maximum is None and name is not None:
-                maximum = np.max(file[name][()])
-        except OSError as error:
-            raise ValueError(
-                f"{path}: slice {index} cannot be read: {error}"
-            ) from error
-        mask = np.asarray(file["mask"][()]).astype(bool) if "mask" in file else None
-        xml = file["ismrmrd_header"][()] if "ismrmrd_header" in file else None
-        attributes = {key: value for key, value in file.attrs.items()}
+        hdf5.check_heaps(path, file, skip=("kspace", *REFERENCES))
+        kspace = hdf5.values(path, stored, index, what=WHAT).astype(np.complex64)
+        reference = None if name is None else _reference(path, file[name], index)
+        maximum = _maximum(path, file, name)
+        mask = _mask(path, file, index, (count, columns))
+        xml = None
+        if "ismrmrd_header" in file:
+            xml = hdf5.values(path, file["ismrmrd_header"], what=WHAT).ravel()[0]
+        attributes = dict(file.attrs.items())
+    axes = ("coil", "row", "column")[-kspace.ndim :]
+    finite(path, kspace, f"slice {index} of 'kspace'", axes)
     kspace = kspace[None] if kspace.ndim == 2 else kspace
-    size, padding = _header(xml, kspace.shape[-1], path)
+    with reading(path, WHAT, key="ismrmrd_header"):
+        size, padding = _header(xml, columns)
     if recon_size is None:
         recon_size = reference.shape if reference is not None else size
     return Slice(
         kspace=kspace,
         reference=reference,
-        mask=None if mask is None else mask.ravel(),
+        mask=mask,
         padding=padding,
         recon_size=recon_size or kspace.shape[-2:],
-        maximum=None if maximum is None else float(maximum),
+        maximum=maximum,
         attributes=attributes,
     )
 
 
-def _open(path: Path) -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(
-            "reading fastMRI files needs h5py: pip install 'medjax[medical]'"
-        ) from error
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: not an intact HDF5 file: {error}") from error
-
-
 def _kspace(file: Any, path: str | Path) -> Any:
     if "kspace" not in file:
-        raise KeyError(f"{path}: no 'kspace', only {sorted(file)}")
+        raise DataError(f"{path}: no 'kspace', only {sorted(file)}")
     stored = file["kspace"]
-    if stored.dtype.kind != "c" or stored.ndim not in (3, 4):
-        raise ValueError(
-            f"{path}: 'kspace' is {stored.dtype} of shape {stored.shape}, expected "
-            "complex (slice, rows, columns) or (slice, coil, rows, columns)"
+    shape: tuple[int, ...] = getattr(stored, "shape", None) or ()
+    dtype = getattr(stored, "dtype", None)
+    if dtype is None or dtype.kind != "c" or len(shape) not in (3, 4):
+        raise DataError(
+            f"{path}: 'kspace' is {dtype} of shape {shape}, expected complex "
+            "(slice, rows, columns) or (slice, coil, rows, columns)"
         )
+    if 0 in shape:
+        raise DataError(f"{path}: 'kspace' is empty, its shape {shape}")
     return stored
 
 
-def _header(
-    xml: Any, columns: int, path: Path
-) -> tuple[tuple[int, int] | None, tuple[int, int]]:
+def _reference(path: str | Path, stored: Any, index: int) -> np.ndarray:
+    where = f"slice {index} of '{stored.name.lstrip('/')}'"
+    with reading(path, WHAT, key=where):
+        image = hdf5.values(path, stored, index, what=WHAT).astype(np.float32)
+    if image.ndim != 2 or 0 in image.shape:
+        raise DataError(f"{path}: {where} has shape {image.shape}, expected an image")
+    return finite(path, image, where, ("row", "column"))
+
+
+def _maximum(path: str | Path, file: Any, name: str | None) -> float | None:
+    """The volume's largest value: the attribute, or found out."""
+    maximum = file.attrs.get("max")
+    if maximum is None and name is not None:
+        maximum = np.max(hdf5.values(path, file[name], what=WHAT))
+    if maximum is None:
+        return None
+    with reading(path, WHAT, key="max"):
+        return float(finite(path, np.asarray(float(maximum)), "the volume's maximum"))
+
+
+def _mask(
+    path: str | Path, file: Any, index: int, shape: tuple[int, int]
+) -> np.ndarray | None:
+    """The column mask, one for all slices or one for each."""
+    if "mask" not in file:
+        return None
+    mask = hdf5.values(path, file["mask"], what=WHAT)
+    count, columns = shape
+    if mask.dtype.kind not in "biuf" or mask.size not in (columns, count * columns):
+        raise DataError(
+            f"{path}: 'mask' is {mask.dtype} of shape {mask.shape}, expected "
+            f"{columns} numbers, or as many for each of {count} slices"
+        )
+    finite(path, mask, "'mask'")
+    mask = mask.astype(bool).reshape(-1, columns)
+    return mask[index if len(mask) > 1 else 0]
+
+
+def _header(xml: Any, columns: int) -> tuple[tuple[int, int] | None, tuple[int, int]]:
     """Reconstruction size and acquired columns; tolerant of absence, not of garbage."""
     if xml is None:
         return None, (0, columns)
-    text = xml.decode() if isinstance(xml, bytes) else str(np.ravel(xml)[0])
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: 'ismrmrd_header' is not XML: {error}") from error
+    root = ElementTree.fromstring(xml.decode() if isinstance(xml, bytes) else str(xml))
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
 
@@ -157,6 +200,8 @@ def _header(
 
     x, y = (number(f"reconSpace/matrixSize/{axis}") for axis in "xy")
     size = (x, y) if x and y else None
+    if size is not None and not all(0 < n < 2**16 for n in size):
+        raise ValueError(f"reconSpace/matrixSize is {size}, expected an image's size")
     encoded = number("encodedSpace/matrixSize/y")
     limits = "encodingLimits/kspace_encoding_step_1"
     centre, last = number(f"{limits}/center"), number(f"{limits}/maximum")

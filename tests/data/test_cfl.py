@@ -43,6 +43,15 @@ def test_damage_is_named(tmp_path, array):
     data.write_bytes(data.read_bytes()[:-8])
     with pytest.raises(ValueError, match=r"a\.cfl: 472 bytes, but a\.hdr.*480 bytes"):
         cfl.read(tmp_path / "a")
+    cfl.write(tmp_path / "a", np.where(array == array[0, 0, 0, 0], np.nan, array))
+    with pytest.raises(ValueError, match=r"a\.cfl: the array has .* at read 0, phase"):
+        cfl.read(tmp_path / "a")
+    (tmp_path / "a.hdr").write_text("# Dimensions\n" + "99999999 " * 9)
+    with pytest.raises(ValueError, match=r"a\.cfl: 480 bytes, but a\.hdr"):
+        cfl.read(tmp_path / "a")
+    (tmp_path / "a.hdr").write_text("# Dimensions\n5 \N{SUPERSCRIPT TWO}\n", "utf-8")
+    with pytest.raises(ValueError, match=r"a\.hdr: no line of sizes"):
+        cfl.read(tmp_path / "a")
     (tmp_path / "a.hdr").write_text("# Dimensions\n")
     with pytest.raises(ValueError, match=r"a\.hdr: no line of sizes"):
         cfl.read(tmp_path / "a")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from medjax.data import fastmri_h5
+from medjax.data.boundary import DataError
 
 HEADER = """<?xml version="1.0"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>
@@ -66,17 +67,60 @@ def test_a_single_coil_volume_gains_the_coil_axis(tmp_path):
     np.testing.assert_array_equal(one.kspace[0], kspace[0])
 
 
+def test_each_slice_may_have_a_mask_of_its_own(tmp_path):
+    path = tmp_path / "a.h5"
+    fabricate(path)
+    masks = np.stack([np.arange(20) % 4 == 0, np.arange(20) % 5 == 0])
+    with h5py.File(path, "r+") as file:
+        file["mask"] = masks.astype(np.float32)
+    for index, mask in enumerate(masks):
+        np.testing.assert_array_equal(fastmri_h5.read_slice(path, index).mask, mask)
+    with h5py.File(path, "r+") as file:
+        del file["mask"]
+        file["mask"] = np.ones((3, 20))
+    with pytest.raises(DataError, match=r"a\.h5: 'mask' is float64 of shape \(3, 20"):
+        fastmri_h5.read_slice(path, 0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("kspace", np.nan, "slice 1 of 'kspace' has 320 .*coil 2, row 0, column 0"),
+        ("reconstruction_rss", np.inf, "slice 1 of 'reconstruction_rss' has"),
+        ("mask", np.nan, "'mask' has 1 values"),
+        ("max", np.nan, "the volume's maximum has 1 values"),
+        ("ismrmrd_header", "<a>", "'ismrmrd_header': .*ParseError"),
+        ("ismrmrd_header", HEADER.replace("8</x>", "-8</x>"), "matrixSize is .-8, 10"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(tmp_path, key, value, told):
+    path = tmp_path / "a.h5"
+    fabricate(path)
+    with h5py.File(path, "r+") as file:
+        if key == "max":
+            file.attrs["max"] = value
+        elif key in ("kspace", "reconstruction_rss"):
+            file[key][-1, -1] = value
+        else:
+            file.pop(key, None)
+            whole = np.ones(20)
+            whole[3] = np.nan
+            file[key] = whole if key == "mask" else value
+    with pytest.raises(DataError, match=rf"a\.h5: .*{told}"):
+        fastmri_h5.read_slice(path, 1)
+
+
 def test_damage_is_named(tmp_path):
     path = tmp_path / "a.h5"
     fabricate(path)
-    with pytest.raises(IndexError, match=r"a\.h5: slice 2 of 2"):
+    with pytest.raises(DataError, match=r"a\.h5: slice 2 of 2"):
         fastmri_h5.read_slice(path, 2)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"a\.h5: not an intact HDF5 file"):
+    with pytest.raises(ValueError, match=r"a\.h5: not an intact fastMRI file"):
         fastmri_h5.read_slice(path, 0)
     with h5py.File(path, "w") as file:
         file["image"] = np.zeros(3)
-    with pytest.raises(KeyError, match=r"a\.h5: no 'kspace', only \['image'\]"):
+    with pytest.raises(DataError, match=r"a\.h5: no 'kspace', only \['image'\]"):
         fastmri_h5.read_slice(path, 0)
     with h5py.File(path, "w") as file:
         file["kspace"] = np.zeros((2, 4, 4), np.float32)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from medjax.data import ismrmrd
+from medjax.data.boundary import DataError
 
 IDX = np.dtype(
     [
@@ -22,6 +23,8 @@ HEAD = np.dtype(
         ("flags", "<u8"),
         ("number_of_samples", "<u2"),
         ("active_channels", "<u2"),
+        ("discard_pre", "<u2"),
+        ("discard_post", "<u2"),
         ("center_sample", "<u2"),
         ("idx", IDX),
     ]
@@ -30,7 +33,7 @@ FLOATS = h5py.vlen_dtype(np.dtype("<f4"))
 ACQUISITION = np.dtype([("head", HEAD), ("traj", FLOATS), ("data", FLOATS)])
 
 
-def xml(*, recon=True, trajectory="cartesian", centre=None, x=8, y=6):
+def xml(*, recon=True, trajectory="cartesian", centre=None, x=8, y=6, more=""):
     limits = (
         f"<encodingLimits><kspace_encoding_step_1><center>{centre}</center>"
         "</kspace_encoding_step_1></encodingLimits>"
@@ -43,6 +46,7 @@ def xml(*, recon=True, trajectory="cartesian", centre=None, x=8, y=6):
         "<z>8</z></fieldOfView_mm></encodedSpace>"
         + (f"<reconSpace>{space.format(x // 2, y)}</reconSpace>" if recon else "")
         + (limits if centre is not None else "")
+        + more
         + "</encoding></ismrmrdHeader>"
     )
 
@@ -57,6 +61,8 @@ def write(path, readouts, header):
         head["center_sample"] = readout.get("centre", data.shape[1] // 2)
         head["flags"] = readout.get("flags", 0)
         head["idx"]["kspace_encode_step_1"] = readout["line"]
+        for name in ("discard_pre", "discard_post"):
+            head[name] = readout.get(name, 0)
         for name in ("slice", "phase"):
             head["idx"][name] = readout.get(name, 0)
         row["data"] = data.ravel().view(np.float32)
@@ -137,6 +143,72 @@ def test_noise_is_left_out_reversed_lines_are_turned_repeats_averaged(tmp_path):
     assert scan.skipped == 1 and scan.sampled.sum() == 3
 
 
+def test_samples_to_discard_are_no_samples_of_k_space(tmp_path, kspace):
+    def padded(readout, **more):
+        ends = (np.full((3, 3), 99), readout["data"], np.full((3, 2), 99))
+        discard = {"discard_pre": 3, "discard_post": 2, "centre": 7}
+        return {**readout, **discard, "data": np.concatenate(ends, 1), **more}
+
+    lines = [padded(one) for one in every_line(kspace)]
+    write(tmp_path / "a.h5", lines, xml(recon=False))
+    scan = ismrmrd.read(tmp_path / "a.h5")
+    np.testing.assert_array_equal(scan.kspace[0, 0, 0, 0, 0, :, :, 0], kspace)
+    write(tmp_path / "a.h5", [{**lines[0], "discard_pre": 12}], xml(recon=False))
+    with pytest.raises(DataError, match=r"data\[0\] discards 14 of its 13 samples"):
+        ismrmrd.read(tmp_path / "a.h5")
+
+
+CALIBRATION, BOTH = 1 << 19, 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("mode", "shared", "lines"),
+    [
+        (None, BOTH, [0, 1, 2, 3, 4]),  # says nothing, repeats nothing: of the image
+        (None, 0, [0, 2, 4]),  # a line twice: another scan's
+        ("embedded", 0, [0, 1, 2, 3, 4]),
+        ("separate", BOTH, [0, 2, 4]),
+    ],
+)
+def test_calibration_lines_of_the_image_fill_it(tmp_path, kspace, mode, shared, lines):
+    plane = kspace[0]
+    flags = {1: CALIBRATION, 2: shared, 3: CALIBRATION}
+    readouts = [
+        {"data": plane[:, n], "line": n, "flags": flags.get(n, 0)} for n in range(5)
+    ]
+    if not shared:
+        readouts.append({"data": 9 * plane[:, 2], "line": 2, "flags": CALIBRATION})
+    said = "" if mode is None else f"<calibrationMode>{mode}</calibrationMode>"
+    said = f"<parallelImaging>{said}</parallelImaging>"
+    write(tmp_path / "a.h5", readouts, xml(recon=False, more=said))
+    scan = ismrmrd.read(tmp_path / "a.h5")
+    assert np.flatnonzero(scan.sampled.squeeze()).tolist() == lines
+    np.testing.assert_array_equal(scan.kspace.squeeze()[:, lines], plane[:, lines])
+
+
+def test_oversampling_is_judged_by_the_field_of_view(tmp_path, kspace):
+    """An interpolated matrix says nothing: 8 points of 400 mm, 4 of them kept."""
+    header = xml().replace(
+        "<reconSpace><matrixSize><x>4</x><y>6</y><z>1</z></matrixSize>",
+        "<reconSpace><matrixSize><x>8</x><y>12</y><z>1</z></matrixSize>"
+        "<fieldOfView_mm><x>200</x><y>300</y><z>8</z></fieldOfView_mm>",
+    )
+    write(tmp_path / "a.h5", every_line(kspace), header)
+    scan = ismrmrd.read(tmp_path / "a.h5")
+    write(tmp_path / "b.h5", every_line(kspace), xml())
+    expected = ismrmrd.read(tmp_path / "b.h5").kspace
+    assert scan.recon == (1, 6, 4)
+    np.testing.assert_array_equal(scan.kspace, expected)
+
+
+def test_numbers_that_no_readout_has_take_no_room(tmp_path, kspace):
+    readouts = [{**one, "slice": 7 * one["slice"]} for one in every_line(kspace)]
+    write(tmp_path / "a.h5", readouts, xml(recon=False))
+    scan = ismrmrd.read(tmp_path / "a.h5")
+    assert scan.numbers["slice"] == (0, 7) and scan.sampled.all()
+    np.testing.assert_array_equal(scan.kspace[0, 0, 0, 0, 0, :, :, 0], kspace)
+
+
 @pytest.mark.parametrize("header", ["", xml(recon=False, trajectory="Cartesian")])
 def test_poor_headers_are_enough(tmp_path, kspace, header):
     write(tmp_path / "a.h5", every_line(kspace), header)
@@ -160,10 +232,10 @@ def test_damage_is_named(tmp_path, kspace):
     write(path, every_line(kspace), xml(trajectory="radial"))
     with pytest.raises(ValueError, match=r"a\.h5: dataset: trajectory 'radial'"):
         ismrmrd.read(path)
-    with pytest.raises(KeyError, match=r"a\.h5: no 'scan', only \['dataset'\]"):
+    with pytest.raises(DataError, match=r"a\.h5: no 'scan', only \['dataset'\]"):
         ismrmrd.read(path, dataset="scan")
     write(path, every_line(kspace), "<ismrmrdHeader>")
-    with pytest.raises(ValueError, match=r"dataset/xml is not XML"):
+    with pytest.raises(ValueError, match=r"a\.h5: 'dataset/xml'.*ParseError"):
         ismrmrd.read(path)
     write(path, [{"data": np.ones((1, 8)), "line": 0, "flags": 1 << 18}], "")
     with pytest.raises(ValueError, match="none of 1 readouts is of the image"):
@@ -172,7 +244,32 @@ def test_damage_is_named(tmp_path, kspace):
     with pytest.raises(ValueError, match="1 readouts lie outside the encoded matrix"):
         ismrmrd.read(path)
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(ValueError, match=r"a\.h5: not an intact HDF5 file"):
+    with pytest.raises(ValueError, match=r"a\.h5: not an intact ISMRMRD file"):
+        ismrmrd.read(path)
+
+
+def test_what_is_not_finite_or_too_large_is_refused_by_name(tmp_path, kspace):
+    path = tmp_path / "a.h5"
+    broken = kspace.copy()
+    broken[1, 2, 3, 4] = np.nan
+    write(path, every_line(broken), xml(recon=False))
+    with pytest.raises(
+        DataError, match=r"a\.h5: dataset/data has 1 .*slice 1, coil 2, kz 0, ky 3"
+    ):
+        ismrmrd.read(path)
+    write(path, every_line(kspace), xml(recon=False, x=10**9))
+    with pytest.raises(DataError, match=r"a\.h5: dataset/data claims shape"):
+        ismrmrd.read(path)
+
+
+def test_a_heap_that_hdf5_never_returns_from_is_refused(tmp_path, kspace):
+    path = tmp_path / "a.h5"
+    write(path, every_line(kspace), xml())
+    raw = bytearray(path.read_bytes())
+    second = raw.index(b"GCOL") + 16 + 16 + 8 * 3 * 8
+    raw[second : second + 64] = bytes(64)
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"a\.h5: not an intact .*zeroed entry"):
         ismrmrd.read(path)
 
 
