@@ -69,9 +69,11 @@ from medjax.mri.methods import (
     Reconstruct,
     estimate_maps,
     methods,
+    no_centre,
     reason_against,
 )
 from medjax.report.run import save_evaluation
+from medjax.train.ending import ends_in_words
 
 D = TypeVar("D", bound=Data)
 
@@ -108,12 +110,14 @@ class Run(Generic[D]):
     """Folder of the run."""
 
 
-PRESETS: Mapping[str, Run[Any]] = {
-    "phantom": Run(PhantomData(), MaskConfig(acceleration=(4, 8), acs=16)),
-    "tree": Run(TreeData(root=tyro.MISSING)),
-    "file": Run(FileData(path=tyro.MISSING)),
+KINDS: Mapping[str, type[Data]] = {
+    "phantom": PhantomData,
+    "tree": TreeData,
+    "file": FileData,
 }
-"""Sub-commands and what they do if nothing else is said."""
+"""Sub-commands and what they reconstruct."""
+PHANTOM = Run(PhantomData(), MaskConfig(acceleration=(4, 8), acs=16))
+"""What is done if nothing is said."""
 
 
 def run(config: Run[Any]) -> dict[str, Any]:
@@ -127,7 +131,6 @@ def run(config: Run[Any]) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: where a folder or a file is missing.
-      KeyError: where a file lacks a variable.
       ValueError: for damaged files, impossible settings, and where no method at all
         can be used.
       ImportError: where peers are asked for and not installed.
@@ -227,10 +230,11 @@ def why_not(
     mask: Bool[np.ndarray, "_t h _w"],
 ) -> str | None:
     """Why a method cannot be used on a series under a mask, or None."""
+    maps = acquisition.maps is not None
     if isinstance(method, Learned):
-        return method.reason_against(acquisition)
+        return method.reason_against(acquisition) or (None if maps else no_centre(mask))
     frames, _, coils = acquisition.kspace.shape[:3]
-    return reason_against(name, frames=frames, coils=coils, mask=mask)
+    return reason_against(name, frames=frames, coils=coils, mask=mask, maps=maps)
 
 
 def evaluate(
@@ -287,10 +291,12 @@ def evaluate(
         for index in range(depth):
             full = jnp.asarray(acquisition.kspace[:, index])
             kspace = sense.sample(full, sampled)
-            if acquisition.maps is None:
-                maps = estimate_maps(kspace, sampled, config.classical)
-            else:
+            if acquisition.maps is not None:
                 maps = jnp.asarray(acquisition.maps[index])
+            elif usable.keys() <= {"zero_filled"}:
+                maps = jnp.ones_like(full[0])  # nobody looks at them
+            else:
+                maps = estimate_maps(kspace, sampled, config.classical)
             for name, method in usable.items():
                 bar.set_postfix_str(f"{sampling} {name}", refresh=True)
                 images[name].append(np.asarray(method(kspace, sampled, maps)))
@@ -361,17 +367,19 @@ def submit(acquisition: Acquisition, found: Kept, config: Run[TreeData]) -> None
 def command(arguments: Sequence[str] | None = None) -> Run[Any]:
     """The command line as data: phantom (if nothing is said), tree or file."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] not in (*PRESETS, "-h", "--help"):
+    if not given or given[0] not in (*KINDS, "-h", "--help"):
         given = ["phantom", *given]
     commands: Any = Union[  # noqa: UP007 - built from a list
         tuple(
             Annotated[
-                Run[type(preset.data)],  # pyright: ignore[reportInvalidTypeArguments]
+                Run[kind],  # pyright: ignore[reportInvalidTypeForm]
                 tyro.conf.subcommand(
-                    name, default=preset, description=type(preset.data).__doc__
+                    name,
+                    default=PHANTOM if name == "phantom" else tyro.MISSING_NONPROP,
+                    description=kind.__doc__,
                 ),
             ]
-            for name, preset in PRESETS.items()
+            for name, kind in KINDS.items()
         )
     ]
     return tyro.cli(
@@ -382,17 +390,10 @@ def command(arguments: Sequence[str] | None = None) -> Run[Any]:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@ends_in_words
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs; a fault of data or flags ends with its message and status 1."""
-    try:
-        run(command(arguments))
-    except KeyError as error:
-        print(f"error: {error.args[0]}", file=sys.stderr)
-        return 1
-    except (OSError, ValueError, IndexError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    run(command(arguments))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from medjax.mri.cmrxrecon import SeriesFiles, find, read_series, read_slice
 from medjax.mri.cmrxrecon.layout import Edition
 from medjax.mri.fourier import ifft2c
 from medjax.mri.kspace_files import fully_sampled, read_kspace, read_maps
+from medjax.mri.relaxometry import FRAMES_TO_FIT
 from medjax.mri.scans import TRAINED_ON, TRUTH, Contrast, ScansConfig, phantoms
 
 Pattern = Literal[
@@ -342,6 +343,11 @@ def _file(data: FileData) -> Acquisition:
         if len(data.times) != t:
             raise ValueError(
                 f"data.times: {len(data.times)} times for {t} frames of {data.path}"
+            )
+        if t < FRAMES_TO_FIT[data.contrast]:
+            raise ValueError(
+                f"data.times: {t} times, but a {data.contrast.upper()} fit needs "
+                f"{FRAMES_TO_FIT[data.contrast]} at least"
             )
         times = np.tile(np.asarray(data.times, np.float32), (d, 1))
     maps = None

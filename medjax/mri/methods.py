@@ -19,6 +19,8 @@ from medjax.mri.espirit import espirit_maps
 from medjax.mri.masks import calibration_region, describe
 from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
+CALIBRATED = ("grappa", "espirit_sense")
+"""Methods that need a fully sampled centre even where maps are given."""
 Method = Literal[
     "zero_filled",
     "cg_sense",
@@ -78,14 +80,21 @@ def calibration_lines(mask: Bool[Array, "_t h _w"], most: int) -> int:
     Raises:
         ValueError: if the mask has no fully sampled centre.
     """
-    rows, columns = calibration_region(mask)
-    lines = min(rows.stop - rows.start, most)
-    if lines < 2:
-        raise ValueError(
-            f"the mask ({describe(mask)}) has no fully sampled centre to estimate "
-            "sensitivity maps from: sample one (mask.acs) or give maps"
-        )
-    return lines
+    if reason := no_centre(mask):
+        raise ValueError(reason)
+    rows, _ = calibration_region(mask)
+    return min(rows.stop - rows.start, most)
+
+
+def no_centre(mask: Bool[Array | np.ndarray, "_t h _w"]) -> str | None:
+    """Why nothing can be calibrated on a mask, or None."""
+    rows, _ = calibration_region(mask)
+    if rows.stop - rows.start >= 2:
+        return None
+    return (
+        f"the mask ({describe(mask)}) has no fully sampled centre to estimate "
+        "sensitivity maps from: sample one (mask.acs) or give maps"
+    )
 
 
 def estimate_maps(
@@ -108,14 +117,34 @@ def estimate_maps(
     return inati_maps(low) if config.maps == "inati" else walsh_maps(low)
 
 
+def needs_centre(method: str, *, maps: bool) -> bool:
+    """Whether a method is calibrated on the centre, itself or for its maps."""
+    return method in CALIBRATED or not (maps or method == "zero_filled")
+
+
 def reason_against(
-    method: str, *, frames: int, coils: int, mask: Bool[np.ndarray, "_t h _w"]
+    method: str,
+    *,
+    frames: int,
+    coils: int,
+    mask: Bool[np.ndarray, "_t h _w"],
+    maps: bool,
 ) -> str | None:
-    """Why a method cannot be used on a series, or None."""
+    """Why a method cannot be used on a series, or None.
+
+    Args:
+        method: its name.
+        frames: of the series.
+        coils: of the series.
+        mask: what is sampled.
+        maps: whether sensitivity maps came along.
+    """
     if method == "low_rank_plus_sparse" and frames < 2:
         return "needs a series of frames"
     if method in ("grappa", "espirit_sense") and coils < 2:
         return "needs several coils"
+    if needs_centre(method, maps=maps) and (reason := no_centre(mask)):
+        return reason
     if method == "grappa" and not describe(mask).lines:
         return "needs whole lines: scattered points have too many neighbourhoods to fit"
     return None

@@ -50,6 +50,9 @@ T2_RANGE = (2.0, 4000.0)
 OFFICIAL_SECOND_ECHO = 10_000.0
 """CMRxRecon's script leaves out pixels whose second echo is above."""
 
+FRAMES_TO_FIT = {"t1": 3, "t2": 2}
+"""Times that a map takes at least."""
+
 
 class T1Map(NamedTuple):
     """A fitted inversion recovery; pixels without any signal hold zeros.
@@ -320,7 +323,9 @@ def fit_t1(
     """
     if mode not in get_args(T1Mode):
         raise ValueError(f"mode is {mode!r}, expected one of {get_args(T1Mode)}")
-    _check_frames(signal, inversion_times, "inversion_times", at_least=3)
+    _check_frames(
+        signal, inversion_times, "inversion_times", at_least=FRAMES_TO_FIT["t1"]
+    )
     return _fit_t1(
         *_floating(signal, inversion_times),
         mode=mode,

@@ -17,13 +17,13 @@ from medjax.mri.acquisitions import FileData, open_data
 from medjax.mri.cmrxrecon.scores import leaderboard
 from medjax.mri.fourier import fft2c, ifft2c
 from medjax.mri.kspace_files import arrange, fully_sampled, read_kspace
-from medjax.mri.latent_transformer import SYSTEMS as SINGLE_COIL
+from medjax.mri.latent_transformer import CONFIGS as SINGLE_COIL
 from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.learned import Learned, open_run
 from medjax.mri.reconstruction import run as train
 from medjax.mri.scans import open_scans
 from medjax.mri.systems import ReconstructionKernels, Trained, build
-from medjax.mri.unrolled import SYSTEMS as MULTI_COIL
+from medjax.mri.unrolled import CONFIGS as MULTI_COIL
 from medjax.mri.unrolled import UnrolledConfig
 from medjax.mri.varnet import VarNetConfig
 from medjax.train.checkpoint import Checkpoints

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.prepare import lookalike as lookalike_command
 from medjax.data import mat73, nifti
+from medjax.data.boundary import DataError
 from medjax.data.pipeline import PipelineConfig
 from medjax.data.records import RecordSource
 from medjax.mri import cmrxrecon, masks
@@ -67,7 +68,7 @@ def test_one_slice_is_that_slice(tree):
     np.testing.assert_array_equal(one.kspace, series.kspace[:, 1])
     np.testing.assert_array_equal(one.times, series.times[1])
     np.testing.assert_array_equal(one.labels, series.labels[1])
-    with pytest.raises(IndexError, match=r"T1map\.mat: slice 2 of 2"):
+    with pytest.raises(DataError, match=r"T1map\.mat: slice 2 of 2"):
         cmrxrecon.read_slice(files, 2)
 
 
@@ -122,17 +123,39 @@ def test_damaged_k_space_is_named(one):
         cmrxrecon.read_series(one)
     mat73.write(one.kspace, {"kspace_sub08": np.zeros((9, 2, 4, 36, 64), "c8")})
     with pytest.raises(
-        KeyError, match=r"no variable 'kspace_sub04', only \['kspace_sub"
+        DataError, match=r"no variable 'kspace_sub04', only \['kspace_sub"
     ):
         cmrxrecon.read_series(one)
-    mat73.write(one.kspace, {"kspace_sub04": np.zeros((9, 2, 36, 64), "c8")})
-    with pytest.raises(ValueError, match=r"'kspace_sub04' has shape \(9, 2, 36, 64\)"):
+    mat73.write(one.kspace, {"kspace_sub04": np.zeros((1, 9, 2, 4, 36, 64), "c8")})
+    with pytest.raises(ValueError, match=r"'kspace_sub04' has shape \(1, 9, 2, 4, 36"):
         cmrxrecon.read_series(one)
+    kspace = np.zeros((9, 2, 4, 36, 64), "c8")
+    kspace[3, 1, 2, 30, 5] = np.nan
+    mat73.write(one.kspace, {"kspace_sub04": kspace})
+    told = r"T1map\.mat: .*frame 3, slice 1, coil 2, ky 30, kx 5"
+    with pytest.raises(DataError, match=told):
+        cmrxrecon.read_series(one)
+    with pytest.raises(DataError, match=told):
+        cmrxrecon.read_slice(one, 1)
+    assert cmrxrecon.read_slice(one, 0).kspace.shape == (9, 4, 36, 64)
     mat73.write(one.kspace, {"kspace_sub04": np.zeros((9, 2, 4, 36, 64), "f4")})
     with pytest.raises(
         ValueError, match=r"'kspace_sub04' is float32, expected complex"
     ):
         cmrxrecon.read_series(one)
+
+
+@pytest.mark.filterwarnings("ignore:.*nominal times")
+def test_the_axes_that_matlab_drops_come_back(one):
+    kspace = mat73.read(one.kspace, "kspace_sub04")
+    bare = dataclasses.replace(one, labels=None)
+    for kept in (kspace[0], kspace[0, 0]):  # one frame; and one slice
+        mat73.write(one.kspace, {"kspace_sub04": kept})
+        series = cmrxrecon.read_series(bare)
+        assert series.kspace.shape == (1,) * (5 - kept.ndim) + kept.shape
+        np.testing.assert_array_equal(series.kspace[0, 0], kspace[0, 0])
+        last = cmrxrecon.read_slice(bare, series.kspace.shape[1] - 1)
+        np.testing.assert_array_equal(last.kspace, series.kspace[:, -1])
 
 
 def test_double_precision_k_space_is_accepted(one):
@@ -180,6 +203,14 @@ NOMINAL = [0, 35, 55]
         ("x,a,b\n1,0,1\n2,3,4\n", [NOMINAL] * 2, "has 2 rows of times for 3"),
         ("", [NOMINAL] * 2, "has 0 rows of times for 3"),
         ("x,a,b\n1,0,1\n2,3,\n3,5,6\n", [[0, 3, 5], NOMINAL], r"gaps in slices \[1\]"),
+        ("x,a,b\n1,0,1\n2,3,-4\n3,5,6\n", [[0, 3, 5], NOMINAL], r"impossible .*\[1\]"),
+        ("x;a;b\n1;0;1\n2;3;4\n3;5;6\n", [[0, 3, 5], [1, 4, 6]], None),
+        ("x;a;b\n1;0,5;1,5\n2;3;4\n3;5;6\n", [[0.5, 3, 5], [1.5, 4, 6]], None),
+        ("a,b\n0,1\n3,4\n5,6\n", [[0, 3, 5], [1, 4, 6]], None),
+        ("1,0,1\n2,3,4\n3,5,6\n", [[0, 3, 5], [1, 4, 6]], None),
+        (",1,2\n1,0,1\n2,3,4\n3,5,6\n", [[0, 3, 5], [1, 4, 6]], None),
+        ("x,a\n1,0\n2,.03\n3,.05\n", [[0, 30, 50]] * 2, "hold seconds"),
+        (f"x,a\n1,0\n2,{'3' * 200_000}\n", [NOMINAL] * 2, "cannot be read"),
     ],
 )
 def test_times_survive_the_faults_of_real_files(tmp_path, text, expected, warning):
@@ -190,7 +221,15 @@ def test_times_survive_the_faults_of_real_files(tmp_path, text, expected, warnin
     else:
         with pytest.warns(UserWarning, match=rf"T2map\.csv .*{warning}"):
             times = read_times(path, name="T2map", frames=3, slices=2)
-    np.testing.assert_array_equal(times, expected)
+    np.testing.assert_allclose(times, expected)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "utf-8-sig"])
+def test_times_survive_every_encoding(tmp_path, encoding):
+    path = tmp_path / "T2map.csv"
+    path.write_text("\N{MICRO SIGN}s,a\n1,0\n2,3\n3,5\n", encoding)
+    times = read_times(path, name="T2map", frames=3, slices=1)
+    np.testing.assert_array_equal(times, [[0, 3, 5]])
 
 
 def test_missing_times_and_columns_fall_back_to_nominal_ones(tmp_path):

@@ -1,7 +1,9 @@
 """Reading a series: k-space, mask, times and segmentation, in this library's axes.
 
 MATLAB's ``(kx, ky, coil, slice, frame)`` comes out of HDF5 reversed, which is what is
-wanted: ``t d c h w``. Single-coil series gain a coil axis of one. Sizes differ between
+wanted: ``t d c h w``. MATLAB drops trailing axes of size one: a series of one frame, or
+of one slice and frame, has fewer, and gets them back. Single-coil series gain a coil
+axis of one. Sizes differ between
 patients and series, so series are read one by one; :mod:`.prepare` sorts them by shape.
 """
 
@@ -11,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
 from medjax.data import mat73, nifti
+from medjax.data.boundary import DataError, finite
 from medjax.mri.cmrxrecon.layout import SeriesFiles
 from medjax.mri.cmrxrecon.times import read_times
 
@@ -20,6 +23,7 @@ LABELS = {
 }
 """What the labels are documented to mean; they are not consistent within the set."""
 
+AXES = ("frame", "slice", "coil", "ky", "kx")
 _ORDER = {"lv": 1, "myocardium": 2, "rv": 3}
 
 
@@ -72,9 +76,8 @@ def read_series(
 
     Raises:
         FileNotFoundError: where a file has gone.
-        KeyError: where a file lacks the variable.
-        ValueError: where a file is damaged, or shapes or types are not as documented;
-            messages name file and variable.
+        DataError: where a file is damaged or lacks the variable, values are not finite,
+            or shapes or types are not as documented; messages name file and variable.
     """
     return _read(files, (), label_names)
 
@@ -93,14 +96,12 @@ def read_slice(
         The slice.
 
     Raises:
-        IndexError: where there is no such slice.
         FileNotFoundError: as in :func:`read_series`.
-        KeyError: as in :func:`read_series`.
-        ValueError: as in :func:`read_series`.
+        DataError: as in :func:`read_series`, and where there is no such slice.
     """
     count = shape_of(files)[1]
     if not 0 <= index < count:
-        raise IndexError(f"{files.kspace}: slice {index} of {count} slices")
+        raise DataError(f"{files.kspace}: slice {index} of {count} slices")
     whole = _read(files, (slice(None), slice(index, index + 1)), label_names, index)
     return Slice(
         kspace=whole.kspace[:, 0],
@@ -122,24 +123,34 @@ def shape_of(files: SeriesFiles) -> tuple[int, int, int, int, int]:
         The shape that :attr:`Series.kspace` will have.
 
     Raises:
-        KeyError: where the file lacks the variable.
-        ValueError: where it has an impossible rank.
+        FileNotFoundError: where the file has gone.
+        DataError: where it is damaged, or lacks the variable, or that has an impossible
+            shape.
     """
+    shape = _stored_shape(files)
+    t, d, *rest = (1,) * (_rank(files) - len(shape)) + shape
+    c, h, w = (1, *rest) if len(rest) == 2 else rest
+    return t, d, c, h, w
+
+
+def _rank(files: SeriesFiles) -> int:
+    return 4 if "single" in files.key else 5
+
+
+def _stored_shape(files: SeriesFiles) -> tuple[int, ...]:
+    """As in the file: without the axes of size one that MATLAB dropped."""
     shapes = mat73.variables(files.kspace)
     if files.key not in shapes:
-        raise KeyError(
+        raise DataError(
             f"{files.kspace}: no variable '{files.key}', only {sorted(shapes)}"
         )
-    shape = shapes[files.key]
-    single = "single" in files.key
-    if len(shape) != (4 if single else 5):
-        axes = "(frame, slice, ky, kx)" if single else "(frame, slice, coil, ky, kx)"
-        raise ValueError(
+    shape, rank = shapes[files.key], _rank(files)
+    if not 2 <= len(shape) <= rank or 0 in shape:
+        axes = "(frame, slice, ky, kx)" if rank == 4 else f"({', '.join(AXES)})"
+        raise DataError(
             f"{files.kspace}: variable '{files.key}' has shape {shape}, expected {axes}"
         )
-    t, d, *rest = shape
-    c, h, w = (1, *rest) if single else rest
-    return t, d, c, h, w
+    return shape
 
 
 def _read(
@@ -148,15 +159,22 @@ def _read(
     label_names: dict[int, str] | None,
     first: int = 0,
 ) -> Series:
-    depth = shape_of(files)[1]
-    kspace = mat73.read(files.kspace, files.key, index=index)
+    depth, rank = shape_of(files)[1], _rank(files)
+    dropped = rank - len(_stored_shape(files))
+    axes = [name for name in AXES if rank == 5 or name != "coil"]
+    kspace = mat73.read(
+        files.kspace, files.key, index=index[dropped:], axes=axes[dropped:]
+    )
+    kspace = mat73.lead(kspace, rank)
     if kspace.dtype.kind != "c":
-        raise ValueError(
+        raise DataError(
             f"{files.kspace}: variable '{files.key}' is {kspace.dtype}, expected "
             "complex (compound of 'real' and 'imag')"
         )
-    kspace = kspace.astype(np.complex64)
+    with np.errstate(over="ignore"):  # refused just below
+        kspace = kspace.astype(np.complex64)
     kspace = kspace[:, :, None] if kspace.ndim == 4 else kspace
+    finite(files.kspace, kspace, f"variable '{files.key}' in single precision", AXES)
     frames, slices, _, h, w = kspace.shape
     times = read_times(files.times, name=files.name, frames=frames, slices=depth)
     return Series(
@@ -175,7 +193,7 @@ def _mask(files: SeriesFiles, frames: int, h: int, w: int) -> Bool[np.ndarray, "
         return np.ones((h, 1), bool)
     stored = mat73.read(files.mask, files.mask_key, ndim=(2, 3))
     if stored.shape not in {(h, w), (frames, h, w)}:
-        raise ValueError(
+        raise DataError(
             f"{files.mask}: variable '{files.mask_key}' has shape {stored.shape}, "
             f"expected {(h, w)} or {(frames, h, w)} as k-space"
         )
@@ -195,15 +213,15 @@ def _labels(
     names = names or LABELS[kind]
     stored = nifti.read_labels(files.labels).data
     stored = stored[..., None] if stored.ndim == 2 else stored
-    labels = stored.transpose(2, 1, 0)
+    labels = stored.transpose()
     if labels.shape != shape:
-        raise ValueError(
+        raise DataError(
             f"{files.labels}: shape {stored.shape}, expected {shape[::-1]} "
             "(kx, ky, slice) as k-space"
         )
     unknown = set(np.unique(labels).tolist()) - {0, *names}
     if unknown:
-        raise ValueError(f"{files.labels}: labels {sorted(unknown)} are not in {names}")
+        raise DataError(f"{files.labels}: labels {sorted(unknown)} are not in {names}")
     lookup = np.zeros(max(names) + 1, np.int32)
     for number, meaning in names.items():
         lookup[number] = _ORDER[meaning]

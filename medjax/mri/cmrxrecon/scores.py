@@ -19,6 +19,7 @@ from medjax.mri.reconstruction_scores import (
     fit_map,
     map_scores,
 )
+from medjax.mri.relaxometry import FRAMES_TO_FIT
 
 Protocol = Literal["2023", "2024", "2025", "fastmri"]
 AhaLevel = Literal["basal", "mid", "apical"]
@@ -46,9 +47,11 @@ def cropped(
 def fit_maps(
     images: Float[np.ndarray, "t d h w"] | None, acquisition: Acquisition
 ) -> Float[np.ndarray, "d h w"] | None:
-    """T1 or T2 in ms, slice by slice; None where times are unknown."""
+    """T1 or T2 in ms, slice by slice; None where times are unknown or too few."""
     times, contrast = acquisition.times, acquisition.contrast
     if images is None or times is None or contrast is None:
+        return None
+    if times.shape[1] < FRAMES_TO_FIT[contrast]:
         return None
     maps = [
         fit_map(jnp.asarray(images[:, i]), jnp.asarray(times[i]), contrast=contrast)
