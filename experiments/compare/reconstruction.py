@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ from medjax.mri.scans import Contrast, Scans, ScansConfig, batch_of, open_scans
 from medjax.mri.systems import build
 from medjax.mri.unrolled import UnrolledConfig
 from medjax.mri.varnet import VarNetConfig
+from medjax.train.ending import ends_in_words
 from medjax.train.mesh import LaunchConfig, launch
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
@@ -369,6 +371,7 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
+@ends_in_words
 def main() -> None:
     """Compares, prints the table, keeps the numbers."""
     config = tyro.cli(Comparison, description=__doc__)
@@ -381,4 +384,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,7 +9,6 @@ every new set is read back as training will read it.
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -27,6 +26,7 @@ from medjax.mri.cmrxrecon import (
     training_stream,
 )
 from medjax.mri.cmrxrecon.layout import Edition
+from medjax.train.ending import ends_in_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,8 @@ def run(config: Prepare) -> None:
     print(ledger.summary())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@ends_in_words
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prepares; a fault of the data ends with its message and status 1."""
     config = tyro.cli(
         Prepare,
@@ -115,10 +116,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         prog="python -m experiments.prepare cmrxrecon",
     )
-    try:
-        run(config)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    run(config)
     print(f"prepared sets: {config.out}")
-    return 0

@@ -19,6 +19,7 @@ import tyro
 from medjax.mri.cmrxrecon import fabricate
 from medjax.mri.cmrxrecon.lookalike import SHAPES, Scan, ellipse_scan
 from medjax.mri.phantom import PhantomConfig, cardiac_phantom
+from medjax.train.ending import ends_in_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,8 @@ def bloch_scan(name: str, patient: int) -> Scan:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@ends_in_words
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write the tree and say what it holds."""
     config = tyro.cli(
         Config,
@@ -76,4 +78,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     size = sum(path.stat().st_size for path in files) / 1e6
     print(f"{len(files)} files, {size:.1f} MB in {config.root}")
-    return 0
