@@ -20,7 +20,9 @@ from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 REPO = Pretraining(
     about="IMITATE, settings of the released code",
     system=CONFIGS["repo"],
-    image=ImageTowerConfig("resnet50", checkpoint=IMAGENET, dtype="bfloat16"),
+    image=ImageTowerConfig(
+        "resnet50", checkpoint=IMAGENET, dtype="bfloat16", statistics="device"
+    ),
     text=TextTowerConfig(
         checkpoint="emilyalsentzer/Bio_ClinicalBERT", max_length=256, dtype="bfloat16"
     ),
@@ -57,6 +59,7 @@ PRESETS = {
         REPO,
         about="IMITATE, settings of the paper",
         system=CONFIGS["paper"],
+        image=dataclasses.replace(REPO.image, statistics="global"),
         optimizer=OptimizerConfig(lr=4e-5, weight_decay=0.05, schedule="cosine"),
         epochs=50,
         warmup_fraction=0.1,

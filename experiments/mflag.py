@@ -33,7 +33,9 @@ def build(
 REPO = Pretraining(
     about="M-FLAG, settings of the released code",
     system=CONFIGS["repo"],
-    image=ImageTowerConfig("resnet50", checkpoint=IMAGENET, dtype="bfloat16"),
+    image=ImageTowerConfig(
+        "resnet50", checkpoint=IMAGENET, dtype="bfloat16", statistics="device"
+    ),
     text=TextTowerConfig(
         checkpoint="microsoft/BiomedVLP-CXR-BERT-general",
         max_length=512,
@@ -62,6 +64,7 @@ PRESETS = {
         REPO,
         about="M-FLAG, orthogonality loss of the paper",
         system=CONFIGS["paper"],
+        image=dataclasses.replace(REPO.image, statistics="global"),
         workdir=Path("runs/mflag-paper"),
     ),
 }

@@ -50,6 +50,7 @@ from medjax.mri.series import (
     reconstruction_system,
     to_channels,
 )
+from medjax.nn.normalization import BatchNorm
 from medjax.typing import Batch, Metrics
 from medjax_kernels.data_consistency import gradient_step, proximal_solve
 from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
@@ -156,14 +157,13 @@ class ConvolutionalResidual(nn.Module):
                 name=f"conv_{i}",
             )(y)
             if self.norm:
-                norm = nn.BatchNorm(
-                    not train,
-                    momentum=0.99,
+                y = BatchNorm(
+                    momentum=0.01,  # Keras keeps 0.99 of the old
                     epsilon=1e-3,
                     scale_init=zeros if last else nn.initializers.ones,
+                    dtype=self.dtype,
                     name=f"norm_{i}",
-                )
-                y = norm(y.astype(jnp.float32)).astype(self.dtype)
+                )(y, train=train)
             if not last:
                 y = nn.leaky_relu(y, self.slope)
         return x + y.astype(x.dtype)

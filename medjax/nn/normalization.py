@@ -9,16 +9,25 @@ a batch norm: there it decides what collapses and what does not.
 
 Statistics are taken over the global batch, whatever devices hold it (PyTorch calls this
 ``SyncBatchNorm``). Most published runs did not: every device normalised its own share.
-``groups`` gives those back, on any number of devices.
+``statistics="device"`` gives those back, and saves what devices would tell each other
+in the forward pass; ``"host"`` keeps it off the network between hosts. Both are read
+from the mesh that the call runs under, so a run means the same on any number of devices
+only with ``"global"``.
 
 Everything here computes in float32 and returns ``dtype``.
 """
+
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from medjax.train.mesh import Statistics, batch_axes, statistics_groups
 
 
 class BatchNorm(nn.Module):
@@ -34,29 +43,37 @@ class BatchNorm(nn.Module):
     affine: bool = True
     frozen: bool = False
     """Always normalise with the running statistics, and never update them."""
-    groups: int = 1
-    """Consecutive equal parts of the batch, each normalised with statistics of its own:
-    the number of devices reproduces a run without ``SyncBatchNorm``. The running
-    statistics take the mean over groups."""
-    dtype: str = "float32"
+    statistics: Statistics = "global"
+    """Whose share of the batch is normalised with statistics of its own: each device's,
+    each host's, or the whole. The running statistics take the mean over shares."""
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    """Of the scale, where there is one."""
+    dtype: DTypeLike = "float32"
     """Of the output."""
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b *space c"], *, train: bool
+        self,
+        x: Float[Array, "b *space c"],
+        *,
+        train: bool,
+        present: Float[Array, " b"] | None = None,
     ) -> Float[Array, "b *space c"]:
         """Normalises each channel over the batch and all positions.
 
         Args:
           x: Features, any number of spatial axes between batch and channels.
           train: Whether to use, and remember, the statistics of this batch.
+          present: 1 for examples that the statistics are taken over, 0 for those that
+            are only normalised; None: all count. A share with fewer than two values
+            takes the running statistics, and leaves them as they are.
 
         Returns:
           The normalised features, in ``dtype``.
 
         Raises:
-          ValueError: The batch does not divide into ``groups``, or a group holds
-            a single value per channel, which has no variance.
+          ValueError: The batch does not divide into shares, or a share holds a single
+            value per channel, which has no variance.
         """
         channels = x.shape[-1]
         shape = (channels,)
@@ -67,48 +84,74 @@ class BatchNorm(nn.Module):
         if batch:
             y = self._split(y)
             axes = tuple(range(1, y.ndim - 1))
-            count = y[0, ..., 0].size
+            weight = jnp.ones(y.shape[:2]) if present is None else present
+            weight = weight.reshape(*y.shape[:2], *(1,) * (y.ndim - 2))
+            positions = math.prod(y.shape[2:-1])
+            count = jnp.sum(weight, axes, keepdims=True) * positions
+            enough = count > 1
             # One pass over memory instead of two. E[x^2] - E[x]^2 loses its digits when
             # the mean is large; measured from the running mean, a constant that is near
             # it, the same formula does not.
             shift = lax.stop_gradient(mean.value).reshape((1,) * (y.ndim - 1) + (-1,))
             centred = y - shift
-            offset = jnp.mean(centred, axes, keepdims=True)
-            square = jnp.mean(jnp.square(centred), axes, keepdims=True)
+            share = jnp.where(enough, weight / jnp.maximum(count, 1.0), 0.0)
+            if present is None:
+                offset = jnp.mean(centred, axes, keepdims=True)
+                square = jnp.mean(jnp.square(centred), axes, keepdims=True)
+            else:
+                offset = jnp.sum(share * centred, axes, keepdims=True)
+                square = jnp.sum(share * jnp.square(centred), axes, keepdims=True)
             variance = jnp.maximum(square - jnp.square(offset), 0.0)
+            unbiased = variance * (count / jnp.maximum(count - 1, 1.0))
+            old = self._wide(var.value, y)
+            variance = jnp.where(enough, variance, old)
             y = (centred - offset) * lax.rsqrt(variance + self.epsilon)
             y = y.reshape(x.shape)
-            unbiased = variance * (count / (count - 1))
-            self._remember(mean, (offset + shift).reshape(self.groups, channels))
-            self._remember(var, unbiased.reshape(self.groups, channels))
+            self._remember(mean, offset + shift, enough)
+            self._remember(var, unbiased, enough)
         else:
             y = (y - self._wide(mean.value, y)) * self._wide(
                 lax.rsqrt(var.value + self.epsilon), y
             )
         if self.affine:
-            scale = self.param("scale", nn.initializers.ones, shape)
+            scale = self.param("scale", self.scale_init, shape)
             bias = self.param("bias", nn.initializers.zeros, shape)
             y = y * self._wide(scale, y) + self._wide(bias, y)
         return y.astype(self.dtype)
 
     def _split(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        """``[b, ..., c]`` as ``[groups, b / groups, ..., c]``."""
-        size = y.shape[0]
-        if size % self.groups:
+        """``[b, ..., c]`` as ``[shares, b / shares, ..., c]``, each where it lies."""
+        size, shares = y.shape[0], statistics_groups(self.statistics)
+        if size % shares:
             raise ValueError(
-                f"BatchNorm: groups must divide the batch; got a batch of {size} "
-                f"for {self.groups} groups"
+                f"BatchNorm: statistics per {self.statistics} need a batch that splits "
+                f"evenly; got a batch of {size} for {shares} shares"
             )
-        if y[..., 0].size <= self.groups:
+        if y[..., 0].size <= shares:
             raise ValueError(
                 "BatchNorm: training needs more than one value per channel in each "
-                f"group; got x of shape {y.shape} for {self.groups} groups"
+                f"{self.statistics}'s share; got x of shape {y.shape} for {shares}"
             )
-        return y.reshape(self.groups, size // self.groups, *y.shape[1:])
+        y = y.reshape(shares, size // shares, *y.shape[1:])
+        if self.statistics == "device" and shares > 1:
+            # Nothing of a share may be split further, or leave its device.
+            y = lax.with_sharding_constraint(y, PartitionSpec(batch_axes()))
+        return y
 
-    def _remember(self, running: nn.Variable, new: Float[Array, "g c"]) -> None:
-        old, new = running.value, jnp.mean(lax.stop_gradient(new), axis=0)
-        running.value = (1 - self.momentum) * old + self.momentum * new
+    def _remember(
+        self,
+        running: nn.Variable,
+        new: Float[Array, "g ... c"],
+        enough: Bool[Array, "g ..."],
+    ) -> None:
+        """Moves towards the mean over shares that had values enough."""
+        old = running.value
+        new = lax.stop_gradient(new).reshape(-1, old.size)
+        counted = enough.reshape(-1, 1).astype(jnp.float32)
+        shares = jnp.sum(counted)
+        mean = jnp.sum(counted * new, axis=0) / jnp.maximum(shares, 1.0)
+        moved = (1 - self.momentum) * old + self.momentum * mean
+        running.value = jnp.where(shares > 0, moved, old)
 
     @staticmethod
     def _wide(vector: Float[Array, "c"], like: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from medjax.nn.normalization import BatchNorm
+from medjax.train.mesh import Statistics
 
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """torchvision's ``kaiming_normal_(mode="fan_out")``."""
@@ -41,8 +42,8 @@ class ResNetConfig:
     """7x7 convolution and max-pool, together stride 4; or one 3x3, stride 2."""
     frozen_statistics: bool = False
     """Normalise with the imported statistics also in training."""
-    statistics_groups: int = 1
-    """See `BatchNorm.groups`."""
+    statistics: Statistics = "global"
+    """See `BatchNorm.statistics`."""
     remat: bool = False
     """Recompute each stage in the backward pass instead of keeping its activations."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -210,7 +211,7 @@ def batch_norm(config: ResNetConfig, *, name: str) -> BatchNorm:
     """The batch norm that a configuration asks for."""
     return BatchNorm(
         frozen=config.frozen_statistics,
-        groups=config.statistics_groups,
+        statistics=config.statistics,
         dtype=config.dtype,
         name=name,
     )

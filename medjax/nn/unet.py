@@ -26,6 +26,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from medjax.nn.normalization import BatchNorm
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -143,7 +145,7 @@ class NormActivation(nn.Module):
         affine = self.config.norm == "instance_affine"
         x = x.astype(jnp.float32)
         if self.config.norm == "batch":
-            x = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name="norm")(x)
+            x = BatchNorm(name="norm")(x, train=train)
         else:
             x = nn.InstanceNorm(
                 epsilon=1e-5,

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from absl import flags
+from jax._src.mesh import get_concrete_mesh  # the public one refuses under jit
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "model")
@@ -160,6 +161,69 @@ def parse_absl_flags() -> None:
     """
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+
+
+Statistics = Literal["device", "host", "global"]
+"""Whose share of a batch is looked at together: see `statistics_groups`."""
+
+
+def batch_axes() -> tuple[str, ...]:
+    """Axes of the current mesh over which a batch is split; () on one device.
+
+    Inside `jax.shard_map` the axes it maps over are gone: a batch there is one
+    device's share already.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    held = mesh.manual_axes
+    return tuple(a for a in BATCH_AXES if mesh.shape.get(a, 1) > 1 and a not in held)
+
+
+def statistics_groups(statistics: Statistics) -> int:
+    """Consecutive equal parts of the batch that devices, or hosts, of the mesh hold.
+
+    Args:
+      statistics: One part for each device along the batch axes of the current mesh,
+        one for each process, or one.
+
+    Returns:
+      The number of parts; 1 without a mesh.
+
+    Raises:
+      ValueError: For ``"host"``, if the batch of a process is not one piece.
+    """
+    axes = batch_axes()
+    if statistics == "global" or not axes:
+        return 1
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = math.prod(mesh.shape[axis] for axis in axes)
+    if statistics == "device":
+        return shards
+    if jax.process_count() == 1 and get_concrete_mesh().empty:
+        return 1  # shapes and plans, under a mesh without devices
+    return host_parts(get_concrete_mesh())
+
+
+def host_parts(mesh: Mesh) -> int:
+    """How many processes share the batch, if each holds one consecutive part of it.
+
+    Raises:
+      ValueError: If the parts are not consecutive, or differ in size.
+    """
+    order = [mesh.axis_names.index(axis) for axis in BATCH_AXES]
+    rest = [i for i in range(mesh.devices.ndim) if i not in order]
+    devices = mesh.devices.transpose(*order, *rest)
+    devices = devices.reshape(math.prod(devices.shape[: len(order)]), -1)
+    owners = [device.process_index for device in devices[:, 0]]
+    parts = len(set(owners))
+    size = len(owners) // parts
+    for first in range(0, len(owners), size):
+        if len(set(owners[first : first + size])) > 1:
+            raise ValueError(
+                "statistics: 'host' needs processes that hold consecutive equal parts "
+                f"of the batch, but its parts lie on processes {owners}; take 'device' "
+                "or 'global'"
+            )
+    return parts
 
 
 def global_batch_size(local: int, mesh: Mesh) -> int:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from medjax.train.mesh import BATCH_AXES
+from medjax.train.mesh import batch_axes
 from medjax_kernels.contrastive import Identity, softmax_loss
 from medjax_kernels.contrastive.targets import Target
 
@@ -46,12 +46,6 @@ def normalise(x: Float[Array, "*b d"], *, eps: float = 1e-12) -> Float[Array, "*
     # The maximum is taken on the square: the norm itself has no gradient at zero.
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, eps**2))
-
-
-def batch_axes() -> tuple[str, ...]:
-    """Axes of the current mesh over which the batch is split; () on one device."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return tuple(a for a in BATCH_AXES if mesh.shape.get(a, 1) > 1)
 
 
 def contrast(

@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
+from medjax.train.mesh import Statistics
 from medjax.typing import Batch, Key, Metrics, Variables
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
 from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
@@ -41,6 +42,8 @@ class ConvirtConfig:
     """Hidden width of the heads; None: as wide as what comes in (head ``mlp``)."""
     head: Literal["mlp", "batchnorm"] = "mlp"
     """One hidden layer, without or with BatchNorm."""
+    statistics: Statistics = "global"
+    """Whose share of the batch has BatchNorm statistics of its own in those heads."""
     text: Literal["sentence", "report"] = "sentence"
     """What of a report is contrasted: one random sentence per step, or all of it."""
     temperature: float = 0.1
@@ -94,7 +97,7 @@ class Convirt(TwoTower):
         if c.head == "batchnorm":
             if c.hidden is None:
                 raise ValueError("system.hidden: head 'batchnorm' needs a width")
-            return ProjectionHead(c.hidden, c.features)
+            return ProjectionHead(c.hidden, c.features, c.statistics)
         return MlpHead(c.hidden, c.features)
 
     def __call__(

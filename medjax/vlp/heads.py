@@ -1,10 +1,13 @@
 """Projection heads: from what a tower knows to the space where pairs are compared."""
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from medjax.nn.normalization import BatchNorm
+from medjax.train.mesh import Statistics
 
 
 class ProjectionHead(nn.Module):
@@ -16,16 +19,30 @@ class ProjectionHead(nn.Module):
 
     hidden: int
     features: int
-    groups: int = 1
-    """Groups of the batch with statistics of their own; 1: the global batch."""
+    statistics: Statistics = "global"
+    """Whose share of the batch has BatchNorm statistics of its own."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b d"], *, train: bool) -> Float[Array, "b e"]:
+    def __call__(
+        self,
+        x: Float[Array, "b d"],
+        *,
+        train: bool,
+        present: Float[Array, " b"] | None = None,
+    ) -> Float[Array, "b e"]:
+        """Projects.
+
+        Args:
+          x: features.
+          train: whether the BatchNorms take the statistics of this batch.
+          present: 1 for rows that enter them; None: all.
+        """
+        norm = functools.partial(BatchNorm, statistics=self.statistics)
         x = x.astype(jnp.float32)
         x = nn.Dense(self.hidden, use_bias=False, name="linear1")(x)
-        x = BatchNorm(groups=self.groups, name="bn1")(x, train=train)
+        x = norm(name="bn1")(x, train=train, present=present)
         x = nn.Dense(self.features, use_bias=False, name="linear2")(nn.relu(x))
-        return BatchNorm(affine=False, groups=self.groups, name="bn2")(x, train=train)
+        return norm(affine=False, name="bn2")(x, train=train, present=present)
 
 
 class MlpHead(nn.Module):

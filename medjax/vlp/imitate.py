@@ -18,8 +18,10 @@ be established, does not (``1.0``).
 Fixed defects of the released code, none of them reproducible because they stop it or
 change nothing: a 0-d index assignment that ends every step; absent findings (a single
 blank) that count as present. Here a missing section takes no part in its term, as
-anchor or as negative. Two choices of the code stay selectable: contrast per device
-(``contrast.negatives = "local"``) and BatchNorm statistics per device (``groups``).
+anchor or as negative, and does not enter the statistics of the report head. Contrast
+per device stays selectable (``contrast.negatives = "local"``), and so do BatchNorm
+statistics per device (``statistics``), which ``repo`` has: the code trains without
+``SyncBatchNorm``.
 
 What is computed differently at equal result: the encoder runs once per view instead of
 once per view and channel draw; pooling follows the channel draw; the attention computes
@@ -33,6 +35,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from medjax.train.mesh import Statistics
 from medjax.typing import Batch, Key, Metrics, Variables
 from medjax.vlp.aggregation import HierarchicalAggregator
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
@@ -85,14 +88,14 @@ class ImitateConfig:
     examples_per_epoch: int | None = None
     """Size of the training split, for the decay of the findings terms after epoch 30;
     None keeps their weight at 1."""
-    groups: int = 1
-    """Groups of the batch with BatchNorm statistics of their own in the heads."""
+    statistics: Statistics = "global"
+    """Whose share of the batch has BatchNorm statistics of its own in the heads."""
     augment: AugmentConfig = AUGMENTATIONS["imitate"]
     """Augmentation, drawn independently for each view."""
 
 
 CONFIGS = {
-    "repo": ImitateConfig(),
+    "repo": ImitateConfig(statistics="device"),
     "paper": ImitateConfig(strength=1.0, fill_diagonal=False),
 }
 
@@ -124,9 +127,9 @@ class Imitate(TwoTower):
         self.aggregator = HierarchicalAggregator(
             c.channel_ratios, c.token_length, c.attention_heads
         )
-        self.image_head = ProjectionHead(c.hidden_image, c.features, c.groups)
-        self.reading_head = ProjectionHead(c.hidden_reading, c.features, c.groups)
-        self.text_head = ProjectionHead(c.hidden_text, c.features, c.groups)
+        self.image_head = ProjectionHead(c.hidden_image, c.features, c.statistics)
+        self.reading_head = ProjectionHead(c.hidden_reading, c.features, c.statistics)
+        self.text_head = ProjectionHead(c.hidden_text, c.features, c.statistics)
 
     def __call__(
         self, image: Float[Array, "b h w 3"], ids: dict[str, Int[Array, "b n"]]
@@ -144,8 +147,17 @@ class Imitate(TwoTower):
         *,
         key: Key,
         train: bool = True,
+        present: dict[str, Float[Array, " b"]] | None = None,
     ) -> Compared:
-        """Both views through the tower once, the channels drawn twice for each."""
+        """Both views through the tower once, the channels drawn twice for each.
+
+        Args:
+          views: both, augmented.
+          priors: features of the sections.
+          key: of the draws.
+          train: whether the BatchNorms take the statistics of this batch.
+          present: per section, 1 where a report has it: blanks do not enter them.
+        """
         keys = jax.random.split(key, (2, 2))
         towers = [self.image(view, train=train) for view in views]
 
@@ -162,7 +174,11 @@ class Imitate(TwoTower):
             reading=(read(0, 0), read(1, 0)),
             reading_again=(read(0, 1), read(1, 1)),
             reports={
-                name: normalise(self.text_head(prior, train=train))
+                name: normalise(
+                    self.text_head(
+                        prior, train=train, present=present and present[name]
+                    )
+                )
                 for name, prior in priors.items()
             },
             priors=priors,
@@ -298,11 +314,13 @@ def imitate(
             augment(batch["image"], config.augment, key=k) for k in (first, second)
         )
         priors = {s: frozen_features(module, variables, batch, s) for s in SECTIONS}
+        present = {s: batch[f"has_{s}"].astype(jnp.float32) for s in SECTIONS}
         compared, updated = module.apply(
             variables,
             views,
             priors,
             key=draw,
+            present=present,
             method="compare",
             mutable=["batch_stats"],
         )
@@ -312,7 +330,7 @@ def imitate(
             weight = findings_weight(seen // config.examples_per_epoch)
         total, terms = imitate_loss(
             compared,
-            {s: batch[f"has_{s}"].astype(jnp.float32) for s in SECTIONS},
+            present,
             config=config,
             weight=weight,
             contrast_config=contrast_config,

@@ -23,9 +23,11 @@ minimum, the identity, cannot be reached; that is the method's, and stays.
 import dataclasses
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from medjax.train.mesh import Statistics
 from medjax.typing import Batch, Key, Metrics, Variables
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
 from medjax.vlp.contrastive import normalise
@@ -53,14 +55,14 @@ class MFlagConfig:
     """Weight of the off-diagonal entries in the ``repo`` variant."""
     orthogonality_weight: float = 1.0
     """Weight of the orthogonality loss beside the alignment."""
-    groups: int = 1
-    """Groups of the batch with BatchNorm statistics of their own in the heads."""
+    statistics: Statistics = "global"
+    """Whose share of the batch has BatchNorm statistics of its own in the heads."""
     augment: AugmentConfig = AUGMENTATIONS["mflag"]
     """Augmentation of the one view."""
 
 
 CONFIGS = {
-    "repo": MFlagConfig(),
+    "repo": MFlagConfig(statistics="device"),
     "paper": MFlagConfig(orthogonality="paper"),
 }
 
@@ -83,9 +85,13 @@ def orthogonality_loss(
     """
     v = v.astype(jnp.float32)
     repo = variant == "repo"
-    gram = v.T @ v / v.shape[0] if repo else normalise(v).T @ normalise(v)
-    diagonal = jnp.sum(jnp.square(v if repo else normalise(v)), axis=0)
-    diagonal = diagonal / v.shape[0] if repo else diagonal
+    v = v / jnp.sqrt(jnp.float32(v.shape[0])) if repo else normalise(v)
+    # The loss is small differences of large sums: at an accelerator's default precision
+    # (bfloat16 or TF32 products) the off-diagonal ones would be rounding.
+    gram = jnp.matmul(
+        v.T, v, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+    )
+    diagonal = jnp.sum(jnp.square(v), axis=0)
     on = jnp.sum(jnp.square(diagonal - 1.0))
     off = jnp.sum(jnp.square(gram)) - jnp.sum(jnp.square(diagonal))
     return 0.5 * (on + off_diagonal * off) if repo else on + off
@@ -114,8 +120,8 @@ class MFlag(TwoTower):
         c = self.config
         self.image = ImageTower(self.image_config)
         self.text = TextTower(self.text_config)
-        self.image_head = ProjectionHead(c.hidden, c.features, c.groups)
-        self.text_head = ProjectionHead(c.hidden, c.features, c.groups)
+        self.image_head = ProjectionHead(c.hidden, c.features, c.statistics)
+        self.text_head = ProjectionHead(c.hidden, c.features, c.statistics)
 
     def __call__(
         self, image: Float[Array, "b h w 3"], ids: dict[str, Int[Array, "b n"]]

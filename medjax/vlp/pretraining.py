@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from medjax.vlp.towers import (
     load_towers,
     save_towers,
 )
+from medjax.weights import checkpoint_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +254,31 @@ def source_row(source: PreparedSource) -> dict[str, Any]:
     return row
 
 
+def features_key(
+    system: PretrainingSystem, corpus: Corpus, text: TextTowerConfig
+) -> str:
+    """What decides the features of a frozen report tower: never where it lies.
+
+    Args:
+      system: names the token fields that are asked for.
+      corpus: the reports.
+      text: the tower, which has a checkpoint.
+
+    Returns:
+      A name for a file.
+    """
+    settings = dataclasses.asdict(text)
+    for neither in ("checkpoint", "remat"):
+        del settings[neither]
+    asked = {
+        "weights": checkpoint_digest(str(text.checkpoint)),
+        "settings": settings,
+        "reports": corpus.metadata["source_hash"],
+        "fields": system.cached_tokens,
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def training_rows(
     system: PretrainingSystem,
     corpus: Corpus,
@@ -268,9 +295,7 @@ def training_rows(
     source = corpus.source("train", ("image", *system.tokens))
     if not (config.cache_text and system.cached_tokens and text.checkpoint):
         return Rows(source), source
-    asked = (text, corpus.metadata["source_hash"], system.cached_tokens)
-    name = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
-    path = config.workdir / f"text_features_{name}.npz"
+    path = config.workdir / f"text_features_{features_key(system, corpus, text)}.npz"
     if path.exists():
         return Rows(source, npz.read(path)), source
 

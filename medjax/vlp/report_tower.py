@@ -6,14 +6,18 @@ loop) and written as a checkpoint folder: what follows loads it like any other.
 """
 
 import dataclasses
+import hashlib
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from medjax import weights
+from medjax.data.ledger import DataError
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.train.loop import fit
 from medjax.train.optimizer import OptimizerConfig
@@ -57,11 +61,15 @@ def train_language_model(
 
     Returns:
       A folder with config.json, weights and tokenizer, under Hugging Face's names.
+
+    Raises:
+      DataError: the folder holds a tower of other settings or reports.
     """
     folder = workdir / "checkpoint"
+    text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
+    check_asked(workdir, settings_of(corpus, text, config, seed=seed))
     if folder.exists():
         return folder
-    text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
     init, loss = masked_language_model(text)
     stream = build_pipeline(
         corpus.source("train", ("report",)),
@@ -96,3 +104,51 @@ def train_language_model(
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("language")
     return folder
+
+
+def settings_of(
+    corpus: Corpus, text: TextTowerConfig, config: LanguageConfig, *, seed: int
+) -> dict[str, Any]:
+    """All that decides what a report tower learns, by flag."""
+    words = json.dumps(corpus.tokenizer.inner.get_vocab(), sort_keys=True)
+    tower = dataclasses.asdict(text)
+    for neither in ("checkpoint", "remat", "pool"):
+        del tower[neither]
+    return {
+        **{f"text.{name}": value for name, value in tower.items()},
+        **{f"language.{k}": v for k, v in dataclasses.asdict(config).items()},
+        "train.seed": seed,
+        "reports": corpus.metadata["source_hash"],
+        "vocabulary": hashlib.sha256(words.encode()).hexdigest(),
+    }
+
+
+def check_asked(workdir: Path, asked: dict[str, Any]) -> None:
+    """Holds a folder to the settings it was started with, which it keeps beside it.
+
+    Raises:
+      DataError: they differ, or the folder does not say them.
+    """
+    path = workdir / "asked.json"
+    if path.exists():
+        kept = json.loads(path.read_text())
+        changed = sorted(
+            name for name in {*kept, *asked} if kept.get(name) != asked.get(name)
+        )
+        if changed:
+            was = {name: kept.get(name) for name in changed}
+            now = {name: asked.get(name) for name in changed}
+            raise DataError(
+                f"workdir: the report tower in {workdir} was trained with {was}, now "
+                f"{now}: use another workdir"
+            )
+    elif (workdir / "checkpoint").exists():
+        raise DataError(
+            f"workdir: {workdir} holds a report tower without {path.name}, which says "
+            "how it was trained: use another workdir"
+        )
+    elif jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".part")
+        draft.write_text(json.dumps(asked, indent=1, sort_keys=True))
+        draft.rename(path)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from medjax.nn.bert import BERTS, Bert, BertConfig
 from medjax.nn.resnet import RESNETS, ResNet, ResNetConfig
 from medjax.nn.vit import VITS, ViT, ViTConfig
+from medjax.train.mesh import Statistics
 from medjax.typing import Variables
 from medjax.weights import checkpoint_file, load, save
 
@@ -41,9 +42,9 @@ class ImageTowerConfig:
     """Weights to start from: a folder, a safetensors file or a hub id."""
     frozen_statistics: bool = False
     """Normalise with the checkpoint's statistics in training, too (ResNet)."""
-    statistics_groups: int = 1
-    """Parts of the batch with BatchNorm statistics of their own; the number of devices
-    reproduces training without synchronised statistics (ResNet)."""
+    statistics: Statistics = "global"
+    """Whose share of the batch has BatchNorm statistics of its own (ResNet); "device"
+    is training without synchronised statistics, as most released code does it."""
     dtype: DType = "float32"
     """Of the computation; parameters stay float32."""
     remat: bool = False
@@ -89,7 +90,7 @@ def network_config(config: ImageTowerConfig) -> ResNetConfig | ViTConfig:
     return dataclasses.replace(
         RESNETS[config.architecture],
         frozen_statistics=config.frozen_statistics,
-        statistics_groups=config.statistics_groups,
+        statistics=config.statistics,
         **how,
     )
 

@@ -2,6 +2,13 @@
 
 from medjax.weights.checkpoints import load, save
 from medjax.weights.convert import from_torch, to_torch
-from medjax.weights.files import checkpoint_file
+from medjax.weights.files import checkpoint_digest, checkpoint_file
 
-__all__ = ["checkpoint_file", "from_torch", "load", "save", "to_torch"]
+__all__ = [
+    "checkpoint_digest",
+    "checkpoint_file",
+    "from_torch",
+    "load",
+    "save",
+    "to_torch",
+]

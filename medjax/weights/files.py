@@ -30,6 +30,17 @@ HOW_TO_CONVERT = (
 )
 
 
+COMPANIONS = (
+    "config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
+"""Files beside the weights that decide what a tower says of a text."""
+
+
 def weight_files(source: str | Path, *, revision: str | None = None) -> list[Path]:
     """The safetensors files of a checkpoint.
 
@@ -108,6 +119,32 @@ def checkpoint_file(
             f"source: no {name} in {_spell(repository, revision)} on the hub"
         )
     return found
+
+
+def checkpoint_digest(source: str | Path, *, revision: str | None = None) -> str:
+    """What a checkpoint is, wherever it lies: the key of anything computed from it.
+
+    Args:
+      source: As for `weight_files`.
+      revision: Branch, tag or commit of a hub repository.
+
+    Returns:
+      SHA-256 over weights, configuration and tokenizer, in hexadecimal.
+
+    Raises:
+      FileNotFoundError: No weights there.
+      ValueError: A pickle, or a shard index that cannot be read.
+      ConnectionError: The hub could not be reached.
+    """
+    files = weight_files(source, revision=revision)
+    beside = [files[0].parent / name for name in COMPANIONS]
+    digest = hashlib.sha256()
+    for path in (*files, *(p for p in beside if p.is_file())):
+        with path.open("rb") as stream:
+            own = hashlib.file_digest(stream, "sha256").hexdigest()
+        # A lone file of weights may have any name.
+        digest.update(f"{path.name if path in beside else 'weights'} {own}\n".encode())
+    return digest.hexdigest()
 
 
 def read_tensors(paths: list[Path]) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,12 +1,17 @@
 """Batch norm and layer norm mean what PyTorch means by them."""
 
+import inspect
+from types import SimpleNamespace
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from medjax.nn.normalization import BatchNorm, LayerNorm
+from medjax.train.mesh import AXES, BATCH_AXES, MeshConfig, host_parts, make_mesh
 
 
 def features(*shape, offset=0.0, seed=0):
@@ -83,44 +88,130 @@ def test_evaluation_uses_the_running_statistics():
     )
 
 
-def test_groups_are_batches_of_their_own():
-    x = features(8, 3, 2)
-    y, gradient, mean, var = run(BatchNorm(groups=4), x)
-    parts = [run(BatchNorm(), part) for part in np.split(x, 4)]
-    np.testing.assert_allclose(y, np.concatenate([p[0] for p in parts]), atol=1e-5)
-    together = np.concatenate([p[1] for p in parts])
-    np.testing.assert_allclose(gradient, together, atol=1e-4)
-    np.testing.assert_allclose(mean, np.mean([p[2] for p in parts], axis=0), rtol=1e-5)
-    np.testing.assert_allclose(var, np.mean([p[3] for p in parts], axis=0), rtol=1e-5)
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(MeshConfig(data=2, fsdp=4))
 
 
-@pytest.mark.parametrize("groups", [1, 8])
-def test_statistics_do_not_depend_on_the_devices(groups):
+def loss(module, variables, x):
+    """Something that every output has a part in, and the statistics beside it."""
+    y, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    weight = jnp.arange(y.size, dtype=jnp.float32).reshape(y.shape) / y.size
+    return jnp.sum(jnp.square(y) * weight), (y, updated["batch_stats"])
+
+
+def test_each_device_normalises_its_share_and_tells_nobody(mesh):
+    x = features(16, 4, 4, 3, offset=1.0)
+    module = BatchNorm(affine=False, statistics="device")
+    variables = module.init(jax.random.key(0), jnp.asarray(x), train=True)
+    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    with jax.set_mesh(mesh):
+        split = jax.device_put(x, rows)
+        forward = jax.jit(lambda x: loss(module, variables, x)[1][0])
+        text = forward.lower(split).compile().as_text()
+        found = jax.jit(jax.grad(lambda x: loss(module, variables, x), has_aux=True))
+        gradient, (y, stats) = found(split)
+        two = np.stack([x, 2 * x + 1])
+        mapped = jax.jit(jax.vmap(forward))(two)
+    assert "all-reduce" not in text and "all-gather" not in text
+    # The same on one device, share by share.
+    alone = BatchNorm(affine=False)
+    parts = [
+        alone.apply(variables, part, train=True, mutable=["batch_stats"])
+        for part in jnp.split(jnp.asarray(x), 8)
+    ]
+    wanted = np.concatenate([part[0] for part in parts])
+    np.testing.assert_allclose(y, wanted, atol=1e-5)
+    np.testing.assert_allclose(mapped[0], wanted, atol=1e-5)
+    np.testing.assert_allclose(mapped[1], wanted, atol=1e-4)
+    for name in ("mean", "var"):
+        each = [part[1]["batch_stats"][name] for part in parts]
+        np.testing.assert_allclose(stats[name], np.mean(each, axis=0), rtol=1e-5)
+    weight = np.arange(x.size, dtype=np.float32).reshape(x.shape) / x.size
+
+    def one(part, weight):
+        y, _ = alone.apply(variables, part, train=True, mutable=["batch_stats"])
+        return jnp.sum(jnp.square(y) * weight)
+
+    pieces = zip(np.split(x, 8), np.split(weight, 8), strict=True)
+    slopes = [jax.grad(one)(jnp.asarray(p), jnp.asarray(w)) for p, w in pieces]
+    np.testing.assert_allclose(gradient, np.concatenate(slopes), atol=1e-4)
+
+
+@pytest.mark.parametrize("statistics", ["global", "host"])
+def test_global_statistics_and_one_host_do_not_depend_on_the_devices(mesh, statistics):
     x = jnp.asarray(features(16, 4, 4, 3))
-    module = BatchNorm(groups=groups)
+    module = BatchNorm(statistics=statistics)
     variables = module.init(jax.random.key(0), x, train=True)
-    step = jax.jit(
-        lambda x: module.apply(variables, x, train=True, mutable=["batch_stats"])
+    step = jax.jit(lambda x: loss(module, variables, x))
+    alone = step(x)
+    with jax.set_mesh(mesh):
+        split = step(jax.device_put(x, NamedSharding(mesh, PartitionSpec(BATCH_AXES))))
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(split), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_hosts_are_told_by_the_processes_of_the_mesh():
+    class Device(NamedTuple):
+        process_index: int
+
+    def parts(owners):
+        devices = np.empty((len(owners), 1, 1), object)
+        devices[:, 0, 0] = [Device(i) for i in owners]
+        mesh = SimpleNamespace(axis_names=AXES, devices=devices)
+        return inspect.unwrap(host_parts)(mesh)
+
+    assert parts([0, 0, 1, 1]) == 2 and parts([0, 0]) == 1 and parts([1, 0]) == 2
+    with pytest.raises(ValueError, match=r"lie on processes \[0, 1, 0, 1\]"):
+        parts([0, 1, 0, 1])
+
+
+def test_absent_examples_are_normalised_but_do_not_count():
+    kept = np.asarray([0, 2, 3, 5, 6, 7])
+    present = jnp.zeros(8).at[kept].set(1.0)
+    x = jnp.full((8, 3), 1000.0).at[kept].set(features(6, 3))
+    module = BatchNorm(affine=False)
+    variables = module.init(jax.random.key(0), x, train=True)
+
+    @jax.jit
+    def train(x, present):
+        return module.apply(
+            variables, x, train=True, present=present, mutable=["batch_stats"]
+        )
+
+    y, stats = train(x, present)
+    wanted, wanted_stats = module.apply(
+        variables, x[kept], train=True, mutable=["batch_stats"]
     )
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
-    for a, b in zip(
-        jax.tree.leaves(step(x)), jax.tree.leaves(step(split)), strict=True
-    ):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    np.testing.assert_allclose(y[kept], wanted, atol=1e-5)
+    for a, b in zip(jax.tree.leaves(stats), jax.tree.leaves(wanted_stats), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    # With one example or none there is nothing to take statistics of.
+    for few in (jnp.zeros(8), jnp.zeros(8).at[0].set(1.0)):
+        y, stats = train(x, few)
+        np.testing.assert_allclose(
+            y, module.apply(variables, x, train=False), rtol=1e-5
+        )
+        for a, b in zip(
+            jax.tree.leaves(stats),
+            jax.tree.leaves(variables["batch_stats"]),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
 
 
-def test_what_cannot_be_normalised_is_said():
-    x = jnp.asarray(features(6, 3))
-    variables = BatchNorm().init(jax.random.key(0), x, train=True)
+def test_what_cannot_be_normalised_is_said(mesh):
+    module = BatchNorm(statistics="device")
+    variables = module.init(jax.random.key(0), jnp.ones((6, 3)), train=True)
 
-    def train(module, x):
-        module.apply(variables, x, train=True, mutable=["batch_stats"])
+    def train(x):
+        with jax.set_mesh(mesh):
+            module.apply(variables, x, train=True, mutable=["batch_stats"])
 
-    with pytest.raises(ValueError, match="batch of 6 for 4 groups"):
-        train(BatchNorm(groups=4), x)
+    with pytest.raises(ValueError, match="batch of 6 for 8 shares"):
+        train(jnp.ones((6, 3)))
     with pytest.raises(ValueError, match="more than one value per channel"):
-        train(BatchNorm(groups=6), x)
+        train(jnp.ones((8, 3)))
 
 
 def test_layer_norm_is_that_of_pytorch_and_keeps_float32_inside():

@@ -136,3 +136,15 @@ def test_too_small_images_and_too_few_levels_are_refused():
     with pytest.raises(ValueError, match="two levels at least"):
         net = unet.UNet(unet.UNetConfig((4,), 1))
         jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+
+
+def test_its_batch_norm_trains_as_every_other_of_the_house():
+    """The running variance is the unbiased one, and half precision is not inside."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, 3, 4)) + 3, "float32")
+    module = unet.NormActivation(FLAVOURS["bilinear"], jnp.bfloat16)
+    variables = module.init(jax.random.key(0), x, train=False)
+    y, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    assert y.dtype == jnp.bfloat16
+    stats, flat = updated["batch_stats"]["norm"], np.asarray(x).reshape(-1, 4)
+    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5)
+    np.testing.assert_allclose(stats["mean"], 0.1 * flat.mean(0), rtol=1e-5)

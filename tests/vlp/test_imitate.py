@@ -15,7 +15,9 @@ from medjax.vlp.aggregation import (
 from medjax.vlp.contrastive import normalise
 from medjax.vlp.imitate import (
     CONFIGS,
+    SECTIONS,
     Compared,
+    Imitate,
     ImitateConfig,
     findings_weight,
     imitate,
@@ -106,6 +108,49 @@ def test_absent_findings_take_no_part():
     # The impression terms still see everybody.
     name = "diagnosis_impression"
     assert abs(float(terms[name]) - float(without[name])) > 1e-3
+
+
+def test_absent_findings_do_not_enter_the_statistics_of_the_head():
+    """Nothing of the others moves, whatever the report tower says of a blank."""
+    image, text = ImageTowerConfig("resnet_tiny"), TextTowerConfig("tiny")
+    config = ImitateConfig(4, 4, 4, 4, token_length=64)
+    module = Imitate(config, image, text)
+    rng = np.random.default_rng(0)
+    film = jnp.asarray(rng.normal(size=(4, 32, 32, 3)), jnp.float32)
+    seen = jnp.asarray([1.0, 0.0, 1.0, 1.0])
+    prior = {s: jnp.asarray(rng.normal(size=(4, 8)), jnp.float32) for s in SECTIONS}
+    have = {"findings": seen, "impression": jnp.ones(4)}
+
+    def compare(variables, prior):
+        return module.apply(
+            variables,
+            (film, film),
+            prior,
+            key=jax.random.key(1),
+            present=have,
+            method="compare",
+            mutable=["batch_stats"],
+        )
+
+    shapes = jax.eval_shape(
+        lambda key: module.init(
+            key, (film, film), prior, key=key, train=False, method="compare"
+        ),
+        jax.random.key(0),
+    )
+    variables = jax.tree.map(
+        lambda s: jnp.asarray(rng.uniform(0.5, 1, s.shape), s.dtype), shapes
+    )
+    run = jax.jit(lambda findings: compare(variables, {**prior, "findings": findings}))
+    first, statistics = run(prior["findings"])
+    second, others = run(prior["findings"].at[1].set(1e3))
+    kept = np.asarray([0, 2, 3])
+    for one, other in zip(
+        (first.reports["findings"][kept], *jax.tree.leaves(statistics)),
+        (second.reports["findings"][kept], *jax.tree.leaves(others)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_absent_section_correlates_with_nothing():

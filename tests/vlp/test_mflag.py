@@ -1,5 +1,6 @@
 """M-FLAG: both orthogonality losses and the alignment against their formulas."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,6 +26,18 @@ def test_orthogonality_is_the_formula(variant):
     expected = factor * (((np.diag(gram) - 1) ** 2).sum() + off_weight * off)
     got = orthogonality_loss(jnp.asarray(v, jnp.float32), variant=variant)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["repo", "paper"])
+def test_the_gram_matrix_is_asked_for_at_full_precision(variant):
+    """On a CPU every product is; on accelerators the default is not."""
+    v = jnp.ones((4, 3), jnp.bfloat16)
+    lowered = jax.jit(lambda v: orthogonality_loss(v, variant=variant)).lower(v)
+    products = [
+        line for line in lowered.as_text().splitlines() if "dot_general" in line
+    ]
+    assert products and all("precision = [HIGHEST, HIGHEST]" in p for p in products)
+    assert all("xf32>" in p and "bf16" not in p for p in products)
 
 
 def test_alignment_adds_one_distance_twice():

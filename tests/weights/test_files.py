@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pickle
+import shutil
 
 import huggingface_hub
 import jax
@@ -15,7 +16,7 @@ from safetensors.numpy import save_file
 
 from medjax.nn.bert import BERTS, Bert, BertConfig
 from medjax.nn.resnet import ResNet, ResNetConfig
-from medjax.weights import checkpoint_file, load, save, to_torch
+from medjax.weights import checkpoint_digest, checkpoint_file, load, save, to_torch
 from tests.nn.variables import random_variables
 
 CONFIG = dataclasses.replace(BERTS["tiny"], vocab_size=20, hidden_size=16)
@@ -45,6 +46,23 @@ def test_a_saved_tower_loads_from_its_folder_and_its_file(saved, variables):
     assert checkpoint_file(saved / "model.safetensors", "config.json").is_file()
     with pytest.raises(FileNotFoundError, match="vocab.txt"):
         checkpoint_file(saved, "vocab.txt")
+
+
+def test_a_digest_is_of_what_a_checkpoint_holds_and_not_of_its_place(
+    saved, variables, tmp_path
+):
+    first = checkpoint_digest(saved)
+    copy = shutil.copytree(saved, tmp_path / "elsewhere")
+    assert checkpoint_digest(copy) == first
+    assert checkpoint_digest(copy / "model.safetensors") == first
+    for change in (
+        lambda: (copy / "vocab.txt").write_text("[UNK]"),
+        lambda: (copy / "config.json").write_text("{}"),
+        lambda: save(copy, "bert", jax.tree.map(lambda x: x + 1, variables), CONFIG),
+    ):
+        before = checkpoint_digest(copy)
+        change()
+        assert checkpoint_digest(copy) != before
 
 
 def test_a_residual_network_keeps_its_running_statistics(tmp_path):
