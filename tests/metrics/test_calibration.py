@@ -1,9 +1,17 @@
 """Calibration error of probabilities with known honesty."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax.metrics.calibration import Calibration
+from medjax.metrics.calibration import (
+    Calibration,
+    brier,
+    excess_brier,
+    excess_nll,
+    nll,
+    roi_calibration,
+)
 
 
 def test_honest_probabilities_have_no_error_and_boasts_have_theirs():
@@ -41,3 +49,37 @@ def test_bad_input_is_named():
         Calibration.of(np.zeros((2, 1)), np.zeros((2, 2)))
     empty = Calibration.of(np.array([[0.5]]), np.array([[np.nan]]))
     assert np.isnan(empty.expected_error()[0])
+
+
+def test_near_the_foreground_the_background_does_not_dilute():
+    truth = np.zeros((40, 40), int)
+    truth[18:22, 18:22] = 1
+    probabilities = np.zeros((40, 40, 2))
+    probabilities[..., 1] = np.where(truth == 1, 0.7, 0.0)
+    probabilities[..., 0] = 1 - probabilities[..., 1]
+    whole = Calibration.of(
+        probabilities.reshape(-1, 2), np.eye(2)[truth.reshape(-1)]
+    ).expected_error()
+    near = roi_calibration(probabilities, truth, voxels=2)
+    # 16 voxels are off by 0.3; two rows on each side and one voxel at each corner.
+    assert near.count.sum(1).tolist() == [16 + 4 * 8 + 4] * 2
+    np.testing.assert_allclose(near.expected_error(), 0.3 * 16 / 52)
+    np.testing.assert_allclose(whole, 0.3 * 16 / 1600)
+    nothing = roi_calibration(np.eye(2)[np.zeros((4, 4), int)], np.zeros((4, 4), int))
+    assert np.isnan(nothing.expected_error()).all()
+
+
+def test_excess_is_what_lies_above_the_floor_of_drawn_labels():
+    rng = np.random.default_rng(2)
+    true, said = rng.dirichlet(np.ones(3), (2, 40)).astype(np.float32)
+    draws = np.stack([rng.multinomial(1, p, 1000) for p in true.astype(float)])
+    labels = jnp.asarray(draws, jnp.float32)
+    everywhere = [jnp.broadcast_to(p[:, None], draws.shape) for p in (said, true)]
+    for score, excess in ((nll, excess_nll), (brier, excess_brier)):
+        ours, floor = (float(score(p, labels)) for p in everywhere)
+        above = float(excess(jnp.asarray(said), jnp.asarray(true)))
+        assert above == pytest.approx(ours - floor, rel=0.05) and above > 0
+        nothing = excess(jnp.asarray(true), jnp.asarray(true))
+        assert nothing == pytest.approx(0, abs=1e-6)
+    certain = jnp.eye(3)
+    assert float(excess_nll(certain, certain)) == 0
