@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
+from medjax.nn.warp import warp
 from medjax.typing import Key
 
 Range = tuple[float, float]
@@ -319,19 +320,9 @@ def _warp(
     y = (m[1, 0] * u + m[1, 1] * v + m[1, 2]) / depth
     left, top = jnp.maximum(crop[:2], 0.0)
     right, bottom = jnp.minimum(crop[:2] + crop[2:], float(side))
-    total = jnp.zeros((size, size), jnp.float32)
-    flat = film.reshape(-1)
-    x0, y0 = jnp.floor(x), jnp.floor(y)
-    for xi, wx in ((x0, 1.0 - (x - x0)), (x0 + 1.0, x - x0)):
-        for yi, wy in ((y0, 1.0 - (y - y0)), (y0 + 1.0, y - y0)):
-            # A plane seen from behind (depth <= 0) shows nothing.
-            inside = (xi >= left) & (xi < right) & (yi >= top) & (yi < bottom)
-            weight = jnp.where(inside & (depth > 0.0), wx * wy, 0.0)
-            column = jnp.clip(xi, 0.0, side - 1.0).astype(jnp.int32)
-            row = jnp.clip(yi, 0.0, side - 1.0).astype(jnp.int32)
-            value = jnp.take(flat, row * side + column, axis=0)
-            total = total + weight * value.astype(jnp.float32)
-    return total / 255.0
+    seen = warp(film, (y, x), window=((top, bottom), (left, right)))
+    # A plane seen from behind (depth <= 0) shows nothing.
+    return jnp.where(depth > 0.0, seen, 0.0) / 255.0
 
 
 def _intensity(
