@@ -14,7 +14,7 @@ import pytest
 from experiments.compare.reconstruction import SCORES, differences, summarise, table
 from experiments.latent_transformer import NAME, TINY
 from medjax.data.records import Field, write_records
-from medjax.mri.latent_transformer import SYSTEMS as SINGLE_COIL
+from medjax.mri.latent_transformer import CONFIGS as SINGLE_COIL
 from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.reconstruction import run
 from medjax.mri.reconstruction_report import fit_rows, voxels
