@@ -12,6 +12,8 @@ constant    ``lr``
 cosine      from ``lr`` to ``min_lr`` along half a cosine, at the last step
 restarts    cosine with warm restarts (Loshchilov and Hutter, 2017), per step
 step        ``lr * step_factor ** (t // step_every)``
+poly        ``lr * (1 - t / T) ** poly_power``, T the updates after warm-up
+            (nnU-Net's, which moves once an epoch; here every update)
 ==========  ===================================================================
 
 All start after ``warmup_steps`` updates during which the rate grows linearly,
@@ -48,13 +50,17 @@ class OptimizerConfig:
     """Added to the root of Adam's second moment."""
     momentum: float = 0.9
     """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov's momentum for SGD, as PyTorch has it."""
     weight_decay: float = 0.0
     """Decoupled for adamw, L2 in the gradient for adam and sgd."""
     no_decay: tuple[str, ...] = ()
     """Regexes of parameter names without weight decay (PyTorch's default: none)."""
     clip_norm: float | None = None
     """Clip the gradient to this global L2 norm."""
-    schedule: Literal["constant", "cosine", "restarts", "step"] = "constant"
+    clip_per_member: bool = False
+    """Parameters carry a leading axis of ensemble members: each has its own norm."""
+    schedule: Literal["constant", "cosine", "restarts", "step", "poly"] = "constant"
     """Shape of the learning rate after warm-up."""
     warmup_steps: int = 0
     """Updates of linear warm-up."""
@@ -68,6 +74,8 @@ class OptimizerConfig:
     """Updates between two decays of `step`."""
     step_factor: float = 0.1
     """Factor of each decay of `step`."""
+    poly_power: float = 0.9
+    """Exponent of `poly`."""
     frozen: tuple[str, ...] = ()
     """Regexes of parameter names that are not trained: no gradient, no state."""
 
@@ -116,6 +124,9 @@ def make_schedule(config: OptimizerConfig, steps: int) -> Schedule:
         if config.schedule == "step":
             decays = (t // config.step_every).astype(jnp.float32)
             return config.lr * jnp.float32(config.step_factor) ** decays
+        if config.schedule == "poly":
+            left = 1.0 - t.astype(jnp.float32) / max(steps - warmup, 1)
+            return config.lr * jnp.maximum(left, 0.0) ** config.poly_power
         return jnp.full((), config.lr, jnp.float32)
 
     def schedule(t: jax.Array) -> jax.Array:
@@ -151,15 +162,26 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
     Returns:
       A gradient transformation over the trainable parameters.
+
+    Raises:
+      ValueError: If a flag would do nothing.
     """
+    if config.clip_per_member and config.clip_norm is None:
+        raise ValueError("optimizer: clip_per_member needs a clip_norm")
+    if config.nesterov and not (config.name == "sgd" and config.momentum > 0):
+        raise ValueError(
+            "optimizer: nesterov is a momentum of sgd, got "
+            f"name={config.name!r}, momentum={config.momentum}"
+        )
     parts: list[optax.GradientTransformation] = []
     if config.clip_norm is not None:
-        parts.append(optax.clip_by_global_norm(config.clip_norm))
+        clip = _clip_members if config.clip_per_member else optax.clip_by_global_norm
+        parts.append(clip(config.clip_norm))
     decay = _weight_decay(config.weight_decay, config.no_decay)
     if config.name != "adamw":
         parts.append(decay)
     if config.name == "sgd":
-        parts.append(optax.trace(decay=config.momentum))
+        parts.append(optax.trace(config.momentum, nesterov=config.nesterov))
     else:
         parts.append(optax.scale_by_adam(config.b1, config.b2, config.eps))
     if config.name == "adamw":
@@ -174,6 +196,30 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             return inner.update(updates, state, params)
 
     return optax.GradientTransformation(inner.init, update)
+
+
+def _clip_members(norm: float) -> optax.GradientTransformation:
+    """Clips every member of an ensemble by its own norm.
+
+    A norm over all of them would tie the members: one large gradient would shrink the
+    steps of the others, and an ensemble would no longer be its members trained alone.
+    """
+
+    def clip(updates: Any, params: Any) -> Any:
+        del params
+        sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(updates)}
+        if len(sizes) != 1 or () in sizes:
+            raise ValueError(
+                "optimizer: clip_per_member expects one leading axis of members in "
+                f"every parameter, got leading sizes {sorted(sizes)}"
+            )
+        return jax.vmap(one)(updates)
+
+    def one(updates: Any) -> Any:
+        clipped, _ = optax.clip_by_global_norm(norm).update(updates, optax.EmptyState())
+        return clipped
+
+    return optax.stateless(clip)
 
 
 def _weight_decay(rate: float, exempt: tuple[str, ...]) -> optax.GradientTransformation:

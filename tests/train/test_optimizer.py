@@ -1,7 +1,9 @@
 """Schedules against their formulas, update rules against PyTorch's by hand."""
 
+import dataclasses
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,3 +125,61 @@ def test_clipping_bounds_the_global_norm():
 def test_a_period_of_nothing_is_refused():
     with pytest.raises(ValueError, match="restart_period"):
         make_schedule(OptimizerConfig(restart_period=0), 10)
+
+
+def test_poly_falls_to_zero_at_the_last_step_after_warmup():
+    got = rates(schedule="poly", warmup_steps=10, at=[9, 10, 55, 100, 150])
+    want = 0.5 * np.array([1.0, 1.0, 0.5**0.9, 0.0, 0.0])
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    np.testing.assert_allclose(rates(schedule="poly", poly_power=2.0, at=[50]), [0.125])
+
+
+def test_nesterov_equals_pytorch():
+    """nnU-Net's optimiser: momentum 0.99, L2 in the gradient."""
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch (extra: parity)")
+    theirs = torch.ones(3, requires_grad=True)
+    optimizer = torch.optim.SGD(
+        [theirs], lr=0.05, momentum=0.99, nesterov=True, weight_decay=0.1
+    )
+    tx = make_optimizer(
+        OptimizerConfig(
+            name="sgd", lr=0.05, momentum=0.99, nesterov=True, weight_decay=0.1
+        ),
+        10,
+    )
+    ours = jnp.ones(3)
+    state = tx.init(ours)
+    slope = np.float32([1.0, -2.0, 0.5])
+    for _ in range(4):
+        optimizer.zero_grad()
+        (0.5 * torch.from_numpy(slope) * theirs**2).sum().backward()
+        optimizer.step()
+        updates, state = tx.update(slope * ours, state, ours)
+        ours = ours + updates
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-5)
+
+
+def test_members_are_clipped_as_if_alone():
+    config = OptimizerConfig(name="sgd", lr=1.0, momentum=0.0, clip_norm=1.0)
+    alone = make_optimizer(config, 10)
+    together = make_optimizer(dataclasses.replace(config, clip_per_member=True), 10)
+    # The second member's gradient is below the norm, the first one's far above.
+    grads = {"a": jnp.float32([[30.0, 40.0], [0.3, 0.0]]), "b": jnp.float32([5.0, 0.4])}
+    updates, _ = together.update(grads, together.init(grads), grads)
+    for member in range(2):
+        own = jax.tree.map(lambda g, m=member: g[m], grads)
+        expected, _ = alone.update(own, alone.init(own), own)
+        mine = jax.tree.map(lambda u, m=member: u[m], updates)
+        chex.assert_trees_all_close(mine, expected, rtol=1e-6)
+    bad = {"a": jnp.zeros((2, 2)), "b": jnp.zeros(3)}
+    with pytest.raises(ValueError, match=r"leading sizes \[\(2,\), \(3,\)\]"):
+        together.update(bad, together.init(bad), bad)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"clip_per_member": True}, "clip_norm"), ({"nesterov": True}, "momentum of sgd")],
+)
+def test_a_flag_that_would_do_nothing_is_refused(options, named):
+    with pytest.raises(ValueError, match=named):
+        make_optimizer(OptimizerConfig(**options), 10)
