@@ -39,7 +39,7 @@ class Grid:
         affine: voxel indices to mm, 4x4.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     affine: Float[np.ndarray, "4 4"]
 
     @property

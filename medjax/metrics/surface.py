@@ -287,7 +287,7 @@ def _surface(
     inside = mask[box[0]]
     start = [edge.start for edge in box[0]]
     if elements == "voxels":
-        at = np.argwhere(inside & ~np.asarray(ndimage.binary_erosion(inside)))
+        at = np.argwhere(inside & ~np.asarray(ndimage.binary_erosion(inside), bool))
         return at + start, np.ones(len(at))
     # Corner i lies half a voxel before voxel i, in both masks.
     weights = surfels.areas(tuple(spacing))[_codes(inside)]

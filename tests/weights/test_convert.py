@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -57,8 +58,7 @@ def bert_tensors():
 def test_export_then_import_changes_nothing(network):
     variables = random_like(template(network))
     again = from_torch(to_torch(network, variables), network, template(network))
-    assert jax.tree.structure(again) == jax.tree.structure(variables)
-    jax.tree.map(np.testing.assert_array_equal, again, variables)
+    chex.assert_trees_all_equal(again, variables, strict=True)
 
 
 @pytest.mark.parametrize("network", TABLES)
