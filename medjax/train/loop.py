@@ -38,6 +38,7 @@ from medjax.train.nonfinite import record_nonfinite
 from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from medjax.train.preemption import Preempted, PreemptionGuard
 from medjax.train.settings import TrainConfig
+from medjax.train.shapes import CompiledSteps
 from medjax.train.sharding import DEFAULT_RULES, Rules, replicated
 from medjax.train.state import (
     Init,
@@ -83,8 +84,9 @@ def fit(
       init: ``init(key, batch) -> variables``.
       loss: ``loss(variables, batch, key) -> scalar, (metrics, updated collections)``.
         Runs under `jax.set_mesh`, and sees global arrays.
-      data: Batches of this process (dicts of numpy arrays of constant shape), without
-        end, from an iterator with ``get_state`` and ``set_state``.
+      data: Batches of this process (dicts of numpy arrays), without end, from an
+        iterator with ``get_state`` and ``set_state``. They all have as many examples,
+        and at most ``train.shapes`` shapes; in one step every process brings the same.
       workdir: Folder of the run; the same folder resumes.
       optimizer: Update rule, schedule, frozen parameters.
       train: Length and intervals.
@@ -192,12 +194,11 @@ class _Run:
     ) -> TrainState:
         """Takes all steps from `state` on; `fed` is the first batch."""
         train, start = self.train, int(state.step)
-        shapes = {name: value.shape for name, value in fed.device.items()}
         proceed = jax.jit(lambda: jnp.ones((), bool), out_shardings=replicated(mesh))()
-        # Compiled ahead: a batch of another shape is then an error, not a silent second
-        # compilation, and the compiler's counts of FLOPs and bytes are at hand.
-        compiled = step.lower(state, fed.device, key, proceed).compile()
-        flops = speed.step_flops(compiled, repeats=train.accumulate)
+        # Compiled ahead: a new shape is then counted and logged, and the compiler's
+        # counts of FLOPs and bytes are at hand.
+        steps = CompiledSteps(step, limit=train.shapes, repeats=train.accumulate)
+        compiled, flops = steps.of(state, fed.device, key, proceed)
         trace = _Trace(train.profiled, self.workdir / "profile")
         clock = speed.Clock()
         unchecked: tuple[int, Fed, Mapping[str, jax.Array]] | None = None
@@ -208,7 +209,8 @@ class _Run:
                     began = time.perf_counter()
                     fed = self.feed.next()
                     clock.waited(time.perf_counter() - began)
-                    _check_shapes(fed, shapes)
+                    with clock.excluded():
+                        compiled, flops = steps.of(state, fed.device, key, proceed)
                 trace.before(n)
                 with jax.profiler.StepTraceAnnotation("train", step_num=n):
                     state, metrics = compiled(state, fed.device, key, proceed)
@@ -239,8 +241,11 @@ class _Run:
                         remaining=train.steps - n,
                         flops=flops,
                     )
-                    memory = {"peak_memory_bytes": speed.peak_memory(compiled)}
-                    self.writer.write(n, {**row, **rates, **memory})
+                    program = {
+                        "peak_memory_bytes": speed.peak_memory(compiled),
+                        "compiled_shapes": len(steps),
+                    }
+                    self.writer.write(n, {**row, **rates, **program})
                     bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
                 with clock.excluded():
                     if evaluates and not asked:
@@ -320,17 +325,3 @@ def _progress_bar(start: int, steps: int) -> tqdm:
         dynamic_ncols=True,
         mininterval=0.5 if sys.stderr.isatty() else 30.0,
     )
-
-
-def _check_shapes(fed: Fed, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Holds every batch to the shapes the step was compiled for.
-
-    Raises:
-      ValueError: If one differs.
-    """
-    now = {name: value.shape for name, value in fed.device.items()}
-    if now != shapes:
-        raise ValueError(
-            f"data: the step is compiled for batches of {dict(shapes)}, got {now}; "
-            "drop the remainder of an epoch and pad texts to one length"
-        )

@@ -37,6 +37,9 @@ class TrainConfig:
     """Seed of initialisation and of all randomness in the steps."""
     accumulate: int = 1
     """Microbatches per update; a contrastive loss contrasts within a microbatch."""
+    shapes: int = 8
+    """Shapes of batches that the step may be compiled for: buckets of text lengths or
+    matrix sizes, which take a compilation each."""
     ema: float | None = None
     """Decay of an exponential moving average of the parameters; None: no average."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -49,7 +52,14 @@ class TrainConfig:
     """Resume although settings that change the result differ."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "checkpoint_every", "keep", "accumulate"):
+        for name in (
+            "steps",
+            "log_every",
+            "checkpoint_every",
+            "keep",
+            "accumulate",
+            "shapes",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"train.{name}: expected at least 1, got {getattr(self, name)}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from medjax.data import mat73, nifti
 from medjax.data.boundary import DataError
 from medjax.data.pipeline import PipelineConfig
 from medjax.data.records import RecordSource
-from medjax.mri import cmrxrecon, masks
+from medjax.mri import cmrxrecon, masks, sense
 from medjax.mri.cmrxrecon import lookalike
 from medjax.mri.cmrxrecon.times import DEFAULTS, read_times
+from medjax.train import MeshConfig, TrainConfig, fit, make_mesh, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -328,9 +330,57 @@ def test_the_training_stream_gives_batches_of_one_shape(tree, tmp_path):
     )
     again.set_state(iterator.get_state())
     np.testing.assert_array_equal(next(again)["mask"], next(iterator)["mask"])
+    # Two processes read it half by half, in the same shapes.
+    halves = [
+        iter(
+            cmrxrecon.training_stream(
+                sets,
+                "train",
+                config,
+                acceleration=4,
+                acs=8,
+                process_index=i,
+                process_count=2,
+            )
+        )
+        for i in range(2)
+    ]
+    for batch in batches:
+        both = [next(half) for half in halves]
+        for name in ("kspace", "mask", "index"):
+            together = np.concatenate([half[name] for half in both])
+            np.testing.assert_array_equal(together, batch[name])
+    check_trains(stream, tmp_path / "run")
     with pytest.raises(ValueError, match="epochs=1: the training stream is endless"):
         once = dataclasses.replace(config, epochs=1)
         cmrxrecon.training_stream(sets, "train", once, acceleration=4)
+
+
+def check_trains(stream, workdir):
+    """A network of one weight learns from matrices of both sizes."""
+
+    def image(batch):
+        return sense.adjoint(
+            batch["kspace"], batch["sensitivities"][:, None], batch["mask"]
+        )
+
+    def loss(variables, batch, key):
+        del key
+        full = {**batch, "mask": jnp.ones_like(batch["mask"])}
+        scale = 1 / jnp.max(jnp.abs(image(full)))
+        weight = variables["params"]["weight"].astype(jnp.complex64)
+        error = weight * image(batch) - image(full)
+        return jnp.mean(jnp.abs(error)) * scale, ({}, {})
+
+    fit(
+        lambda key, batch: {"params": {"weight": jnp.zeros(())}},
+        loss,
+        stream,
+        workdir=workdir,
+        train=TrainConfig(steps=8, log_every=1),
+        mesh=make_mesh(MeshConfig(), devices=jax.devices()[:1]),
+    )
+    assert [row["compiled_shapes"] for row in read_metrics(workdir)][-1] == 2
 
 
 def golden_pair():

@@ -274,6 +274,44 @@ def test_resuming_another_model_is_refused(tmp_path):
         train.fit(wider, loss, Stream(), workdir=tmp_path, optimizer=OPTIMIZER)
 
 
+class Bucketed(Stream):
+    """Every second batch has three frames instead of two."""
+
+    def __next__(self):
+        batch = super().__next__()
+        frames = 2 + self.position % 2
+        return {**batch, "x": np.stack([batch["x"]] * frames, axis=1)}
+
+
+def test_a_stream_of_two_shapes_compiles_twice_and_resumes_bit_equal(tmp_path):
+    def frames(function):
+        def mean(first, second, *key):
+            if key:
+                second = {**second, "x": second["x"].mean(1)}
+                return function(first, second, *key)
+            return function(first, {**second, "x": second["x"].mean(1)})
+
+        return mean
+
+    def fit(workdir, steps, **options):
+        return train.fit(
+            frames(init),
+            frames(loss),
+            Bucketed(),
+            workdir=workdir,
+            optimizer=OPTIMIZER,
+            train=train.TrainConfig(steps=steps, log_every=1, **options),
+        )
+
+    whole = fit(tmp_path / "whole", 5)
+    assert curve(tmp_path / "whole", "compiled_shapes") == [1, 2, 2, 2, 2]
+    fit(tmp_path / "cut", 2)
+    assert_equal(fit(tmp_path / "cut", 5), whole)
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    with pytest.raises(ValueError, match=r"batches of 1 shapes \(train.shapes\)"):
+        fit(tmp_path / "few", 3, shapes=1)
+
+
 class Ragged(Stream):
     """Its third batch is shorter."""
 

@@ -2,7 +2,7 @@
 
 Each bucket of :func:`~medjax.mri.cmrxrecon.prepare.prepare` is a stream of its own
 batches; the streams are interleaved in proportion to their rows, and the iterator of
-the whole can be checkpointed. Every shape compiles once.
+the whole can be checkpointed. `medjax.train.loop.fit` compiles a step per shape.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,6 +26,8 @@ def training_stream(
     acceleration: int,
     acs: int = 24,
     random_offset: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> grain.IterDataset:
     """An endless stream of batches, each of one shape.
 
@@ -42,6 +44,9 @@ def training_stream(
         acs: central lines.
         random_offset: start the lines of each row's mask anywhere in the spacing, as
             the Latent Transformer was trained; else at line 0, as in the challenge.
+        process_index: which process this is (``jax.process_index()``).
+        process_count: of how many. All take their buckets in one order, so that every
+            process has a batch of the same shape in the same step.
 
     Returns:
         A grain ``IterDataset``; its iterator has ``get_state`` and ``set_state``.
@@ -59,7 +64,13 @@ def training_stream(
     for bucket, folder in sorted(sets.items()):
         name = "x".join(map(str, bucket))
         source = RecordSource(folder, split)
-        streams[name] = build_pipeline(source, config, transform=transform)
+        streams[name] = build_pipeline(
+            source,
+            config,
+            transform=transform,
+            process_index=process_index,
+            process_count=process_count,
+        )
         weights[name] = float(len(source))
     return grain.IterDataset.mix(streams, weights)
 

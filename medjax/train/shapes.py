@@ -1,0 +1,80 @@
+"""One compiled step per shape of batch: bucketed texts, matrices of several sizes.
+
+A step is compiled ahead for the shapes it meets, since a compiler that is called in
+silence costs minutes. There may be a few of them, never one per batch: data are put
+into buckets, and a limit says when they were not.
+
+Every process of a run has to see batches of the same shapes in the same step, or the
+processes wait for each other in different programs. The streams of `medjax.data` do:
+each process reads its part of one global order that the seed alone decides.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from medjax.train import speed
+from medjax.train.state import TrainState
+from medjax.typing import Key
+
+logger = logging.getLogger(__name__)
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class CompiledSteps:
+    """The programs of one step, by the shapes of its batch.
+
+    Args:
+      step: Jitted ``step(state, batch, key, proceed)``.
+      limit: How many shapes there may be.
+      repeats: Microbatches, which the compiler's count of FLOPs sees once.
+    """
+
+    def __init__(self, step: Any, *, limit: int, repeats: int = 1) -> None:
+        self._step, self._limit, self._repeats = step, limit, repeats
+        self._programs: dict[Shapes, tuple[Any, float | None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def of(
+        self,
+        state: TrainState,
+        batch: Mapping[str, jax.Array],
+        key: Key,
+        proceed: jax.Array,
+    ) -> tuple[Any, float | None]:
+        """The program for a batch and its FLOPs; compiled where the shapes are new.
+
+        Raises:
+          ValueError: The batch has another number of examples than the first, or
+            shapes beyond the limit.
+        """
+        shapes = tuple((name, value.shape) for name, value in sorted(batch.items()))
+        if shapes not in self._programs:
+            self._check(shapes)
+            if self._programs:
+                logger.info("compiling the step for batches of %s", dict(shapes))
+            program = self._step.lower(state, batch, key, proceed).compile()
+            flops = speed.step_flops(program, repeats=self._repeats)
+            self._programs[shapes] = program, flops
+        return self._programs[shapes]
+
+    def _check(self, shapes: Shapes) -> None:
+        known = [dict(other) for other in self._programs]
+        if not known:
+            return
+        if {s[0] for _, s in shapes} != {s[0] for s in known[0].values()}:
+            raise ValueError(
+                f"data: the step is compiled for batches of {known[0]}, got "
+                f"{dict(shapes)}; drop the remainder of an epoch"
+            )
+        if len(known) >= self._limit:
+            raise ValueError(
+                f"data: the step is compiled for batches of {len(known)} shapes "
+                f"(train.shapes), {known}, and got another, {dict(shapes)}; put the "
+                "data into fewer buckets or pad texts to one length"
+            )
