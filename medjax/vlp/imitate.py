@@ -176,7 +176,9 @@ class Imitate(TwoTower):
             reports={
                 name: normalise(
                     self.text_head(
-                        prior, train=train, present=present and present[name]
+                        prior,
+                        train=train,
+                        present=None if present is None else present[name],
                     )
                 )
                 for name, prior in priors.items()
