@@ -11,8 +11,8 @@ float32 throughout: against SciPy's float64 the error is that of rounding. Where
 measures to a phantom voxel at index -1 (a mask with nothing to measure to), these
 functions say infinity.
 
-For surface distances of one pair of masks on the host, the k-d tree of
-:mod:`medjax.metrics.surface` is faster; this is for what runs inside a step.
+Surface distances of a pair of masks on the host come from the k-d tree of
+:mod:`medjax.metrics.surface`; this is for what runs inside a step.
 """
 
 import functools

@@ -12,8 +12,7 @@ directions together (``pooled``: medpy from 0.5, MONAI) or the mean of the two m
 (``directed``).
 
 Distances come from a k-d tree of the surface's elements, on the host in float64: exact
-for any spacing, and several times faster than distance transforms of the whole grid,
-since surfaces have few elements.
+for any spacing, and work that goes with the surface, not with the grid.
 
 Where one of the masks is empty there is no distance. Both empty: the prediction is
 right, distances are 0 and the surface Dice is 1. One empty: the surface Dice is 0 and
