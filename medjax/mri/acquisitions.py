@@ -230,6 +230,12 @@ def open_data(data: Data) -> list[Pending]:
 
 
 def _phantoms(data: PhantomData) -> list[Pending]:
+    if not data.series:
+        raise ValueError("data.series is empty, expected t1, t2 or both")
+    for name in ("subjects", "height", "width", "coils"):
+        if getattr(data, name) < 1:
+            found = getattr(data, name)
+            raise ValueError(f"data.{name} is {found}, expected 1 at least")
     shared = {
         field.name: getattr(data, field.name)
         for field in dataclasses.fields(data)
@@ -259,6 +265,11 @@ def _phantoms(data: PhantomData) -> list[Pending]:
 
 
 def _tree(data: TreeData) -> list[Pending]:
+    if not data.series or (data.patients is not None and data.patients < 1):
+        raise ValueError(
+            f"data.series={data.series}, data.patients={data.patients}: expected one "
+            "series and patient at least"
+        )
     pending: list[Pending] = []
     for name in data.series:
         for sampling in data.sampling or ("full",):

@@ -49,6 +49,21 @@ class ScoringConfig:
     show_row: int = 0
     """The held-out series that the report shows."""
 
+    def check(self, rows: int) -> None:
+        """Refuses before training what cannot be scored of so many series.
+
+        Raises:
+          ValueError: naming the flag.
+        """
+        if self.rows is not None and self.rows < 1:
+            raise ValueError(f"evaluation.rows is {self.rows}, expected 1 at least")
+        scored = min(rows, self.rows or rows)
+        if not 0 <= self.show_row < scored:
+            raise ValueError(
+                f"evaluation.show_row is {self.show_row}, expected one of {scored} "
+                "series, from 0"
+            )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconstruction(Experiment):
@@ -85,6 +100,7 @@ def run(config: Reconstruction, name: str) -> dict[str, Any]:
     if config.normalise:
         system = at_magnitude(system, 1.0)
     scans = open_scans(config.data)
+    config.evaluation.check(len(scans.test))
     variables = train(config, system, scans)
     methods: dict[str, Method] = {
         "zero-filled": zero_filled,

@@ -134,6 +134,11 @@ def open_scans(config: ScansConfig) -> Scans:
     """
     if not config.acceleration:
         raise ValueError("data.acceleration is empty, expected one number at least")
+    simulated = ("patients", "test_patients", "height", "width", "coils")
+    for name in ("batch_size", *simulated * (config.root is None)):
+        if getattr(config, name) < 1:
+            found = getattr(config, name)
+            raise ValueError(f"data.{name} is {found}, expected 1 at least")
     if config.root is not None:
         folder = find_set(config.root, config.series)
         test = RecordSource(folder, held_out_part(folder))
@@ -141,10 +146,7 @@ def open_scans(config: ScansConfig) -> Scans:
             folder.name, RecordSource(folder, "train", fields=TRAINED_ON), test
         )
     else:
-        for name in ("patients", "test_patients"):
-            if getattr(config, name) < 1:
-                found = getattr(config, name)
-                raise ValueError(f"data.{name} is {found}, expected 1 at least")
+        _check_masks(config, config.height)
         own = jax.random.fold_in(jax.random.key(config.seed), 0)
         held_out = jax.random.fold_in(jax.random.key(0), 1)
         scans = Scans(
@@ -152,10 +154,13 @@ def open_scans(config: ScansConfig) -> Scans:
             phantoms(config, config.patients, TRAINED_ON, key=own),
             phantoms(config, config.test_patients, TRAINED_ON + TRUTH, key=held_out),
         )
-    lines = scans.test[0]["kspace"].shape[-2]
+    _check_masks(config, scans.test[0]["kspace"].shape[-2])
+    return scans
+
+
+def _check_masks(config: ScansConfig, lines: int) -> None:
     for acceleration in config.acceleration:  # impossible ones raise
         masks.cmrxrecon(lines, acceleration=acceleration, acs=config.acs)
-    return scans
 
 
 def find_set(root: Path, series: Contrast) -> Path:

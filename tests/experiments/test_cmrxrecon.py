@@ -251,6 +251,10 @@ def test_faults_end_with_a_message_that_names_file_and_key(
     assert "has no fully sampled centre" in file(
         "full.npy", "--mask.acs", "0", "--methods", "cg_sense"
     )
+    assert not experiment.main(
+        ("file", "--data.path", str(tmp_path / "full.npy"), "--mask.acs", "0")
+        + ("--methods", "zero_filled", "--workdir", str(tmp_path))
+    )
     assert "2 times for 1 frames" in file("full.npy", "--data.times", "1", "2")
     assert "maps 'k' have shape" in file(
         *("full.npy", "--data.maps", str(tmp_path / "a.mat"), "--data.maps-key"),

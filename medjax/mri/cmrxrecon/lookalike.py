@@ -66,6 +66,8 @@ def fabricate(
     """
     if edition not in EDITIONS:
         raise ValueError(f"edition={edition} is none of {EDITIONS}")
+    if patients < 1:
+        raise ValueError(f"patients={patients}, expected 1 at least")
     make = series or ellipse_scan
     written: list[Path] = []
     for number in range(1, patients + 1):

@@ -44,6 +44,7 @@ ROOMS = {
 }
 """The formats, by the module that describes them."""
 MENDED = (
+    *("nifti", "matlab", "matlab5", "fastmri", "ismrmrd", "arrays", "cmrxrecon"),
     *("images", "dicom"),
     *("weights", "records", "run", "checkpoint", "caches"),
 )

@@ -16,7 +16,6 @@ from tests.mutation import mutators as m
 from tests.mutation.formats import Format
 
 HDF5 = (*m.BYTES, *(inside.in_hdf5,) * 10)
-LIMITS = (ValueError, FileNotFoundError, KeyError, IndexError)
 
 
 def kspace(*shape: int) -> np.ndarray:
@@ -175,7 +174,6 @@ FORMATS = {
             "kspace": _every("[op]*.mat", read_kspace),
         },
         damage={"*.mat": HDF5},
-        errors=LIMITS,
     ),
     "matlab5": Format(
         build=_build_matlab5,
@@ -185,7 +183,6 @@ FORMATS = {
             "maps": _every("*.mat", read_maps),
         },
         damage={"*.mat": m.BYTES},
-        errors=LIMITS,
     ),
     "fastmri": Format(
         build=_build_fastmri,
@@ -195,7 +192,6 @@ FORMATS = {
             "read_kspace": _every("*.h5", read_kspace),
         },
         damage={"*.h5": HDF5},
-        errors=LIMITS,
     ),
     "ismrmrd": Format(
         build=_build_ismrmrd,
@@ -204,7 +200,6 @@ FORMATS = {
             "read_kspace": _every("*.h5", read_kspace),
         },
         damage={"*.h5": HDF5},
-        errors=LIMITS,
     ),
     "arrays": Format(
         build=_build_arrays,
@@ -217,7 +212,6 @@ FORMATS = {
         },
         damage={"*.cfl": m.BYTES, "*.hdr": m.TEXT, "*.npy": (*m.BYTES, *m.TEXT[:6])},
         also=("bart",),
-        errors=LIMITS,
     ),
     "cmrxrecon": Format(
         build=_build_cmrxrecon,
@@ -228,6 +222,5 @@ FORMATS = {
             "*.nii.gz": (*m.BYTES[:8], *(inside.in_gzip(*m.BYTES),) * 12),
         },
         also=("T1map.mat",),
-        errors=LIMITS,
     ),
 }
