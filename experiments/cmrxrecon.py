@@ -136,6 +136,7 @@ def run(config: Run[Any]) -> dict[str, Any]:
       ImportError: where peers are asked for and not installed.
     """
     check(config)
+    config.workdir.mkdir(parents=True, exist_ok=True)  # before hours of work
     ready = ready_methods(config)
     pending = open_data(config.data)
     rows: list[Row] = []
@@ -190,6 +191,8 @@ def check(config: Run[Any]) -> None:
     """
     if not (config.methods or config.peers or config.learned):
         raise ValueError("methods is empty, expected one at least")
+    if not config.mask.acceleration:
+        raise ValueError("mask.acceleration is empty, expected one number at least")
     if config.repeats < 0:
         raise ValueError(f"repeats={config.repeats}, expected 0 at least")
     if config.write_submission is not None:
