@@ -180,14 +180,19 @@ def write_records(
         files go into its ``folder`` and move with the set.
 
     Raises:
-        FileExistsError: If ``folder`` exists and ``overwrite`` is false.
+        FileExistsError: If ``folder`` exists and ``overwrite`` is false, or if it is
+            not a set that this function wrote.
         ValueError: If no row was added.
     """
     import tensorflow_datasets as tfds
 
     folder = Path(folder).absolute()
-    if folder.exists() and not overwrite:
-        raise FileExistsError(f"{folder} already exists; overwrite=True replaces it")
+    if is_occupied(folder):
+        if not overwrite:
+            raise FileExistsError(
+                f"{folder} already exists; overwrite=True replaces it"
+            )
+        check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = _fresh_build_folder(folder)
     try:
@@ -220,6 +225,7 @@ def write_records(
             "name": name,
             "fields": {k: [f.kind, list(f.shape), f.dtype] for k, f in fields.items()},
             "splits": writer.counts,
+            "files": sorted(path.name for path in building.iterdir()),
             **writer.metadata,
         }
         (building / METADATA).write_text(json.dumps(description, indent=1) + "\n")
@@ -228,6 +234,32 @@ def write_records(
         building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def is_occupied(folder: Path) -> bool:
+    """Whether something lies at a place for a set; an empty folder is free."""
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuses to replace what `write_records` did not write.
+
+    Raises:
+        FileExistsError: It is no prepared set, or holds more than one.
+    """
+    if not (folder / METADATA).is_file():
+        raise FileExistsError(
+            f"{folder} is not a prepared set: it is not replaced, choose another folder"
+        )
+    # Sets of earlier versions do not say which files are theirs.
+    ours = read_metadata(folder).get("files")
+    found = sorted(path.name for path in folder.iterdir())
+    strange = [name for name in found if ours and name not in (METADATA, *ours)]
+    if strange:
+        raise FileExistsError(
+            f"{folder} holds what is not of the prepared set in it ({strange[:3]}): it "
+            "is not replaced, choose another folder"
+        )
 
 
 def _fresh_build_folder(folder: Path) -> Path:

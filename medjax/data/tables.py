@@ -172,7 +172,8 @@ def read_jsonl(path: Path, required: Sequence[str], *, ledger: Ledger) -> Number
     columns = list(dict.fromkeys(k for _, row in rows for k in row))
     missing = [column for column in required if column not in columns]
     if missing:
-        raise DataError(f"{path}: no key {missing}, the keys are {columns[:40]}")
+        shown = [key[:40] for key in columns[:40]]
+        raise DataError(f"{path}: no key {missing}, the keys are {shown}")
     return [(n, dict.fromkeys(columns, "") | row) for n, row in rows]
 
 
@@ -186,7 +187,8 @@ def check_columns(path: Path, header: Sequence[str], required: Iterable[str]) ->
     required = list(required)
     missing = [column for column in required if column not in header]
     if len(missing) < len(required):
-        known = f"the columns are {list(header)}"
+        shown = [name if len(name) < 40 else f"{name[:40]}..." for name in header[:40]]
+        known = f"the columns are {shown}"
     else:
         known = (
             f"and none of those asked for: the first line, of {len(header)} cells, "

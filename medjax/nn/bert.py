@@ -8,7 +8,6 @@ prediction) is left out: no system here uses it. `MlmHead` is ``cls.predictions`
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +16,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from medjax.data.boundary import reading
+from medjax.data.documents import read_json
 from medjax.nn.attention import (
     ACTIVATIONS,
     AttentionImplementation,
@@ -27,6 +28,8 @@ from medjax.nn.normalization import LayerNorm
 
 MODEL_TYPES = {"bert", "cxr-bert"}
 """Values of ``model_type`` whose forward pass is this one."""
+MOST = 10**7
+"""Above every size of a BERT, below what would be asked of memory in vain."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +70,11 @@ class BertConfig:
           The configuration.
 
         Raises:
-          ValueError: A network that is not BERT, relative positions, a decoder, or an
-            activation that is not known.
+          ValueError: A network that is not BERT, relative positions, a decoder, an
+            activation that is not known, or a size that is none.
         """
         kind = sizes.get("model_type", "bert")
-        if kind not in MODEL_TYPES:
+        if kind not in tuple(MODEL_TYPES):
             raise ValueError(f"model_type: expected one of {MODEL_TYPES}, got {kind!r}")
         positions = sizes.get("position_embedding_type", "absolute")
         if positions != "absolute":
@@ -84,6 +87,7 @@ class BertConfig:
         known -= {"attention", "remat", "dtype"}
         values = {k: v for k, v in sizes.items() if k in known and v is not None}
         config = BertConfig(**values, **compute)
+        _check_sizes(config)
         if config.hidden_act not in ACTIVATIONS:
             raise ValueError(
                 f"hidden_act: expected one of {sorted(ACTIVATIONS)}, "
@@ -93,8 +97,15 @@ class BertConfig:
 
     @staticmethod
     def from_json(path: str | Path, **compute: Any) -> "BertConfig":
-        """Reads a ``config.json``; see `from_dict`."""
-        return BertConfig.from_dict(json.loads(Path(path).read_text()), **compute)
+        """Reads a ``config.json``; see `from_dict`.
+
+        Raises:
+          FileNotFoundError: No such file.
+          DataError: Naming the file and what of it is no BERT's.
+        """
+        what = "configuration of a BERT"
+        with reading(path, what):
+            return BertConfig.from_dict(read_json(path, what), **compute)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a ``config.json`` that Hugging Face reads as ``BertModel``."""
@@ -122,6 +133,32 @@ class BertConfig:
                 f"layers: expected 1 to {self.num_hidden_layers}, got {layers}"
             )
         return dataclasses.replace(self, num_hidden_layers=layers)
+
+
+def _check_sizes(config: BertConfig) -> None:
+    """Refuses what a damaged ``config.json`` may hold in place of numbers."""
+    for field in dataclasses.fields(BertConfig):
+        value, default = getattr(config, field.name), field.default
+        if isinstance(default, str | bool):
+            continue
+        wanted = float if isinstance(default, float) else int
+        number = isinstance(value, int | wanted) and not isinstance(value, bool)
+        least = 0 if wanted is float or field.name == "pad_token_id" else 1
+        most = 1 if "dropout" in field.name else MOST
+        if not number or not least <= value <= most:
+            raise ValueError(
+                f"{field.name}: expected a number from {least} to {most}, got {value!r}"
+            )
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"hidden_size: expected a multiple of the {config.num_attention_heads} "
+            f"heads, got {config.hidden_size}"
+        )
+    if config.pad_token_id >= config.vocab_size:
+        raise ValueError(
+            f"pad_token_id: expected one of {config.vocab_size} ids, got "
+            f"{config.pad_token_id}"
+        )
 
 
 BERTS: dict[str, BertConfig] = {

@@ -58,6 +58,8 @@ class CorpusConfig:
     """Of a table: column with train, valid or test."""
     label_columns: tuple[str, ...] = ()
     """Of a table: columns of labels, 1, 0 or empty."""
+    uncertain: Literal["ignore", "zero", "one"] | None = None
+    """Of a table: what a label of -1 becomes; None: it is refused."""
     patients: int = 3000
     """Of the embedded data: how many."""
     image_size: int = 256
@@ -188,7 +190,10 @@ def check_tokenizer(corpus: Corpus, wanted: Tokenizer) -> None:
       ValueError: naming both tokenizers.
     """
     probe = ["There is a small left pleural effusion; no pneumothorax. 2.5 cm nodule"]
-    ours, theirs = (t.encode(probe, 64).tolist() for t in (wanted, corpus.tokenizer))
+    ours, theirs = (
+        (t.encode(probe, 64).tolist(), t.inner.get_vocab())
+        for t in (wanted, corpus.tokenizer)
+    )
     if ours != theirs:
         raise ValueError(
             f"data.root: {corpus.folder} was tokenised with "
@@ -212,4 +217,5 @@ def _reader(config: CorpusConfig) -> Reader:
         patient=config.patient_column,
         split=config.split_column,
         labels=config.label_columns,
+        uncertain=config.uncertain,
     )

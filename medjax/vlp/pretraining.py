@@ -32,6 +32,7 @@ from medjax.vlp.system import PretrainingSystem
 from medjax.vlp.towers import (
     ImageTowerConfig,
     TextTowerConfig,
+    check_vocabulary,
     load_towers,
     save_towers,
 )
@@ -115,6 +116,7 @@ def run(
     contrast = dataclasses.replace(config.loss, implementation=implementation)
     # What does not go together is refused before anything is prepared or trained.
     build(config.system, config.image, config.text, contrast)
+    check_vocabulary(config.text)
     mesh = make_mesh(config.mesh, devices=devices)
     corpus = open_corpus(
         config.data,
@@ -181,7 +183,8 @@ def run(
     )
     variables = on_host(variables, mesh)
     if jax.process_index() == 0:
-        save_towers(config.workdir / "towers", variables, config.image, text)
+        towers_folder = config.workdir / "towers"
+        save_towers(towers_folder, variables, config.image, text, corpus.tokenizer)
         show(config.workdir, results, found, corpus, title=config.about)
     return results
 

@@ -18,6 +18,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from medjax.data.boundary import reading
+from medjax.data.documents import read_json
+from medjax.weights.files import HUB_ID, checkpoint_file
+
+VOCABULARIES = ("tokenizer.json", "vocab.txt")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -37,7 +42,8 @@ class Tokenizer:
             name: What to call it.
 
         Raises:
-            ValueError: If its padding id is not 0 or it adds no ``[CLS]`` in front.
+            ValueError: If its padding id is not 0, it adds no ``[CLS]`` in front, or
+                it has no word, or ids that are not those of its vocabulary.
         """
         if inner.pad_token_id != 0:
             raise ValueError(
@@ -48,6 +54,14 @@ class Tokenizer:
         ):
             raise ValueError(f"tokenizer: {name} puts no [CLS] before a text")
         self.inner, self.name, self.vocab_size = inner, name, len(inner)
+        known = inner.get_vocab()
+        if not known.keys() - inner.all_special_tokens:
+            raise ValueError(f"tokenizer: {name} knows no word at all")
+        if max(known.values()) >= self.vocab_size:
+            raise ValueError(
+                f"tokenizer: {name} has ids up to {max(known.values())} for "
+                f"{self.vocab_size} word-pieces: one id comes twice or is left out"
+            )
 
     def ids(self, texts: Sequence[str], max_len: int) -> list[Int[np.ndarray, " n"]]:
         """Token ids of each text at its own length, ``[CLS]`` and ``[SEP]`` included.
@@ -99,24 +113,60 @@ class Tokenizer:
 def load_tokenizer(source: str | Path) -> Tokenizer:
     """Load a tokenizer from a local folder or a hub id.
 
+    Code that comes with a checkpoint is never run. Where a checkpoint asks for it
+    (CXR-BERT does) but holds a ``vocab.txt``, that is read as BERT's WordPiece, which
+    such tokenizers are.
+
     Args:
         source: A folder with ``tokenizer.json`` or ``vocab.txt``, or a hub id such as
-            ``emilyalsentzer/Bio_ClinicalBERT``.
+            ``emilyalsentzer/Bio_ClinicalBERT``, with ``@revision`` where one is meant.
 
     Raises:
-        ValueError: If nothing can be loaded from there.
+        ValueError: If nothing can be loaded from there, or it has no vocabulary.
     """
-    from transformers import AutoTokenizer
+    where, options = _locate(source)
+    kind = "folder" if Path(where).is_dir() else "folder or hub id"
+    own_code = _asks_for_code(where, options)
+    with reading(source, f"tokenizer ({kind} with tokenizer.json or vocab.txt)"):
+        from transformers import AutoTokenizer, BertTokenizer
 
+        loader = BertTokenizer if own_code else AutoTokenizer
+        inner = loader.from_pretrained(where, trust_remote_code=False, **options)
+        name = Path(where).name if Path(where).is_dir() else str(source)
+        return Tokenizer(inner, name=name)
+
+
+def _locate(source: str | Path) -> tuple[str, dict[str, Any]]:
+    """What transformers calls a source: its name and, on a hub, the revision.
+
+    Raises:
+        FileNotFoundError: It is no folder and cannot be a hub id.
+        ValueError: A folder without a vocabulary, of which transformers would make a
+            tokenizer that knows no word.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in VOCABULARIES):
+            raise ValueError(
+                f"tokenizer: {folder} holds none of {list(VOCABULARIES)}: copy the "
+                "tokenizer's files there, or name a checkpoint that has them"
+            )
+        return str(folder), {}
+    if not HUB_ID.fullmatch(str(source)):
+        raise FileNotFoundError(
+            f"tokenizer: {source} is no folder, and not a hub id (owner/name)"
+        )
+    name, _, revision = str(source).partition("@")
+    return name, {"revision": revision} if revision else {}
+
+
+def _asks_for_code(where: str, options: dict[str, Any]) -> bool:
     try:
-        inner = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        kind = "folder" if Path(source).is_dir() else "folder or hub id"
-        raise ValueError(
-            f"tokenizer: no tokenizer could be loaded from {kind} {source}"
-        ) from error
-    name = Path(source).name if Path(source).is_dir() else str(source)
-    return Tokenizer(inner, name=name)
+        path = checkpoint_file(where, "tokenizer_config.json", **options)
+    except FileNotFoundError:
+        return False
+    named = read_json(path, "tokenizer's configuration").get("auto_map")
+    return isinstance(named, dict) and "AutoTokenizer" in named
 
 
 def train_tokenizer(

@@ -6,7 +6,6 @@ turns tokens into one vector.
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +18,7 @@ from medjax.nn.resnet import RESNETS, ResNet, ResNetConfig
 from medjax.nn.vit import VITS, ViT, ViTConfig
 from medjax.train.mesh import Statistics
 from medjax.typing import Variables
+from medjax.vlp.tokens import Tokenizer, load_tokenizer
 from medjax.weights import checkpoint_file, load, save
 
 DType = Literal["float32", "bfloat16"]
@@ -126,7 +126,7 @@ def bert_config(config: TextTowerConfig) -> BertConfig:
             sizes = dataclasses.replace(sizes, vocab_size=config.vocab_size)
     else:
         path = checkpoint_file(config.checkpoint, "config.json")
-        sizes = BertConfig.from_dict(json.loads(path.read_text()))
+        sizes = BertConfig.from_json(path)
     if config.max_length > sizes.max_position_embeddings:
         raise ValueError(
             f"text.max_length: expected at most {sizes.max_position_embeddings} "
@@ -182,11 +182,33 @@ def load_towers(
     return loaded
 
 
+def check_vocabulary(config: TextTowerConfig) -> None:
+    """Refuses a checkpoint whose tokenizer and word embeddings do not belong together.
+
+    Ids beyond the embeddings would be read as other words without an error; embeddings
+    beyond the ids mean that the tokenizer is another model's.
+
+    Raises:
+      ValueError: naming both numbers; or the checkpoint has no tokenizer.
+    """
+    if config.checkpoint is None:
+        return
+    rows = bert_config(config).vocab_size
+    words = load_tokenizer(config.checkpoint).vocab_size
+    if words != rows:
+        raise ValueError(
+            f"text.checkpoint: the tokenizer of {config.checkpoint} has {words} "
+            f"word-pieces, the network has embeddings for {rows}: they must be equal; "
+            "take the tokenizer that the weights were trained with"
+        )
+
+
 def save_towers(
     folder: Path,
     variables: Variables,
     image: ImageTowerConfig,
     text: TextTowerConfig,
+    tokenizer: Tokenizer,
 ) -> None:
     """Writes both towers under PyTorch's names, ``image/`` and ``text/`` in a folder.
 
@@ -195,11 +217,14 @@ def save_towers(
       variables: the system's, on this host.
       image: the image tower.
       text: the report tower.
+      tokenizer: the report tower's; lies beside its weights, so that the folder is a
+        checkpoint like any other.
     """
     network, own = _tower(variables, "image")
     save(folder / "image", network, own, network_config(image))
     network, own = _tower(variables, "text")
     save(folder / "text", network, own, bert_config(text))
+    tokenizer.save(folder / "text")
 
 
 def _tower(variables: Variables, tower: str) -> tuple[Any, dict[str, Any]]:

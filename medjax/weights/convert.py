@@ -2,7 +2,8 @@
 
 Nothing is guessed: after an import every variable has come from exactly one tensor, and
 every tensor has gone to a variable, or is known to belong to a head that a tower leaves
-out. Anything else is an error that lists the names.
+out. Anything else is an error that names the first few. A name that a training wrapper
+has put before all of them (``module.``) is taken away first.
 """
 
 import logging
@@ -20,6 +21,9 @@ from medjax.weights.names import TABLES, TO_FLAX, TO_TORCH, Network, Table
 
 log = logging.getLogger(__name__)
 
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What training wrappers put before every name: data parallel, compiled, Lightning."""
+
 
 def from_torch(
     tensors: Mapping[str, np.ndarray], network: Network, variables: Variables
@@ -36,14 +40,16 @@ def from_torch(
       A tree like ``variables`` with the imported numbers.
 
     Raises:
-      ValueError: Tensors that are missing, not expected, or of another shape.
+      ValueError: Tensors that are missing, not expected, or of another shape; the
+        first few are named.
     """
     table = TABLES[network]
     wanted: dict[str, Any] = {**traverse_util.flatten_dict(dict(variables), sep="/")}
     filled: dict[str, jax.Array] = {}
     unexpected, skipped, misshapen = [], [], []
+    wrapped = _wrapper(list(tensors))
     for original, tensor in tensors.items():
-        name = _modern(original, table)
+        name = _modern(original.removeprefix(wrapped), table)
         if _any(table.silent, name):
             continue
         path, layout = table.to_flax(name) or (None, "same")
@@ -113,6 +119,16 @@ def to_torch(network: Network, variables: Variables) -> dict[str, np.ndarray]:
     for name, source in table.tied:
         tensors[name] = tensors[source].copy()
     return tensors
+
+
+def _wrapper(names: list[str]) -> str:
+    """The wrappers' names before all of ``names``, or nothing."""
+    found = ""
+    while names and (w := next((w for w in WRAPPERS if names[0].startswith(w)), "")):
+        if not all(name.startswith(w) for name in names):
+            break
+        found, names = found + w, [name.removeprefix(w) for name in names]
+    return found
 
 
 def _modern(name: str, table: Table) -> str:

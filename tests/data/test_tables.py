@@ -6,14 +6,14 @@ import json
 import pytest
 
 from medjax.data.boundary import DataError
-from medjax.data.ledger import Ledger
+from medjax.data.ledger import Ledger, OnError
 from medjax.data.tables import read_jsonl, read_table
 
 SECRET = "DOE_JANE"
 ROWS = [("1", f"{SECRET}, clear."), ("2", "39°C, no fever."), ("3", "Fine.")]
 
 
-def quiet(on_error="skip"):
+def quiet(on_error: OnError = "skip") -> Ledger:
     return Ledger(on_error, log=lambda line: None)
 
 

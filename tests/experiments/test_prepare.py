@@ -91,6 +91,66 @@ def test_the_same_command_returns_and_another_is_refused(table, prepared, capsys
     assert read_metadata(prepared)["settings"]["resize"] == "imitate"
 
 
+@pytest.mark.parametrize("edit", ["text", "label", "image"])
+def test_an_edited_source_is_not_taken_for_prepared(table, prepared, capsys, edit):
+    if edit == "image":
+        film = table.parent / "0.jpg"
+        film.write_bytes(film.read_bytes()[:-2] + b"\xff\xd8")  # as long as before
+    else:
+        old, new = {"text": ("Case 7", "Case 8"), "label": ("p3,0", "p3,1")}[edit]
+        table.write_text(table.read_text().replace(old, new))
+    assert run(table, prepared, "--on-error", "skip") == 1
+    assert "these have changed since" in capsys.readouterr().err
+
+
+def test_nothing_is_replaced_that_was_not_prepared(table, prepared, tmp_path, capsys):
+    stranger = tmp_path / "thesis"
+    stranger.mkdir()
+    (stranger / "chapter.txt").write_text("years of work")
+    flags = ("--on-error", "skip", "--overwrite")
+    for folder, added in ((stranger, None), (prepared, "notes.txt")):
+        if added:
+            (folder / added).write_text("mine")
+        before = sorted(p.name for p in folder.iterdir())
+        assert run(table, folder, *flags) == 1
+        error = capsys.readouterr().err
+        assert "is not replaced" in error and error.count("\n") == 1
+        assert sorted(p.name for p in folder.iterdir()) == before
+    assert run(table, stranger / "chapter.txt", *flags) == 1
+
+
+def test_a_split_whose_films_are_all_unreadable_is_no_set(table, tmp_path, capsys):
+    lines = table.read_text().splitlines()[:13]
+    parts = ["part", *("test" if i < 3 else "train" for i in range(12))]
+    rows = [f"{line},{part}" for line, part in zip(lines, parts, strict=True)]
+    table.write_text("\n".join(rows) + "\n")
+    for i in range(3):
+        (table.parent / f"{i}.jpg").write_bytes(b"no film")
+    flags = ("--split", "part", "--on-error", "skip")
+    assert run(table, tmp_path / "set", *flags) == 1
+    assert "none of the 3 studies of the test split" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--image-size", "0"], "image_size: expected 1 or more"),
+        (["--patient-regex", "P[0-9"], "patient_regex: 'P[0-9' is no regular exp"),
+        (["--render", "photograph"], "photograph"),
+        (["--tokenizer", "nowhere"], "tokenizer"),
+        (["--labels", "patient"], "pairs.csv:2: 'patient': expected a number"),
+    ],
+)
+def test_flags_that_make_no_sense_end_with_a_sentence(
+    table, tmp_path, capsys, flags, words
+):
+    assert run(table, tmp_path / "set", "--on-error", "skip", *flags) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and words in error
+    assert not (tmp_path / "set").exists()
+
+
 def test_equal_files_give_equal_sets(table, prepared, tmp_path):
     assert run(table, tmp_path / "again", "--on-error", "skip") == 0
     one, two = read_metadata(prepared), read_metadata(tmp_path / "again")

@@ -1,5 +1,6 @@
 """Token ids: padding is 0, [CLS] leads, and a learnt vocabulary can be repeated."""
 
+import json
 import subprocess
 import sys
 
@@ -96,8 +97,33 @@ def test_tokenizers_that_break_the_contract_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match=r"no \[CLS\]"):
         Tokenizer(other, name="other")
-    with pytest.raises(ValueError, match="no tokenizer could be loaded"):
+    with pytest.raises(FileNotFoundError, match="is no folder, and not a hub id"):
         load_tokenizer(tmp_path / "nothing")
+
+
+def test_a_folder_without_a_vocabulary_is_refused(tokenizer, tmp_path):
+    # transformers would make a tokenizer of it for which every word is [UNK].
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=r"holds none of .*vocab.txt.*copy"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    with pytest.raises(ValueError, match="knows no word"):
+        load_tokenizer(tmp_path)
+
+
+def test_code_of_a_checkpoint_is_not_run(tmp_path):
+    # The layout of CXR-BERT: BERT's WordPiece under a class of its own.
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "clear", "lungs"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "config.json").write_text('{"model_type": "cxr-bert"}')
+    own = {"AutoTokenizer": ["own_code.CXRBertTokenizer", None]}
+    named = {"tokenizer_class": "CXRBertTokenizer", "do_lower_case": True}
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({**named, "auto_map": own})
+    )
+    (tmp_path / "own_code.py").write_text("raise SystemExit('code was run')")
+    ids = load_tokenizer(tmp_path).encode(["CLEAR lungs"], 5)
+    assert ids.tolist() == [[2, 5, 6, 3, 0]]
 
 
 def test_pad_ids_keeps_the_end():

@@ -131,6 +131,22 @@ def test_everything_that_does_not_fit_is_listed():
         from_torch(other, "bert", template("bert"))
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.module.", "module.bert."])
+def test_the_prefix_of_a_training_wrapper_is_taken_away(wrapper):
+    tensors = bert_tensors()
+    wrapped = {f"{wrapper}{name}": tensor for name, tensor in tensors.items()}
+    again = from_torch(wrapped, "bert", template("bert"))
+    expected = from_torch(tensors, "bert", template("bert"))
+    jax.tree.map(np.testing.assert_array_equal, again, expected)
+
+
+def test_a_foreign_checkpoint_is_refused_in_a_few_words():
+    tensors = {f"student.{name}": t for name, t in bert_tensors().items()}
+    with pytest.raises(ValueError, match="and [0-9]+ more") as error:
+        from_torch(tensors, "bert", template("bert"))
+    assert len(str(error.value)) < 800
+
+
 def test_a_stray_branch_of_ours_is_not_exported():
     variables = {"params": {**random_like(template("bert"))["params"], "extra": IDS}}
     with pytest.raises(ValueError, match="params/extra"):

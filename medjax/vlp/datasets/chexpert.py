@@ -76,12 +76,15 @@ class CheXpert:
         columns = ["Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_FINDINGS]
         studies = []
         for line, row in read_table(table, columns, ledger=ledger):
+            where = f"{table.name}:{line}"
             inside = Path(*Path(row["Path"]).parts[1:])
-            patient = inside.parts[1] if len(inside.parts) > 1 else str(inside)
-            image = root / inside
+            if len(inside.parts) < 3:
+                fault = "Path: expected folder/split/patient/study/file"
+                ledger.fault(where, fault)
+                continue
+            patient, image = inside.parts[1], root / inside
             if patient in batches:
                 image = batches[patient] / Path(*inside.parts[2:])
-            where = f"{table.name}:{line}"
             lateral = row["Frontal/Lateral"] == "Lateral"
             studies.append(
                 Study(

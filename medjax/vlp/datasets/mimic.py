@@ -70,12 +70,7 @@ class MimicCxr:
         rows = ledger.keep(
             f"view {views}", rows, lambda row: row["ViewPosition"] in self.views
         )
-        split = {
-            row["dicom_id"]: row["split"]
-            for _, row in read_table(
-                self._table("split"), ["dicom_id", "split"], ledger=ledger
-            )
-        }
+        split = self._splits(ledger)
         rows = ledger.keep(
             "in the official split", rows, lambda row: row["dicom_id"] in split
         )
@@ -98,7 +93,7 @@ class MimicCxr:
                 impression=sections[row["study_id"]][1],
                 report=sections[row["study_id"]][2],
                 labels=labels.get(row["study_id"], unlabelled),
-                split=_split_name(split[row["dicom_id"]]),
+                split=split[row["dicom_id"]],
                 view=row["ViewPosition"],
             )
             for row in rows
@@ -108,6 +103,17 @@ class MimicCxr:
         names = [f"mimic-cxr-*-{kind}.csv", f"mimic-cxr-*-{kind}.csv.gz"]
         patterns = [above + name for above in ABOVE for name in names]
         return find_one(self.root, patterns, "a MIMIC-CXR-JPG folder")
+
+    def _splits(self, ledger: Ledger) -> dict[str, str]:
+        """Image to our name of its official split."""
+        table, found = self._table("split"), {}
+        for line, row in read_table(table, ["dicom_id", "split"], ledger=ledger):
+            if row["split"] not in SPLITS:
+                fault = f"split: expected one of {list(SPLITS)}"
+                ledger.fault(f"{table.name}:{line}", fault)
+                continue
+            found[row["dicom_id"]] = SPLITS[row["split"]]
+        return found
 
     def _labels(self, ledger: Ledger) -> dict[str, Mapping[str, float]]:
         if self.labeler == "none":
@@ -157,9 +163,3 @@ class MimicCxr:
 def _study(base: Path, row: Mapping[str, str]) -> Path:
     subject = row["subject_id"]
     return base / f"p{subject[:2]}" / f"p{subject}" / f"s{row['study_id']}"
-
-
-def _split_name(split: str) -> str:
-    if split not in SPLITS:
-        raise DataError(f"split: expected one of {list(SPLITS)}, got {split!r}")
-    return SPLITS[split]

@@ -23,7 +23,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,13 @@ from tqdm import tqdm
 from medjax.data.boundary import reading
 from medjax.data.images import Placement, ResizeMode, fit_square, read_image
 from medjax.data.ledger import DataError, Ledger
-from medjax.data.records import Field, read_metadata, write_records
+from medjax.data.records import (
+    Field,
+    check_replaceable,
+    is_occupied,
+    read_metadata,
+    write_records,
+)
 from medjax.vlp.datasets.study import (
     Reader,
     Study,
@@ -54,6 +60,7 @@ from medjax.vlp.tokens import Tokenizer, load_tokenizer, train_tokenizer
 
 TEXTS = ("findings", "impression", "report")
 CHUNK = 64  # studies decoded at the same time
+GLIMPSE = 4096  # bytes of a film's file at either end, by which it is known again
 
 
 @dataclass(frozen=True)
@@ -97,14 +104,17 @@ def prepare(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Turn a data set into a prepared set; returns at once if that was done before.
+    """Turn a data set into a prepared set; it is left as it is if it was made before.
+
+    The source is read each time, without its images' pixels: whether it has changed is
+    seen in what it holds. Who names the prepared set instead is not kept waiting.
 
     Args:
         reader: Which data set and where.
         out: Folder of the prepared set.
         config: What it looks like.
         ledger: Receives counts and faults; says whether faults raise or are skipped.
-        overwrite: Replace a set that was prepared with other settings.
+        overwrite: Replace a set of other settings or files; never anything else.
         progress: Show a bar.
 
     Returns:
@@ -112,25 +122,36 @@ def prepare(
 
     Raises:
         DataError: On a wrong folder, or on the first fault unless faults are skipped.
-        FileExistsError: If ``out`` holds a set made with other settings.
-        ValueError: If nothing is left after the filters.
+        FileExistsError: If ``out`` holds a set made with other settings or from other
+            files, or something that is no prepared set.
+        ValueError: If nothing is left after the filters, or the settings make no sense.
     """
     out, ledger = Path(out), ledger or Ledger()
-    request = _request(reader, config)
-    if out.exists() and not overwrite:
-        if read_metadata(out)["request"] == request:
-            ledger.log(f"{out}: already prepared")
-            return out
-        raise FileExistsError(
-            f"{out} was prepared with other settings: choose another folder, or "
-            "overwrite it"
-        )
+    _check(reader, config)
+    request, old = _request(reader, config), {}
+    if is_occupied(out):
+        check_replaceable(out)
+        old = read_metadata(out)
+        if old.get("request") != request and not overwrite:
+            raise FileExistsError(
+                f"{out} was prepared with other settings: choose another folder, or "
+                "overwrite it"
+            )
     studies = _select(reader, config, ledger)
     studies = split_by_patient(
         studies, valid=config.valid, test=config.test, seed=config.seed
     )
-    _warn_of_leaks(studies, ledger)
     texts = {study.id: _texts(study, config) for study in studies}
+    source_hash = _source_hash(studies, texts, images=config.render is None)
+    if old and not overwrite:
+        if old.get("source_hash") == source_hash:
+            ledger.log(f"{out}: already prepared")
+            return out
+        raise FileExistsError(
+            f"{out} was prepared from other files, or these have changed since: choose "
+            "another folder, or overwrite it"
+        )
+    _warn_of_leaks(studies, ledger)
     tokenizer = _tokenizer(studies, texts, config) if reader.has_text else None
     findings = list(studies[0].labels)
     fields = _fields(reader, studies, config, len(findings))
@@ -162,6 +183,7 @@ def prepare(
             done,
             len(studies) - done,
         )
+        _check_splits(reader, studies, writer.counts)
         for split, rows in writer.counts.items():
             ledger.log(f"  {split}: {rows}")
         if tokenizer is not None:
@@ -169,7 +191,7 @@ def prepare(
         ledger.write_skipped(writer.folder / "skipped.csv")
         writer.metadata.update(
             request=request,
-            source_hash=_source_hash(studies, texts),
+            source_hash=source_hash,
             settings=json.loads(json.dumps(dataclasses.asdict(config))),
             image_size=config.image_size if "image" in fields else None,
             finding_names=findings,
@@ -181,6 +203,40 @@ def prepare(
         )
     ledger.log(ledger.summary())
     return out
+
+
+def _check(reader: Reader, config: PrepareConfig) -> None:
+    """Refuses settings that make no sense, before anything is read."""
+    for name, least in (("image_size", 1), ("max_tokens", 3), ("vocab_size", 6)):
+        if (value := getattr(config, name)) < least:
+            raise ValueError(f"{name}: expected {least} or more, got {value}")
+    if config.render is not None:
+        from medjax.vlp.rendering import generator
+
+        if not reader.has_text:
+            raise ValueError(
+                f"render: {reader.name} has no reports to draw images from"
+            )
+        generator(config.render, size=config.image_size)
+    if config.tokenizer is not None and reader.has_text:
+        load_tokenizer(config.tokenizer)
+
+
+def _check_splits(
+    reader: Reader, studies: Sequence[Study], counts: Mapping[str, int]
+) -> None:
+    """Refuses to go on without a split that was there before images were read.
+
+    Raises:
+        DataError: Naming it.
+    """
+    for split in dict.fromkeys(study.split for study in studies):
+        if not counts.get(split):
+            had = sum(study.split == split for study in studies)
+            raise DataError(
+                f"{reader.name}: none of the {had} studies of the {split} split has a "
+                "readable image"
+            )
 
 
 def _request(reader: Reader, config: PrepareConfig) -> str:
@@ -247,8 +303,6 @@ def _fields(
     reader: Reader, studies: Sequence[Study], config: PrepareConfig, findings: int
 ) -> dict[str, Field]:
     fields: dict[str, Field] = {}
-    if config.render is not None and not reader.has_text:
-        raise ValueError(f"render: {reader.name} has no reports to draw images from")
     size = config.image_size
     if config.render is not None or any(study.image for study in studies):
         fields["image"] = Field(config.encoding, (size, size), "uint8")
@@ -341,16 +395,34 @@ def _row(
     return row
 
 
-def _source_hash(studies: Sequence[Study], texts: dict[str, dict[str, str]]) -> str:
-    """Of ids, splits, texts, labels and image sizes: tells whether two sets agree."""
+def _source_hash(
+    studies: Sequence[Study], texts: dict[str, dict[str, str]], *, images: bool
+) -> str:
+    """Of all that a study holds: tells whether two sets were made from equal files.
+
+    Of an image it is the size, the beginning and the end: reading all of every film
+    would take as long as preparing them.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        paths = [study.image if images else None for study in studies]
+        seen = list(pool.map(_glimpse, paths))
     digest = hashlib.sha256()
-    for study in studies:
-        try:
-            size = study.image.stat().st_size if study.image else 0
-        except OSError:
-            size = -1
-        labels = [str(value) for value in study.labels.values()]
-        digest.update(
-            repr((study.id, study.split, texts[study.id], labels, size)).encode()
-        )
+    for study, image in zip(studies, seen, strict=True):
+        labels = [(name, str(value)) for name, value in study.labels.items()]
+        said = (study.id, study.patient, study.split, texts[study.id], labels)
+        digest.update(repr((*said, study.boxes, image)).encode())
     return digest.hexdigest()
+
+
+def _glimpse(path: Path | None) -> tuple[int, str]:
+    if path is None:
+        return 0, ""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            begin = file.read(GLIMPSE)
+            file.seek(max(0, size - GLIMPSE))
+            return size, hashlib.sha256(begin + file.read(GLIMPSE)).hexdigest()
+    except OSError:
+        return -1, ""

@@ -117,7 +117,7 @@ class Table:
                 _value(n, row) for n in (self.text, self.findings, self.impression)
             ]
             image = self._image(row)
-            if self.image and (image is None or not image.is_file()):
+            if self.image and (image is None or not _is_file(image)):
                 name = _shown(_value(self.image, row)) or "none named"
                 fault = f"no image ({name})"
             elif self.has_text and not any(texts):
@@ -139,7 +139,7 @@ class Table:
         if not name:
             return None
         path = (self.images or self.root.parent) / name
-        return path if self.suffix is None else path.with_suffix(self.suffix)
+        return path.with_suffix(self.suffix) if self.suffix and path.name else path
 
     def _id(self, line: int, row: Mapping[str, str]) -> str:
         return _value(self.id, row) or _value(self.image, row) or str(line)
@@ -214,6 +214,13 @@ def _value(name: str | None, row: Mapping[str, str]) -> str:
     if not all(row[column] for column in columns):
         return ""
     return re.sub(r"{(.*?)}", lambda found: row[found[1]], name)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than any that a disk holds
+        return False
 
 
 def _shown(cell: str) -> str:
