@@ -144,7 +144,7 @@ def test_a_foreign_checkpoint_is_refused_in_a_few_words():
     tensors = {f"student.{name}": t for name, t in bert_tensors().items()}
     with pytest.raises(ValueError, match="and [0-9]+ more") as error:
         from_torch(tensors, "bert", template("bert"))
-    assert len(str(error.value)) < 800
+    assert len(str(error.value)) < 1000
 
 
 def test_a_stray_branch_of_ours_is_not_exported():
