@@ -36,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add = group.addoption
     add("--mutations", type=int, default=0, help="damaged files in all, such as 10000")
     add("--mutation-seed", type=int, default=0, help="other seeds damage otherwise")
+    traffic = parser.getgroup("traffic")
+    words = "what travels in the step of every system over every mesh (many minutes)"
+    traffic.addoption("--traffic", action="store_true", help=words)
 
 
 @pytest.fixture(scope="session")

@@ -272,6 +272,7 @@ class SingleCoilConfig:
         domain: Where the L1 loss is taken.
         after_consistency: Whether the loss sees the image after data consistency.
         implementation: Of data consistency; None takes the best for platform and shape.
+        lines: Of a line mask, at most so many are sampled; None: any number.
     """
 
     network: LatentTransformerConfig = LatentTransformerConfig()
@@ -280,6 +281,7 @@ class SingleCoilConfig:
     domain: Domain = "image"
     after_consistency: bool = False
     implementation: ConsistencyImplementation | None = None
+    lines: int | None = None
 
 
 CONFIGS = {
@@ -319,6 +321,7 @@ class SingleCoil(nn.Module):
                 measured,
                 batch["mask"],
                 implementation=self.config.implementation,
+                lines=self.config.lines,
             )
             outputs.append((denoised / self.config.scale, image / self.config.scale))
         return outputs

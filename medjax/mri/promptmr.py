@@ -97,6 +97,7 @@ class PromptMRConfig:
         sens_network: Of the map estimator.
         acs_lines: As in :class:`medjax.mri.varnet.VarNetConfig`.
         implementation: Of data consistency; None takes the best for platform and shape.
+        lines: Of a line mask, at most so many are sampled; None: any number.
     """
 
     cascades: int = 12
@@ -108,6 +109,7 @@ class PromptMRConfig:
     )
     acs_lines: int | None = None
     implementation: ConsistencyImplementation | None = None
+    lines: int | None = None
 
 
 _TINY = PromptUNetConfig(
@@ -276,6 +278,7 @@ class Cascade(nn.Module):
             refinement,
             step_size=step_size[0],
             implementation=self.config.implementation,
+            lines=self.config.lines,
         )
 
 

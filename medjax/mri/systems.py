@@ -41,6 +41,9 @@ class ReconstructionKernels:
 
     implementation: ConsistencyImplementation | None = None
     """Of data consistency; None picks the best for platform and shape."""
+    lines: int | None = None
+    """Sampled lines of every mask of the run, at most: the thin matrix form (xla_dft,
+    gpu) then does as much work as there are lines. A mask with more gives NaN."""
 
 
 def family(config: ReconstructionConfig) -> str:
@@ -52,7 +55,9 @@ def build(
     config: ReconstructionConfig, kernels: ReconstructionKernels
 ) -> ReconstructionSystem:
     """The system of these settings, with the chosen kernels."""
-    config = dataclasses.replace(config, implementation=kernels.implementation)
+    config = dataclasses.replace(
+        config, implementation=kernels.implementation, lines=kernels.lines
+    )
     return FAMILIES[family(config)][1](config)
 
 

@@ -69,7 +69,11 @@ class UnrolledConfig:
         shared: Whether all unrolls share one denoiser.
         consistency: ``"solve"`` by conjugate gradients or one ``"step"``.
         cg_iterations: At most so many.
-        cg_tolerance: Relative residual at which an image is solved.
+        cg_tolerance: Relative residual at which an image is solved; 0 runs all
+            iterations. More than 0 is for one device: on several, each iteration asks
+            all of them whether it is the last.
+        cg_per_readout: One recurrence per readout position instead of one per image,
+            for masks of whole lines.
         initial_lambda: Where the learned weight of the denoiser starts.
         refine_maps: Whether a network refines the coil maps.
         scale: What k-space is multiplied by; CMRxRecon's images are about 1e-4.
@@ -77,6 +81,7 @@ class UnrolledConfig:
         after_consistency: Whether the loss sees the image after the last data step.
         dtype: Of the networks' arithmetic; the data steps are float32.
         implementation: Of data consistency; None takes the best for platform and shape.
+        lines: Of a line mask, at most so many are sampled; None: any number.
     """
 
     denoiser: Literal["latent_transformer", "modl", "d5c5"] = "latent_transformer"
@@ -87,7 +92,8 @@ class UnrolledConfig:
     shared: bool = True
     consistency: Literal["solve", "step"] = "solve"
     cg_iterations: int = 10
-    cg_tolerance: float = 1e-6
+    cg_tolerance: float = 0.0
+    cg_per_readout: bool = False
     initial_lambda: float = 0.05
     refine_maps: bool = False
     scale: float = 1.0
@@ -95,6 +101,7 @@ class UnrolledConfig:
     after_consistency: bool = True
     dtype: DTypeLike = jnp.float32
     implementation: ConsistencyImplementation | None = None
+    lines: int | None = None
 
 
 CONFIGS = {
@@ -255,6 +262,7 @@ class Unrolled(nn.Module):
                 measured,
                 step_size=1 / (1 + lam),
                 implementation=self.config.implementation,
+                lines=self.config.lines,
             )
         return proximal_solve(
             measured + lam.astype(denoised.dtype) * denoised,
@@ -263,7 +271,9 @@ class Unrolled(nn.Module):
             lam=lam,
             iterations=self.config.cg_iterations,
             tolerance=self.config.cg_tolerance,
+            per_readout=self.config.cg_per_readout,
             implementation=self.config.implementation,
+            lines=self.config.lines,
         )
 
 

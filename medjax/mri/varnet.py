@@ -60,6 +60,7 @@ class VarNetConfig:
         remat: Whether a cascade's activations are computed anew in the backward pass
             (one more forward pass) or kept until then.
         implementation: Of data consistency; None takes the best for platform and shape.
+        lines: Of a line mask, at most so many are sampled; None: any number.
     """
 
     cascades: int = 12
@@ -71,6 +72,7 @@ class VarNetConfig:
     dtype: DTypeLike = jnp.float32
     remat: bool = True
     implementation: ConsistencyImplementation | None = None
+    lines: int | None = None
 
 
 CONFIGS = {
@@ -241,6 +243,7 @@ class Cascade(nn.Module):
             refinement,
             step_size=step_size[0],
             implementation=config.implementation,
+            lines=config.lines,
         )
 
 

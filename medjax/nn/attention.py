@@ -34,7 +34,8 @@ class MultiHeadAttention(nn.Module):
     dropout: float = 0.0
     """Of attention weights, in training."""
     implementation: AttentionImplementation = "xla"
-    """``"cudnn"``: the fused kernel, bfloat16 on NVIDIA from Ampere on."""
+    """``"cudnn"``: the fused kernel, bfloat16 on NVIDIA from Ampere on, and without
+    dropout."""
     dtype: str = "float32"
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
@@ -56,7 +57,8 @@ class MultiHeadAttention(nn.Module):
           The attended values, projected; in ``dtype``.
 
         Raises:
-          ValueError: The width does not divide into heads.
+          ValueError: The width does not divide into heads, or the fused kernel is asked
+            for dropout.
         """
         width = x.shape[-1]
         if width % self.heads:
@@ -76,6 +78,12 @@ class MultiHeadAttention(nn.Module):
                 y = jax.nn.dot_product_attention(
                     q, k, v, mask=keys, implementation=self.implementation
                 )
+        elif self.implementation == "cudnn":
+            raise ValueError(
+                "attention 'cudnn': the fused kernel has no dropout of attention "
+                f"weights, got {self.dropout} in training; expected a dropout of 0, or "
+                "attention 'xla'"
+            )
         else:
             y = self._attend_with_dropout(q, k, v, keys)
         return self._dense(width, "output")(y.reshape(x.shape))

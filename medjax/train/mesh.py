@@ -132,6 +132,9 @@ def launch(config: LaunchConfig = LaunchConfig()) -> None:
         if "://" not in folder:
             folder = str(Path(folder).expanduser())
         jax.config.update("jax_compilation_cache_dir", folder)
+        # FFTs are custom partitionings (`medjax_kernels.fft`), which stand in a program
+        # as an address in this process: with it, no later process would find a program.
+        jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
     level = logging.WARNING if jax.process_index() else config.log_level.upper()
     logger = logging.getLogger("medjax")
     logger.setLevel(level)

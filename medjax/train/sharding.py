@@ -145,6 +145,28 @@ def opt_state_shardings(
     )
 
 
+def gathered(shardings: Any) -> Any:
+    """Where parameters lie while they are used: no axis split over ``fsdp`` any more.
+
+    What written-out rules split over other mesh axes stays split.
+
+    Args:
+      shardings: A tree of `NamedSharding`s, as from :func:`param_shardings`.
+
+    Returns:
+      The tree of `NamedSharding`s without ``fsdp``.
+    """
+
+    def kept(axes: Any) -> Any:
+        if not isinstance(axes, tuple):
+            return None if axes == "fsdp" else axes
+        return tuple(axis for axis in axes if axis != "fsdp") or None
+
+    return jax.tree.map(
+        lambda s: NamedSharding(s.mesh, PartitionSpec(*map(kept, s.spec))), shardings
+    )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds everything."""
     return NamedSharding(mesh, PartitionSpec())

@@ -7,6 +7,12 @@ Guard: the step itself checks, on device, that loss and gradient norm are finite
 they are not, it returns the state it was given (`on_nonfinite="stop"`), and every
 later step is a no-op until the host has looked (`proceed`). So the state from before
 the bad update survives although its buffers are donated and the host runs behind.
+
+Sharding: what ``fsdp`` splits is gathered where it enters the loss, frozen parameters
+included, and gradients are split again as soon as they are summed. Without these two
+constraints the partitioner is free to split *channels of activations* as the parameters
+are split, and then gathers the global batch: 29.5 GB a step of IMITATE on eight H200
+instead of 0.26. Moments, averages and accumulated gradients stay split throughout.
 """
 
 import math
@@ -20,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from medjax.train.mesh import BATCH_AXES
 from medjax.train.optimizer import Schedule
+from medjax.train.sharding import gathered
 from medjax.train.state import TrainState, merge, partition
 from medjax.typing import Batch, Key, Metrics, Variables
 
@@ -69,15 +76,17 @@ def make_train_step(
       ``param_norm`` and ``update_norm`` (trainable part), ``lr``; and ``finite``, bool.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
+    used = gathered(shardings.params)
+    split, _ = partition(shardings.params, frozen)
+    constrain = jax.lax.with_sharding_constraint
 
     def gradients(params: Any, extra: Any, batch: Batch, key: Key) -> Any:
         trainable, _ = partition(params, frozen)
 
         def objective(trainable: Any) -> Any:
             # Frozen leaves enter as constants: nothing is differentiated for them.
-            value, (metrics, updated) = loss(
-                {"params": merge(params, trainable), **extra}, batch, key
-            )
+            whole = constrain(merge(params, trainable), used)
+            value, (metrics, updated) = loss({"params": whole, **extra}, batch, key)
             metrics = {"loss": value, **metrics}
             for name, metric in metrics.items():
                 if jnp.shape(metric):
@@ -89,7 +98,7 @@ def make_train_step(
             return value, (metrics, {**extra, **updated})
 
         (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(trainable)
-        return grads, aux
+        return constrain(grads, split), aux
 
     def accumulated(params: Any, extra: Any, batch: Batch, key: Key) -> Any:
         if accumulate == 1:
@@ -103,9 +112,9 @@ def make_train_step(
                 f"{accumulate} microbatches over {shards} devices"
             )
 
-        def split(x: jax.Array) -> jax.Array:
+        def deal(x: jax.Array) -> jax.Array:
             x = x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
-            return jax.lax.with_sharding_constraint(x, sharding)
+            return constrain(x, sharding)
 
         def micro(carry: Any, xs: Any) -> Any:
             extra, total = carry
@@ -115,14 +124,15 @@ def make_train_step(
             )
             return (extra, jax.tree.map(jnp.add, total, (grads, metrics))), None
 
-        micro_batches = jax.tree.map(split, dict(batch))
+        micro_batches = jax.tree.map(deal, dict(batch))
         first = jax.tree.map(lambda x: x[0], micro_batches)
         shapes, (metric_shapes, _) = jax.eval_shape(
             gradients, params, extra, first, key
         )
-        zeros = jax.tree.map(
+        sums, metric_sums = jax.tree.map(
             lambda s: jnp.zeros(s.shape, s.dtype), (shapes, metric_shapes)
         )
+        zeros = constrain(sums, split), metric_sums
         (extra, total), _ = jax.lax.scan(
             micro, (extra, zeros), (jnp.arange(accumulate), micro_batches)
         )

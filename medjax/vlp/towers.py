@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from medjax.nn.attention import AttentionImplementation
 from medjax.nn.bert import BERTS, Bert, BertConfig
 from medjax.nn.resnet import RESNETS, ResNet, ResNetConfig
 from medjax.nn.vit import VITS, ViT, ViTConfig
@@ -49,6 +50,8 @@ class ImageTowerConfig:
     """Of the computation; parameters stay float32."""
     remat: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
+    attention: AttentionImplementation = "xla"
+    """Of a ViT; ``cudnn``: the fused kernel, bfloat16 on NVIDIA GPUs from Ampere on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +74,11 @@ class TextTowerConfig:
     """Of the computation; parameters stay float32."""
     remat: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
+    attention: AttentionImplementation = "xla"
+    """``cudnn``: the fused kernel, bfloat16 on NVIDIA GPUs from Ampere on. It has no
+    dropout: a tower that is trained with it needs attention-dropout 0."""
+    attention_dropout: float | None = None
+    """Of attention weights in training; None: what the sizes say."""
 
 
 class ImageFeatures(NamedTuple):
@@ -86,6 +94,7 @@ def network_config(config: ImageTowerConfig) -> ResNetConfig | ViTConfig:
     """The network that an image tower is."""
     how: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat}
     if config.architecture in VITS:
+        how["attention"] = config.attention
         return dataclasses.replace(VITS[config.architecture], **how)
     return dataclasses.replace(
         RESNETS[config.architecture],
@@ -133,7 +142,13 @@ def bert_config(config: TextTowerConfig) -> BertConfig:
             f"(positions of the network), got {config.max_length}"
         )
     sizes = sizes.truncated(config.layers)
-    return dataclasses.replace(sizes, dtype=config.dtype, remat=config.remat)
+    if config.attention_dropout is not None:
+        sizes = dataclasses.replace(
+            sizes, attention_probs_dropout_prob=config.attention_dropout
+        )
+    return dataclasses.replace(
+        sizes, dtype=config.dtype, remat=config.remat, attention=config.attention
+    )
 
 
 class TextTower(nn.Module):

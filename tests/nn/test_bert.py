@@ -10,6 +10,13 @@ import pytest
 
 from medjax.nn.attention import MultiHeadAttention
 from medjax.nn.bert import BERTS, Bert, BertConfig, MlmHead
+from medjax.nn.vit import ViTConfig
+from medjax.vlp.towers import (
+    ImageTowerConfig,
+    TextTowerConfig,
+    bert_config,
+    network_config,
+)
 from medjax.weights import from_torch, to_torch
 from tests.nn.variables import random_variables
 
@@ -265,3 +272,18 @@ def test_sequences_longer_than_the_positions_are_refused():
     ids = jnp.ones((1, 25), jnp.int32)
     with pytest.raises(ValueError, match="at most 24 tokens"):
         Bert(SMALL).init(jax.random.key(0), ids)
+
+
+def test_the_fused_kernel_is_not_asked_for_dropout():
+    net = MultiHeadAttention(heads=2, dropout=0.1, implementation="cudnn")
+    x, key = jnp.zeros((1, 3, 8)), jax.random.key(0)
+    with pytest.raises(ValueError, match="no dropout of attention weights, got 0.1"):
+        jax.eval_shape(lambda k: net.init(k, x, deterministic=False), key)
+
+
+def test_towers_pass_the_attention_on():
+    text = TextTowerConfig("tiny", attention="cudnn", attention_dropout=0.0)
+    sizes = bert_config(text)
+    assert (sizes.attention, sizes.attention_probs_dropout_prob) == ("cudnn", 0.0)
+    image = network_config(ImageTowerConfig("vit_tiny", attention="cudnn"))
+    assert isinstance(image, ViTConfig) and image.attention == "cudnn"

@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from medjax.train.collectives import read_collectives
 from medjax.train.mesh import LaunchConfig, MeshConfig, launch, make_mesh
-from medjax.train.optimizer import OptimizerConfig, make_optimizer
-from medjax.train.sharding import fsdp, param_shardings, replicate, shard_batch
+from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from medjax.train.sharding import (
+    batch_sharding,
+    fsdp,
+    param_shardings,
+    replicate,
+    replicated,
+    shard_batch,
+)
 from medjax.train.speed import parameter_table
 from medjax.train.state import make_state_init, overlay, partition, state_shardings
+from medjax.train.step import make_train_step
 
 PARAMS = {
     "tower": {"kernel": jnp.zeros((6, 64)), "bias": jnp.zeros(64)},
@@ -142,3 +151,63 @@ def test_a_batch_is_split_over_data_and_fsdp():
 def test_a_batch_that_cannot_be_split_is_refused(batch, message):
     with pytest.raises(ValueError, match=message):
         shard_batch(batch, make_mesh())
+
+
+def test_fsdp_gathers_weights_and_keeps_everything_else_split():
+    """Of a convolution over channels that are split, as of accumulated gradients."""
+    mesh = make_mesh(MeshConfig(data=2, fsdp=4))
+    rules = [(".*", fsdp(min_size=0))]
+    tx = make_optimizer(OptimizerConfig(clip_norm=1.0), 10)
+
+    def init(key, batch):
+        del batch
+        kernel = jax.random.normal(key, (3, 3, 16, 16))
+        return {"params": {"frozen": {"kernel": kernel}, "free": {"kernel": kernel}}}
+
+    def loss(variables, batch, key):
+        del key
+        x = batch["x"]
+        for name in ("frozen", "free"):
+            kernel = variables["params"][name]["kernel"]
+            layout = ("NHWC", "HWIO", "NHWC")
+            x = jnp.tanh(
+                jax.lax.conv_general_dilated(
+                    x, kernel, (1, 1), "SAME", dimension_numbers=layout
+                )
+            )
+        return jnp.mean(x**2), ({}, {})
+
+    def place(shapes, shardings):
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            shapes,
+            shardings,
+        )
+
+    frozen, kernel = ("^frozen/",), 4 * 9 * 16 * 16
+    everywhere = replicated(mesh)
+    x = jax.ShapeDtypeStruct((80, 8, 8, 16), jnp.float32, sharding=batch_sharding(mesh))
+    make = make_state_init(init, tx, frozen, ema=True)
+    with jax.set_mesh(mesh):
+        key = place(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
+        shapes = jax.eval_shape(make, key, {"x": x})
+        shardings = state_shardings(shapes, tx, frozen, mesh, rules)
+        step = make_train_step(
+            loss,
+            tx,
+            make_schedule(OptimizerConfig(), 10),
+            shardings,
+            mesh,
+            frozen=frozen,
+            accumulate=2,
+            ema=0.9,
+        )
+        proceed = jax.ShapeDtypeStruct((), jnp.bool, sharding=everywhere)
+        lowered = step.lower(place(shapes, shardings), {"x": x}, key, proceed)
+    found = read_collectives(lowered.compile().as_text())
+    assert not [c for c in found if any(40 in s or 80 in s for _, s in c.shapes)]
+    gathers = [c for c in found if c.kind == "all-gather"]
+    # Both kernels, once per microbatch at the most.
+    assert 2 * kernel <= sum(c.total_bytes for c in gathers) <= 4 * kernel
+    assert {c.axes(mesh.shape) for c in gathers} == {("fsdp",)}
+    assert sum(c.total_bytes for c in found) <= 3 * (2 * 2 * kernel)

@@ -1,0 +1,129 @@
+"""No whole batch travels: what the compiled step of every experiment exchanges.
+
+Numbers cannot show it, since the result is the same; on a laptop speed does not either.
+A batch of 88 divides over eight devices and is a factor of no other size here, so an
+axis that 88 divides is the global batch.
+"""
+
+import dataclasses
+import importlib
+
+import jax.numpy as jnp
+import pytest
+
+from medjax.mri.latent_transformer import CONFIGS as SINGLE_COIL
+from medjax.mri.series import at_magnitude
+from medjax.mri.systems import ReconstructionKernels
+from medjax.mri.systems import build as build_reconstruction
+from medjax.vlp.contrastive import ContrastConfig
+from medjax.vlp.convirt import CONFIGS as CONVIRT
+from medjax.vlp.convirt import convirt
+from medjax.vlp.imitate import imitate
+from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
+from tests.experiments.traffic import collectives_of, size, whole_batch
+
+BATCH = 88
+MESHES = [(8, 1), (4, 2), (1, 8)]
+ALWAYS = ("convirt", (1, 8))
+
+
+def pretraining(name):
+    """An experiment's ``tiny`` system, and the shapes of a batch as its data are."""
+    door = importlib.import_module(f"experiments.{name}")
+    run = door.PRESETS["tiny"]
+    build = {"imitate": imitate, "convirt": convirt}.get(name) or door.build
+    text = dataclasses.replace(run.text, vocab_size=1000)
+    system = build(run.system, run.image, text, ContrastConfig())
+    side = run.data.image_size
+    specs = {"image": ((BATCH, side, side), jnp.uint8)}
+    for field in system.tokens:
+        specs[field] = ((BATCH, text.max_length), jnp.int32)
+        specs[f"has_{field}"] = ((BATCH,), jnp.uint8)
+    return system, specs
+
+
+def reconstruction(name):
+    """An experiment's ``tiny`` system; FFTs, not the matrices that a CPU prefers."""
+    run = importlib.import_module(f"experiments.{name}").PRESETS["tiny"]
+    system = build_reconstruction(run.system, ReconstructionKernels("xla_fft"))
+    if run.normalise:
+        system = at_magnitude(system, 1.0)
+    return system, kspace_of(run.data.height, run.data.width, coils=2)
+
+
+def single_coil(name):
+    """The Latent Transformer without unrolling, which no tiny preset runs."""
+    del name
+    kernels = ReconstructionKernels("xla_fft")
+    return build_reconstruction(SINGLE_COIL["tiny"], kernels), kspace_of(48, 48, 1)
+
+
+def kspace_of(height, width, coils, frames=3):
+    return {
+        "kspace": ((BATCH, frames, coils, height, width), jnp.complex64),
+        "mask": ((BATCH, 1, height, 1), jnp.bool),
+        "sensitivities": ((BATCH, coils, height, width), jnp.complex64),
+    }
+
+
+SYSTEMS = {
+    "imitate": pretraining,
+    "mflag": pretraining,
+    "convirt": pretraining,
+    "latent_transformer": reconstruction,
+    "latent_transformer, single coil": single_coil,
+    "varnet": reconstruction,
+    "promptmr": reconstruction,
+}
+
+
+def assert_little_travels(found, state, batch):
+    """Parameters, statistics and, of the contrast, vectors of the batch; thrice."""
+    vectors = [c for c in found if whole_batch(c, batch)]
+    for one in vectors:
+        assert all(len(shape) <= 2 for _, shape in one.shapes), one
+    rest = sum(c.total_bytes for c in found) - sum(c.total_bytes for c in vectors)
+    assert rest <= 3 * (size(state.params) + size(state.extra))
+    return vectors
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "{}x{}".format(*sizes))
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_no_whole_batch_travels(name, sizes, request):
+    """One system and mesh always, the others (a compilation each) by a flag."""
+    if (name, sizes) != ALWAYS and not request.config.getoption("--traffic"):
+        pytest.skip("every system over every mesh: pytest --traffic")
+    system, specs = SYSTEMS[name](name)
+    found, state = collectives_of(system, specs, sizes, ema=0.99)
+    vectors = assert_little_travels(found, state, BATCH)
+    if SYSTEMS[name] is not pretraining or name == "mflag":
+        assert not vectors, "nothing is contrasted"
+    # Six contrasts of two embeddings and a prior at the most, there and back.
+    widest = 512
+    assert sum(c.total_bytes for c in vectors) <= 2 * 18 * 4 * BATCH * widest
+    if sizes == (1, 8):
+        assert any(c.kind == "all-gather" for c in found), "nothing was split"
+
+
+def test_no_whole_batch_of_a_large_convolutional_network_travels():
+    """ResNet-18 at 224 pixels, batch 1024: 7.9 GB where channels of activations are
+    split as the parameters are (which does not happen at the size of a toy), 0.1 GB
+    where parameters are gathered and gradients summed once."""
+    batch = 1024
+    system = convirt(
+        dataclasses.replace(CONVIRT["paper"], text="report", frozen_text_layers=0),
+        ImageTowerConfig("resnet18"),
+        TextTowerConfig("tiny", vocab_size=1000, max_length=32, pool="mean"),
+        ContrastConfig(),
+    )
+    specs = {
+        "image": ((batch, 224, 224), jnp.uint8),
+        "report": ((batch, 32), jnp.int32),
+    }
+    found, state = collectives_of(system, specs, (1, 8))
+    # The batch is a power of two here, and so are widths: only what is larger is sure.
+    for one in found:
+        for _, shape in one.shapes:
+            assert len(shape) < 3 or batch not in shape, one
+    params = size(state.params)
+    assert sum(c.total_bytes for c in found) <= 2.5 * params
