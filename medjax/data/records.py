@@ -379,7 +379,12 @@ class RecordSource:
         from tensorflow_datasets.proto import tf_example_pb2
 
         with reading(self.folder, "prepared set", key=self.split):
-            builder = tfds.builder_from_directory(self.folder)
+            try:
+                builder = tfds.builder_from_directory(self.folder)
+            except ImportError as error:  # features that only TensorFlow reads
+                raise DataError(
+                    f"{self.folder}: features.json is not what was written here"
+                ) from error
             self._raw = builder.as_data_source(
                 self.split,  # pyright: ignore[reportCallIssue]
                 deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,

@@ -44,8 +44,8 @@ ROOMS = {
 }
 """The formats, by the module that describes them."""
 MENDED = (
-    *("nifti", "matlab", "matlab5", "fastmri", "ismrmrd", "arrays", "cmrxrecon"),
-    *("images", "dicom"),
+    *ROOMS["mri"],
+    *("images", "dicom", "tables", "openi"),
     *("weights", "records", "run", "checkpoint", "caches"),
 )
 """Formats without known faults: those of a run that does not ask for all."""
