@@ -43,12 +43,6 @@ ROOMS = {
     "runs": ("weights", "records", "run", "checkpoint", "caches"),
 }
 """The formats, by the module that describes them."""
-MENDED = (
-    *ROOMS["mri"],
-    *("images", "dicom", "tables", "openi"),
-    *("weights", "records", "run", "checkpoint", "caches"),
-)
-"""Formats without known faults: those of a run that does not ask for all."""
 PLANTED = (
     *("sound", "quoting", "forgetful", "mistyped", "silent"),
     *("hungry", "spinning", "sleeping"),
