@@ -12,23 +12,9 @@ from pathlib import Path
 from medjax.train.experiment import main
 from medjax.train.optimizer import OptimizerConfig
 from medjax.vlp.augment import AUGMENTATIONS
-from medjax.vlp.contrastive import ContrastConfig
 from medjax.vlp.mflag import CONFIGS, MFlagConfig, mflag
 from medjax.vlp.pretraining import IMAGENET, TINY, Pretraining, run
-from medjax.vlp.system import PretrainingSystem
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
-
-
-def build(
-    config: MFlagConfig,
-    image: ImageTowerConfig,
-    text: TextTowerConfig,
-    contrast: ContrastConfig,
-) -> PretrainingSystem:
-    """M-FLAG has no negatives, so how they are contrasted does not matter."""
-    del contrast
-    return mflag(config, image, text)
-
 
 REPO = Pretraining(
     about="M-FLAG, settings of the released code",
@@ -70,4 +56,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main(PRESETS, lambda config: run(config, build), __doc__))
+    sys.exit(main(PRESETS, lambda config: run(config, mflag), __doc__))

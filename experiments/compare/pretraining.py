@@ -43,7 +43,7 @@ IMITATE, MFLAG, CONVIRT = (e.PRESETS["tiny"] for e in (imitate, mflag, convirt))
 change = dataclasses.replace
 ARMS: Mapping[Arm, tuple[str, Pretraining, Build]] = {
     "imitate": ("IMITATE", IMITATE, imitate.imitate),
-    "mflag": ("M-FLAG", MFLAG, mflag.build),
+    "mflag": ("M-FLAG", MFLAG, mflag.mflag),
     "convirt": ("ConVIRT", CONVIRT, convirt.convirt),
     # Same networks as IMITATE, no step taken; its report tower is the language model's.
     "random": ("random initialisation", IMITATE, imitate.imitate),

@@ -27,10 +27,11 @@ from medjax.mri.scans import (
     training_batches,
 )
 from medjax.mri.series import ReconstructionSystem, at_magnitude, magnitude
-from medjax.mri.systems import RECORD, ReconstructionKernels, Trained, build
+from medjax.mri.systems import ReconstructionKernels, Trained, build
 from medjax.train.experiment import Experiment
 from medjax.train.loop import fit
 from medjax.train.mesh import LaunchConfig, cpu_devices, make_mesh
+from medjax.train.record import RECORD
 from medjax.train.sharding import on_host
 from medjax.typing import Variables
 

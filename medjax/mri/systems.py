@@ -1,27 +1,21 @@
 """The learned reconstructions by name, and what a run says of itself.
 
-A run leaves ``system.json`` beside its checkpoints: which system it is, with all its
-settings, and what it was trained on. With that, weights can be used without the flags
-that made them.
+A run leaves ``system.json`` beside its checkpoints (:mod:`medjax.train.record`): which
+system it is, with all its settings, and what it was trained on.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jax.typing import DTypeLike
-
-from medjax.data.boundary import reading
-from medjax.data.documents import read_json, revive
 from medjax.mri.latent_transformer import SingleCoilConfig, latent_transformer_system
 from medjax.mri.promptmr import PromptMRConfig, promptmr_system
 from medjax.mri.scans import Contrast
 from medjax.mri.series import ReconstructionSystem, at_magnitude
 from medjax.mri.unrolled import UnrolledConfig, unrolled_system
 from medjax.mri.varnet import VarNetConfig, varnet_system
+from medjax.train.record import load_record, save_record
 from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
 ReconstructionConfig = SingleCoilConfig | UnrolledConfig | VarNetConfig | PromptMRConfig
@@ -32,7 +26,6 @@ FAMILIES: Mapping[str, tuple[type, Callable[[Any], ReconstructionSystem]]] = {
     "promptmr": (PromptMRConfig, promptmr_system),
 }
 """The class of a system's settings and what makes the system of them."""
-RECORD = "system.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +95,7 @@ class Trained:
 
     def save(self, workdir: Path) -> None:
         """Writes ``system.json`` into a folder, made where it is missing."""
-        workdir.mkdir(parents=True, exist_ok=True)
-        content = {"family": family(self.system), **dataclasses.asdict(self)}
-        text = json.dumps(content, indent=2, default=lambda d: np.dtype(d).name)
-        (workdir / RECORD).write_text(text + "\n")
+        save_record(workdir, family(self.system), self)
 
     @classmethod
     def load(cls, workdir: Path) -> "Trained":
@@ -113,18 +103,8 @@ class Trained:
 
         Raises:
             FileNotFoundError: where there is none.
-            ValueError: where it is damaged, or of another version.
+            DataError: where it is damaged, of another version, or not of a
+                reconstruction.
         """
-        path = workdir / RECORD
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{workdir} is not the folder of a reconstruction's run: no {RECORD} "
-                "in it (the run's own command on its folder writes one)"
-            )
-        what = "record of a trained system of this version"
-        with reading(path, what):
-            content = read_json(path, what)
-            kind, _ = FAMILIES[content.pop("family")]
-            parsers = {DTypeLike: np.dtype}
-            system = revive(kind, content.pop("system"), parsers)
-            return revive(cls, {**content, "system": system})
+        kinds = {name: kind for name, (kind, _) in FAMILIES.items()}
+        return load_record(workdir, cls, kinds)

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int
 from medjax.train.mesh import Statistics
 from medjax.typing import Batch, Key, Metrics, Variables
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
-from medjax.vlp.contrastive import normalise
+from medjax.vlp.contrastive import ContrastConfig, normalise
 from medjax.vlp.heads import ProjectionHead
 from medjax.vlp.system import (
     PretrainingSystem,
@@ -146,7 +146,10 @@ class MFlag(TwoTower):
 
 
 def mflag(
-    config: MFlagConfig, image: ImageTowerConfig, text: TextTowerConfig
+    config: MFlagConfig,
+    image: ImageTowerConfig,
+    text: TextTowerConfig,
+    contrast_config: ContrastConfig | None = None,
 ) -> PretrainingSystem:
     """M-FLAG as a system of pure functions.
 
@@ -154,10 +157,12 @@ def mflag(
       config: heads and losses; see ``CONFIGS``.
       image: the image tower.
       text: the report tower; frozen.
+      contrast_config: has no effect, since there are no negatives to contrast.
 
     Returns:
       A system that reads ``report`` of a batch, or its cached ``report_features``.
     """
+    del contrast_config
     module = MFlag(config, image, text)
 
     def loss(

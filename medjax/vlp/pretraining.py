@@ -29,6 +29,7 @@ from medjax.vlp.evaluate import ProbesConfig, encode, evaluate
 from medjax.vlp.report_tower import LanguageConfig, train_language_model
 from medjax.vlp.show import show
 from medjax.vlp.system import PretrainingSystem
+from medjax.vlp.systems import Build, PairRecord
 from medjax.vlp.towers import (
     ImageTowerConfig,
     TextTowerConfig,
@@ -94,11 +95,6 @@ TINY = Pretraining(
 """Towers, data and schedule of the ``tiny`` presets; 64-pixel films."""
 
 
-Build = Callable[
-    [Any, ImageTowerConfig, TextTowerConfig, ContrastConfig], PretrainingSystem
-]
-
-
 def run(
     config: Pretraining, build: Build, *, devices: Sequence[Any] | None = None
 ) -> dict[str, Any]:
@@ -143,6 +139,8 @@ def run(
         text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
     system = build(config.system, config.image, text, contrast)
     check_sections(corpus, system)
+    if jax.process_index() == 0:
+        describe(config, text, system, corpus).save(config.workdir, corpus.tokenizer)
     optimizer, train = config.resolved(
         rows=corpus.metadata["splits"]["train"],
         batch_size=config.data.batch_size,
@@ -187,6 +185,36 @@ def run(
         save_towers(towers_folder, variables, config.image, text, corpus.tokenizer)
         show(config.workdir, results, found, corpus, title=config.about)
     return results
+
+
+def describe(
+    config: Pretraining,
+    text: TextTowerConfig,
+    system: PretrainingSystem,
+    corpus: Corpus,
+) -> PairRecord:
+    """What is needed to use the run's weights elsewhere.
+
+    Args:
+      config: the run.
+      text: its report tower, with its checkpoint or vocabulary settled.
+      system: what is trained.
+      corpus: what on.
+
+    Returns:
+      The content of its ``system.json``.
+    """
+    prepared = corpus.metadata["settings"]
+    return PairRecord(
+        system=config.system,
+        image=config.image,
+        text=text,
+        image_size=prepared["image_size"],
+        resize=prepared["resize"],
+        compared=system.compared,
+        data=corpus.metadata["name"],
+        findings=tuple(corpus.findings),
+    )
 
 
 def check_splits(corpus: Corpus, batches: Mapping[str, int]) -> None:

@@ -76,7 +76,7 @@ def small(preset, workdir, *, steps, architecture="vit_tiny", lr=1e-3, **checkpo
 def trained(folder):
     """M-FLAG in one go, its language model trained first, and what came out."""
     config = small(mflag.PRESETS["tiny"], folder / "whole", steps=3)
-    return folder / "whole", run(config, mflag.build, devices=jax.devices()[:1])
+    return folder / "whole", run(config, mflag.mflag, devices=jax.devices()[:1])
 
 
 def curve(workdir):
@@ -126,10 +126,10 @@ def test_asked_to_stop_it_goes_on_as_if_it_had_not(trained, folder, monkeypatch)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.setattr(Writer, "write", ask)
-        run(config, mflag.build, devices=jax.devices()[:1])
+        run(config, mflag.mflag, devices=jax.devices()[:1])
     assert stopped.value.code == 128 + signal.SIGTERM
     assert not (cut / "evaluation.json").exists() and len(curve(cut)) < 3
-    again = run(config, mflag.build, devices=jax.devices()[:1])
+    again = run(config, mflag.mflag, devices=jax.devices()[:1])
     assert curve(cut) == curve(whole)
     assert without_nan(again) == without_nan(results)
 

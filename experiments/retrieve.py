@@ -1,0 +1,154 @@
+"""The nearest reports of films, the nearest films of sentences, as a table and a page.
+
+::
+
+    python -m experiments.retrieve runs/imitate-tiny --queries films \\
+        --corpus reports.txt --k 10 --out hits.csv
+    python -m experiments.retrieve runs/imitate-tiny --queries questions.txt \\
+        --corpus films --out hits.csv
+    python -m experiments.retrieve runs/imitate-tiny --queries films --corpus films
+
+Queries and corpus are films (a folder, a pattern, a table, an image) or texts (a
+``.txt`` file, one per line). ``hits.csv`` has one row per query and rank, with the
+cosine, the run and the SHA-256 of its weights; ``hits.html`` shows the first queries.
+"""
+
+import csv
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tyro
+
+from medjax.data.ledger import Ledger, OnError
+from medjax.report import Card, Report
+from medjax.train.ending import ends_in_words
+from medjax.vlp.embedding import embed_in_parts, finish, read_lines
+from medjax.vlp.films import Film, find_films, read_film
+from medjax.vlp.pretrained import Pretrained, open_pair
+
+SHOWN = 12
+"""Queries on the page, and at most so many hits of each."""
+DEEP = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieve:
+    """What is looked for, and among what."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a trained run."""
+    queries: str
+    """Films, or a .txt file of texts."""
+    corpus: str
+    """Films, or a .txt file of texts."""
+    column: str = "image"
+    """Of a table: column or {pattern} of the image path."""
+    k: int = 10
+    """Hits per query."""
+    out: Path = Path("hits.csv")
+    """Where the hits go; the page lies beside it."""
+    batch_size: int = 64
+    """Films or texts at a time."""
+    on_error: OnError = "raise"
+    """A film that cannot be read: list it and end with status 1, or list it alone."""
+
+
+class Side(NamedTuple):
+    """Queries or corpus: what each is called, where it lies, where it points."""
+
+    names: list[str]
+    films: dict[str, Film]
+    """Empty for texts."""
+    rows: np.ndarray
+
+
+def embedded(
+    where: str, name: str, pair: Pretrained, config: Retrieve, ledger: Ledger
+) -> Side:
+    """One side, by what it is."""
+    if Path(where).suffix.lower() == ".txt":
+        texts = read_lines(Path(where))
+        return Side(texts, {}, pair.embed_texts(texts, batch_size=config.batch_size))
+    films = find_films(where, column=config.column)
+    part = config.out.with_name(f"{config.out.name}.{name}")
+    ids, rows = embed_in_parts(
+        pair, films, part, ledger=ledger, batch_size=config.batch_size
+    )
+    return Side(ids, {film.id: film for film in films}, rows)
+
+
+def run(config: Retrieve) -> int:
+    """Searches; returns the status."""
+    if config.k < 1:
+        raise ValueError(f"k: expected 1 at least, got {config.k}")
+    print(f"opening {config.run}", flush=True)
+    pair = open_pair(config.run)
+    ledger = Ledger("skip")
+    queries = embedded(config.queries, "queries", pair, config, ledger)
+    corpus = embedded(config.corpus, "corpus", pair, config, ledger)
+    if not (queries.names and corpus.names):
+        raise ValueError(f"queries, corpus: nothing could be read. {ledger.summary()}")
+    rows, scores = pair.nearest(queries.rows, corpus.rows, k=config.k)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    with config.out.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["query", "rank", "hit", "cosine", "run", "weights"])
+        for query, hits, cosines in zip(queries.names, rows, scores, strict=True):
+            for rank, (hit, cosine) in enumerate(zip(hits, cosines, strict=True), 1):
+                cells = [query, rank, corpus.names[hit], f"{cosine:.6f}"]
+                table.writerow([*cells, config.run, pair.checksum[:16]])
+    page = show(queries, corpus, rows, scores, pair, config)
+    path = page.save(config.out.with_suffix(".html"))
+    print(f"hits: {config.out} ({len(queries.names)} queries); page: {path}")
+    return finish(ledger, config.out, config.on_error)
+
+
+def show(
+    queries: Side,
+    corpus: Side,
+    rows: np.ndarray,
+    scores: np.ndarray,
+    pair: Pretrained,
+    config: Retrieve,
+) -> Report:
+    """The first queries with their nearest hits."""
+    page = Report(
+        "Retrieval",
+        f"{pair.folder}, step {pair.step}: {config.k} nearest of {len(corpus.names)}",
+    )
+    page.notice("Texts and films below may be of real patients.")
+
+    def picture(side: Side, name: str) -> np.ndarray:
+        record = pair.record
+        return read_film(side.films[name].path, record.image_size, record.resize)
+
+    for number, name in enumerate(queries.names[:SHOWN]):
+        found = list(zip(rows[number][:DEEP], scores[number][:DEEP], strict=True))
+        page.section(name if not queries.films else f"film {name}")
+        cards = [Card(picture(queries, name), "query")] if queries.films else []
+        hits = [(corpus.names[hit], float(cosine)) for hit, cosine in found]
+        if corpus.films:
+            cards += [
+                Card(picture(corpus, hit), f"{cosine:.3f}", [(hit, None)])
+                for hit, cosine in hits
+            ]
+        if cards:
+            page.gallery(cards)
+        if not corpus.films:
+            page.table([{"cosine": cosine, "text": hit} for hit, cosine in hits])
+    return page
+
+
+@ends_in_words
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    prog = "python -m experiments.retrieve"
+    return run(tyro.cli(Retrieve, args=arguments, description=__doc__, prog=prog))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

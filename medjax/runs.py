@@ -1,0 +1,44 @@
+"""Any trained run as an object of its domain, which is what it says of itself."""
+
+from pathlib import Path
+from typing import Any
+
+from medjax.data.boundary import DataError
+from medjax.train.record import RECORD, read_family
+
+
+def load(run: str | Path) -> Any:
+    """Opens the folder of a run: weights, settings, preparation of its input.
+
+    Args:
+        run: Folder that ``python -m experiments.imitate`` and the like leave.
+
+    Returns:
+        A `medjax.vlp.pretrained.Pretrained` (``embed_images``, ``embed_texts``,
+        ``zero_shot``, ``nearest``) or a `medjax.mri.learned.Learned`
+        (``reconstruct``).
+
+    Raises:
+        FileNotFoundError: Where the folder is not a run's.
+        DataError: Where what it says of itself is damaged or unknown.
+        ValueError: Where it has no checkpoint yet.
+    """
+    run = Path(run)
+    family = read_family(run)
+    # Imported where they are needed: a domain costs a second, and its own libraries.
+    from medjax.mri.systems import FAMILIES as RECONSTRUCTIONS
+    from medjax.vlp.systems import FAMILIES as PAIRS
+
+    if family in PAIRS:
+        from medjax.vlp.pretrained import open_pair
+
+        return open_pair(run)
+    if family in RECONSTRUCTIONS:
+        from medjax.mri.learned import open_run
+
+        return open_run(run)
+    known = ", ".join([*PAIRS, *RECONSTRUCTIONS])
+    raise DataError(
+        f"{run / RECORD}: a run of {family!r}, which this version does not know; it "
+        f"knows {known}"
+    )
