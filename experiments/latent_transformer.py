@@ -29,7 +29,7 @@ from medjax.mri.scans import FULL_SIZE, SMALL
 from medjax.mri.unrolled import CONFIGS as MULTI_COIL
 from medjax.mri.unrolled import UnrolledConfig
 from medjax.train.experiment import main
-from medjax.train.mesh import LaunchConfig
+from medjax.train.launch import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 

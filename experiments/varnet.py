@@ -19,7 +19,7 @@ from medjax.mri.reconstruction import Reconstruction, run
 from medjax.mri.scans import FULL_SIZE, SMALL
 from medjax.mri.varnet import CONFIGS, VarNetConfig
 from medjax.train.experiment import main
-from medjax.train.mesh import LaunchConfig
+from medjax.train.launch import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 

@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,19 +17,47 @@ def free_address() -> str:
         return f"localhost:{free.getsockname()[1]}"
 
 
-def start(arguments: Sequence[str], log: Path, *, flags: str | None = None):
+def slurm_step(process: int, processes: int, port: str) -> dict[str, str]:
+    """The variables that ``srun --ntasks-per-node 1`` sets for one of its tasks.
+
+    Every node is this host, so that real processes meet.
+    """
+    told = {
+        "JOB_ID": "4711",
+        "STEP_NODELIST": "localhost",
+        "STEP_NUM_NODES": processes,
+        "NTASKS": processes,
+        "STEP_NUM_TASKS": processes,
+        "STEP_TASKS_PER_NODE": f"1(x{processes})",
+        "PROCID": process,
+        "NODEID": process,
+        "LOCALID": 0,
+    }
+    variables = {f"SLURM_{name}": str(value) for name, value in told.items()}
+    return {**variables, "JAX_COORDINATOR_PORT": port}
+
+
+def start(
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    flags: str | None = None,
+    variables: Mapping[str, str] | None = None,
+):
     """Starts Python; its output goes to a file, so that no pipe fills.
 
     Args:
         arguments: of the interpreter.
         log: the file, in a folder that is made where it is missing.
         flags: of XLA; None: this process's.
+        variables: more of the environment.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
+        **(variables or {}),
     }
     if flags is not None:
         environment["XLA_FLAGS"] = flags

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from experiments.bench import input, maps, step, unrolled
-from medjax.train.mesh import LaunchConfig, cpu_devices, launch
+from medjax.train.launch import LaunchConfig, cpu_devices, launch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,8 @@ from experiments import convirt, imitate, mflag
 from experiments.compare.publishing import cell, publish, spread
 from medjax.data.boundary import reading
 from medjax.train.ending import ends_in_words
-from medjax.train.mesh import LaunchConfig, cpu_devices, launch, make_mesh
+from medjax.train.launch import LaunchConfig, cpu_devices, launch
+from medjax.train.mesh import make_mesh
 from medjax.train.sharding import load_into, replicated
 from medjax.train.state import run_keys
 from medjax.vlp.corpus import Corpus, CorpusConfig, open_corpus

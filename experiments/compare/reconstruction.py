@@ -49,7 +49,7 @@ from medjax.mri.systems import build
 from medjax.mri.unrolled import UnrolledConfig
 from medjax.mri.varnet import VarNetConfig
 from medjax.train.ending import ends_in_words
-from medjax.train.mesh import LaunchConfig, launch
+from medjax.train.launch import LaunchConfig, launch
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 

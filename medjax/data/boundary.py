@@ -26,7 +26,11 @@ class DataError(ValueError):
 
 @contextlib.contextmanager
 def reading(
-    path: str | Path, what: str, *, key: str | None = None, quote: bool = True
+    path: str | os.PathLike[str],
+    what: str,
+    *,
+    key: str | None = None,
+    quote: bool = True,
 ) -> Iterator[None]:
     """Turns whatever is raised inside into a documented error that names the file.
 

@@ -14,22 +14,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from etils import epath
+
 from medjax.data.boundary import DataError, reading
 
 
-def read_json(path: str | Path, what: str) -> dict[str, Any]:
+def read_json(path: str | Path | epath.Path, what: str) -> dict[str, Any]:
     """Reads a document that is one JSON object.
 
     Args:
-        path: The file, in UTF-8.
+        path: The file, in UTF-8; an `epath.Path` on an object store.
         what: What it is, as a message says it: ``"shard index"``.
 
     Raises:
         FileNotFoundError: If the file is missing.
         DataError: If it is not JSON, holds a number that is none, or is no object.
     """
+    file = Path(path) if isinstance(path, str) else path
     with reading(path, what):
-        content = parse_json(Path(path).read_text("utf-8"))
+        content = parse_json(file.read_text("utf-8"))
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise DataError(f"{path}: expected a JSON object as {what}, got {kind}")

@@ -5,6 +5,7 @@ A run's folder can be opened again without its flags: ``experiments.cmrxrecon
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from medjax.mri.scans import (
 )
 from medjax.mri.series import ReconstructionSystem, at_magnitude, magnitude
 from medjax.mri.systems import ReconstructionKernels, Trained, build
+from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
+from medjax.train.launch import LaunchConfig, cpu_devices
 from medjax.train.loop import fit
-from medjax.train.mesh import LaunchConfig, cpu_devices, make_mesh
+from medjax.train.mesh import make_mesh
 from medjax.train.record import RECORD
 from medjax.train.sharding import on_host
 from medjax.typing import Variables
@@ -119,8 +122,11 @@ def run(config: Reconstruction, name: str) -> dict[str, Any]:
         show_row=config.evaluation.show_row,
     )
     results = {"data": scans.name, "method": name, **results}
-    if jax.process_index() == 0:
+
+    def keep() -> None:
         show(config.workdir, results, shown, title=config.about)
+
+    on_first(keep, what="report")
     return results
 
 
@@ -141,9 +147,16 @@ def train(
     optimizer, settings = config.resolved(
         rows=len(scans.train), batch_size=config.data.batch_size, frozen=system.frozen
     )
-    record = describe(config, scans) if jax.process_index() == 0 else None
-    if record is not None and not (config.workdir / RECORD).exists():
-        record.save(config.workdir)
+
+    @functools.cache
+    def described() -> Trained:
+        return describe(config, scans)
+
+    def record() -> None:
+        if not (config.workdir / RECORD).exists():
+            described().save(config.workdir)
+
+    on_first(record, what="record of the system")
     state = fit(
         system.init,
         system.loss,
@@ -154,8 +167,8 @@ def train(
         mesh=mesh,
         config=config,
     )
-    if record is not None:  # also where a run went on with other settings
-        record.save(config.workdir)
+    # Also where a run went on with other settings.
+    on_first(lambda: described().save(config.workdir), what="record, again")
     return jax.device_put(on_host(state.averaged_variables, mesh))
 
 

@@ -20,11 +20,12 @@ import asyncio
 import base64
 import json
 import logging
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
@@ -32,6 +33,7 @@ from medjax.data.boundary import DataError, reading
 from medjax.data.documents import parse_json
 from medjax.train.sharding import flatten
 from medjax.train.state import TrainState, merge
+from medjax.train.storage import Folder, is_remote, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +72,12 @@ class DataState:
         """Reads this process's file (orbax calls this)."""
 
         async def read() -> None:
-            self._text = await asyncio.to_thread(self._read, Path(directory))
+            self._text = await asyncio.to_thread(self._read, epath.Path(directory))
 
         return read()
 
     @staticmethod
-    def _read(folder: Path) -> str:
+    def _read(folder: epath.Path) -> str:
         name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
         if (folder / name).exists():
             return (folder / name).read_text()
@@ -98,8 +100,8 @@ class Checkpoints:
       keep: How many of the latest to keep.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
-        self._folder = folder.absolute()
+    def __init__(self, folder: Folder, *, keep: int = 2) -> None:
+        self._folder = _absolute(folder)
         policy: Any = ocp.training.preservation_policies.LatestN(keep)
         with reading(self._folder, "folder of checkpoints"):
             self._checkpointer = ocp.training.Checkpointer(
@@ -223,14 +225,19 @@ def _parts(state: TrainState) -> dict[str, Any]:
     return parts if state.ema is None else {**parts, "average": state.ema}
 
 
-def saved_steps(workdir: str | Path) -> list[int]:
+def _absolute(folder: Folder) -> Folder:
+    """As orbax wants it; an address is that already."""
+    return folder if is_remote(folder) else folder.absolute()
+
+
+def saved_steps(workdir: str | os.PathLike[str]) -> list[int]:
     """The steps that a run has checkpoints of, ascending; none without a folder."""
-    names = [path.name for path in (Path(workdir) / "checkpoints").glob("*")]
+    names = [path.name for path in (run_folder(workdir) / "checkpoints").glob("*")]
     return sorted(int(name) for name in names if name.isdigit())
 
 
 def load_variables(
-    workdir: str | Path,
+    workdir: str | os.PathLike[str],
     *,
     step: int | None = None,
     averaged: bool = True,
@@ -252,7 +259,8 @@ def load_variables(
     Raises:
       ValueError: If there is no such checkpoint, or it is damaged.
     """
-    folder, steps = Path(workdir).absolute() / "checkpoints", saved_steps(workdir)
+    folder = _absolute(run_folder(workdir) / "checkpoints")
+    steps = saved_steps(workdir)
     step = (steps[-1] if steps else None) if step is None else step
     if step not in steps:
         raise ValueError(f"workdir: no checkpoint {step} in {folder}; there: {steps}")

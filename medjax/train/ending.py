@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
+from medjax.train import watch
 from medjax.train.nonfinite import NonFiniteError
 
 P = ParamSpec("P")
@@ -41,6 +42,9 @@ def ends_in_words(
         except (*EXPECTED, *also) as error:
             if os.environ.get("MEDJAX_TRACEBACK"):
                 raise
+            # Of several processes the others are told; and where theirs is the fault,
+            # this ends with them.
+            watch.failed(error)
             print(f"error: {in_words(error)}", file=sys.stderr)
             return 1
         return found if isinstance(found, int) else 0

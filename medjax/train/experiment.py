@@ -6,6 +6,7 @@ processes, runs, and ends bad input with one sentence (:mod:`medjax.train.ending
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Any, TypeVar
 import tyro
 
 from medjax.train.ending import ends_in_words
+from medjax.train.launch import LaunchConfig, launch
+from medjax.train.lock import hold
 from medjax.train.log import import_wandb
-from medjax.train.mesh import LaunchConfig, MeshConfig, launch
+from medjax.train.mesh import MeshConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
+from medjax.train.storage import is_remote, run_folder
 
 E = TypeVar("E", bound="Experiment")
 
@@ -121,5 +125,12 @@ def main(
     config = command(presets, about)
     if config.train.wandb is not None:
         import_wandb()
+    if is_remote(folder := run_folder(config.workdir)):
+        raise ValueError(
+            f"workdir: {os.fspath(folder)}: prepared data, towers and reports of an "
+            "experiment lie on a file system; mount the bucket and name the folder "
+            "(medjax.train.fit itself takes the address)"
+        )
     launch(config.launch)
-    run(config)
+    with hold(config.workdir):
+        run(config)

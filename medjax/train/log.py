@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from medjax.data.boundary import DataError, reading
 from medjax.data.documents import fits, parse_json
+from medjax.train.storage import Folder, Growing, run_folder
 
 Scalars = Mapping[str, float | int | None]
 """Names to numbers; None where a number is not known here."""
@@ -38,7 +39,7 @@ class Writer:
 
     def __init__(
         self,
-        workdir: Path,
+        workdir: Folder,
         *,
         step: int = 0,
         config: Mapping[str, Any] | None = None,
@@ -50,12 +51,14 @@ class Writer:
             return
         if wandb is not None:
             self._wandb = _start_wandb(wandb, workdir, config or {})
-        path = workdir / "metrics.jsonl"
+        self._growing = Growing(workdir, ("metrics.jsonl",))
+        path = self._growing.local / "metrics.jsonl"
         truncate(path, step)
         self._rows = path.open("a", buffering=1)
         from tensorboardX import SummaryWriter
 
-        self._events = SummaryWriter(str(workdir), purge_step=step + 1)
+        events = str(self._growing.local)
+        self._events = SummaryWriter(events, purge_step=step + 1)
 
     def write(self, step: int, scalars: Scalars, *, line: bool = True) -> None:
         """Records scalars of a step.
@@ -85,6 +88,7 @@ class Writer:
         if self.active:
             self._rows.close()
             self._events.close()
+            self._growing.close()
             if self._wandb is not None:
                 self._wandb.finish()
 
@@ -107,14 +111,26 @@ def truncate(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept = [json.dumps(row) + "\n" for row in _rows(path) if row["step"] <= step]
-    # Replaced in one move: a kill in between must not cost the whole curve.
+    whole = path.read_text("utf-8").splitlines(keepends=True)
+    kept = "".join(
+        line
+        for line, row in zip(whole, _rows(path), strict=False)
+        if row["step"] <= step
+    )
+    kept += "\n" if kept and not kept.endswith("\n") else ""
+    if "".join(whole).startswith(kept):
+        # In place, in one system call: whoever has the file open goes on with the same
+        # one, and a kill costs nothing.
+        os.truncate(path, len(kept.encode()))
+        return
+    # Rows were lost in the middle. Replaced in one move, or a kill in between could
+    # cost the whole curve.
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_text(kept)
     os.replace(temporary, path)
 
 
-def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The rows of a run's ``metrics.jsonl``, oldest first.
 
     Args:
@@ -127,12 +143,12 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
       FileNotFoundError: If the run has not written any.
       DataError: If a row is damaged; names the file and the line.
     """
-    return _rows(Path(workdir) / "metrics.jsonl")
+    return _rows(run_folder(workdir) / "metrics.jsonl")
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(path: Folder) -> list[dict[str, Any]]:
     with reading(path, "record of a run's metrics"):
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -174,7 +190,7 @@ def import_wandb() -> Any:
     return wandb
 
 
-def _start_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
+def _start_wandb(project: str, workdir: Folder, config: Mapping[str, Any]) -> Any:
     wandb = import_wandb()
     # The id lives in the workdir, so that a resumed run goes on in the same chart.
     path = workdir / "wandb_id"

@@ -5,6 +5,7 @@ A run is a folder::
     config.json       the settings it was started with
     metrics.jsonl     one row per logged step; TensorBoard events beside it
     checkpoints/      state, place in the data, settings
+    lock.json         while it runs: who holds the folder
     profile/          a trace, if asked for
     nonfinite/        the batch and metrics of a step that gave NaN or infinity
 
@@ -17,10 +18,10 @@ checkpoint n holds the state after it.
 import contextlib
 import dataclasses
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,12 +29,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from medjax.train import lock, speed, watch
 from medjax.train import settings as run_settings
-from medjax.train import speed
+from medjax.train.agree import on_first
 from medjax.train.checkpoint import Checkpoints
 from medjax.train.feed import DataIterator, Fed, Feed
+from medjax.train.launch import parse_absl_flags
 from medjax.train.log import Writer
-from medjax.train.mesh import MeshConfig, make_mesh, parse_absl_flags
+from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.train.nonfinite import record_nonfinite
 from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from medjax.train.preemption import Preempted, PreemptionGuard
@@ -50,6 +53,7 @@ from medjax.train.state import (
     state_shardings,
 )
 from medjax.train.step import Loss, make_train_step
+from medjax.train.storage import Folder, Growing, run_folder
 from medjax.typing import Key, Variables
 
 logger = logging.getLogger(__name__)
@@ -69,7 +73,7 @@ def fit(
     loss: Loss,
     data: Iterable[Any] | DataIterator,
     *,
-    workdir: str | Path,
+    workdir: str | os.PathLike[str],
     optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
     train: TrainConfig = DEFAULT_TRAIN,
     mesh: Mesh | MeshConfig = DEFAULT_MESH,
@@ -87,7 +91,7 @@ def fit(
       data: Batches of this process (dicts of numpy arrays), without end, from an
         iterator with ``get_state`` and ``set_state``. They all have as many examples,
         and at most ``train.shapes`` shapes; in one step every process brings the same.
-      workdir: Folder of the run; the same folder resumes.
+      workdir: Folder of the run, or gs:// address; the same folder resumes.
       optimizer: Update rule, schedule, frozen parameters.
       train: Length and intervals.
       mesh: The mesh, or its axis sizes.
@@ -105,21 +109,21 @@ def fit(
       ValueError: If data, settings or checkpoint do not fit.
     """
     parse_absl_flags()
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir = run_folder(workdir)
     mesh = make_mesh(mesh) if isinstance(mesh, MeshConfig) else mesh
     settings = run_settings.resume_settings(optimizer, train)
-    run_settings.write_config(workdir, config, optimizer, train, mesh)
     tx = make_optimizer(optimizer, train.steps)
     schedule = make_schedule(optimizer, train.steps)
 
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
+        held = enter(lock.hold(workdir))
+        run_settings.write_config(workdir, config, optimizer, train, mesh)
         enter(jax.set_mesh(mesh))
         guard = enter(PreemptionGuard())
         checkpoints = enter(Checkpoints(workdir / "checkpoints", keep=train.keep))
         feed = enter(Feed(data, mesh))
-        start = checkpoints.latest
+        start = on_first(lambda: checkpoints.latest, what="latest checkpoint")
         if start is not None:
             feed.iterator.set_state(checkpoints.restore_data(start))
         feed.start()
@@ -172,15 +176,19 @@ def fit(
         writer = enter(
             Writer(workdir, step=start or 0, config=settings, wandb=train.wandb)
         )
-        run = _Run(workdir, train, settings, guard, checkpoints, feed, writer, evals)
-        return run.advance(state, fed, train_step, key, mesh)
+        run = _Run(
+            workdir, held, train, settings, guard, checkpoints, feed, writer, evals
+        )
+        with watch.phase(watch.OUTSIDE):
+            return run.advance(state, fed, train_step, key, mesh)
 
 
 @dataclasses.dataclass
 class _Run:
     """The loop itself, with all it writes to."""
 
-    workdir: Path
+    workdir: Folder
+    held: lock.Lock
     train: TrainConfig
     settings: Mapping[str, Any]
     guard: PreemptionGuard
@@ -211,6 +219,8 @@ class _Run:
                     clock.waited(time.perf_counter() - began)
                     with clock.excluded():
                         compiled, flops = steps.of(state, fed.device, key, proceed)
+                watch.moved("step", n)
+                self.held.check()
                 trace.before(n)
                 with jax.profiler.StepTraceAnnotation("train", step_num=n):
                     state, metrics = compiled(state, fed.device, key, proceed)
@@ -252,9 +262,11 @@ class _Run:
                         self._evaluate(state, n)
                     if saves or asked:
                         # After the rows: a resume from here keeps them.
-                        self.checkpoints.save(
-                            state, fed.after, self.settings, wait=last or asked
-                        )
+                        self.held.check(now=True)
+                        with watch.phase("save"):
+                            self.checkpoints.save(
+                                state, fed.after, self.settings, wait=last or asked
+                            )
                 if signum is not None and not last:
                     logger.warning("saved and stopped by signal %d, step %d", signum, n)
                     raise Preempted(n, signum)
@@ -274,7 +286,8 @@ class _Run:
     def _evaluate(self, state: TrainState, n: int) -> None:
         """Runs the hooks and logs what they return."""
         for evaluate in self.evals:
-            scores = evaluate(state, n)
+            with watch.phase("evaluate"):
+                scores = evaluate(state, n)
             if scores:
                 self.writer.write(n, {f"eval/{k}": float(v) for k, v in scores.items()})
 
@@ -282,7 +295,7 @@ class _Run:
 class _Trace:
     """Profiles the steps from the first to the last, both included."""
 
-    def __init__(self, steps: tuple[int, int] | None, folder: Path) -> None:
+    def __init__(self, steps: tuple[int, int] | None, folder: Folder) -> None:
         self._first, self._last = steps or (0, 0)
         self._folder = folder
         self._on = False
@@ -290,7 +303,8 @@ class _Trace:
     def before(self, n: int) -> None:
         """Starts at the first step."""
         if n == self._first:
-            jax.profiler.start_trace(str(self._folder))
+            self._written = Growing(self._folder)
+            jax.profiler.start_trace(str(self._written.local))
             self._on = True
 
     def ends(self, n: int) -> bool:
@@ -306,6 +320,7 @@ class _Trace:
         if self._on:
             self._on = False
             jax.profiler.stop_trace()
+            self._written.close()
 
     def __enter__(self) -> None:
         return None

@@ -1,4 +1,4 @@
-"""The device mesh, and what a process does before its first array.
+"""The device mesh: how all devices of a run are arranged.
 
 Every run, from a laptop to a pod, sees one mesh of three named axes:
 
@@ -14,17 +14,14 @@ A model never mentions these names. They appear in the sharding rules
 """
 
 import dataclasses
-import logging
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
-from absl import flags
 from jax._src.mesh import get_concrete_mesh  # the public one refuses under jit
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "model")
@@ -44,12 +41,18 @@ class MeshConfig:
     """Devices over which parameters and optimiser state are split."""
     model: int = 1
     """Devices over which explicit tensor-parallel rules split parameters."""
+    dcn_data: int = -1
+    """Replicas that the slow network joins: slices of a TPU, hosts of GPUs. -1: as many
+    as there are; on GPUs 1 takes all links for equal."""
 
 
 def make_mesh(
     config: MeshConfig = MeshConfig(), *, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """Arranges the devices of all processes into the three named axes.
+
+    Slices of a TPU, and hosts of GPUs, are replicas: only ``data`` crosses the slow
+    network between them, its outer part counting the slices.
 
     Args:
       config: Axis sizes.
@@ -59,7 +62,8 @@ def make_mesh(
       A mesh with axes ``("data", "fsdp", "model")``.
 
     Raises:
-      ValueError: If the sizes do not multiply to the number of devices.
+      ValueError: If the sizes do not multiply to the number of devices, or ``data``
+        does not split over the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = [config.data, config.fsdp, config.model]
@@ -78,92 +82,43 @@ def make_mesh(
     # which sharding is part of an array's type and the similarity matrix of a
     # contrastive loss (`image @ text.T`, both split over the batch) is a type error.
     # Here the compiler propagates shardings, and `shard_map` is used where it matters.
-    return jax.make_mesh(
-        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    axis_types = (AxisType.Auto,) * 3
+    islands = _islands(config, sizes[0], devices)
+    if islands == 1:
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=axis_types, devices=devices)
+    array = mesh_utils.create_hybrid_device_mesh(
+        (sizes[0] // islands, *sizes[1:]),
+        (islands, 1, 1),
+        devices,
+        # GPUs say nothing of slices: what a process holds is what fast links join.
+        process_is_granule=devices[0].platform == "gpu",
+        allow_split_physical_axes=True,
     )
+    return Mesh(array, AXES, axis_types=axis_types)
 
 
-@dataclasses.dataclass(frozen=True)
-class LaunchConfig:
-    """How this process joins the run."""
-
-    distributed: Literal["auto", "on", "off"] = "auto"
-    """auto: join when flags, Slurm, OpenMPI or a TPU pod say there are several
-    processes; on: join, and let JAX find the cluster; off: stay alone."""
-    coordinator: str | None = None
-    """host:port of process 0, where no cluster manager tells it."""
-    num_processes: int | None = None
-    """Number of processes of the run, with `coordinator`."""
-    process_id: int | None = None
-    """Index of this process, with `coordinator`."""
-    cpu_devices: int | None = None
-    """Devices that a CPU counts as; None: one. XLA's convolutions use several cores
-    badly, so on a CPU a batch split over one device per core trains faster."""
-    compile_cache: str | None = "~/.cache/medjax/compiled"
-    """Folder (or gs:// address) of compiled programs; None: compile anew each time."""
-    log_level: Literal["debug", "info", "warning"] = "info"
-    """Level of process 0's log; other processes log warnings only."""
-
-
-def launch(config: LaunchConfig = LaunchConfig()) -> None:
-    """Prepares this process: cluster, compile cache, flags, log. Call it first.
-
-    Must run before anything touches a device, since joining a cluster changes which
-    devices exist.
-
-    Args:
-      config: How to join.
+def _islands(config: MeshConfig, data: int, devices: Sequence[Any]) -> int:
+    """Groups of devices with fast links inside, over which ``data`` is split.
 
     Raises:
-      ValueError: If only some of the coordinator flags are given.
+      ValueError: If there are others than the configuration says, or ``data`` does not
+        split over them.
     """
-    parse_absl_flags()
-    if config.cpu_devices is not None:
-        jax.config.update("jax_num_cpu_devices", config.cpu_devices)
-    if _is_distributed(config):
-        # Only the CPU client reads this; its default cannot talk across processes
-        # on every supported version of JAX.
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(
-            config.coordinator, config.num_processes, config.process_id
+    if config.dcn_data < 1 and config.dcn_data != -1:
+        raise ValueError(f"mesh.dcn-data: expected 1 or more, or -1, got {config}")
+    gpu = devices[0].platform == "gpu"
+    attribute, word = ("process_index", "hosts") if gpu else ("slice_index", "slices")
+    islands = len({getattr(device, attribute, 0) for device in devices})
+    if gpu and (config.dcn_data == 1 or (config.dcn_data == -1 and data % islands)):
+        # Axes other than data may cross hosts of GPUs, slowly.
+        return 1
+    if config.dcn_data not in (-1, islands) or data % islands:
+        raise ValueError(
+            f"mesh.dcn-data: there are {islands} {word}, and they are replicas: mesh."
+            f"data must be a multiple of {islands}, and mesh.dcn-data {islands} or -1; "
+            f"got data = {data} of {config}"
         )
-    if config.compile_cache:
-        folder = config.compile_cache
-        if "://" not in folder:
-            folder = str(Path(folder).expanduser())
-        jax.config.update("jax_compilation_cache_dir", folder)
-        # FFTs are custom partitionings (`medjax_kernels.fft`), which stand in a program
-        # as an address in this process: with it, no later process would find a program.
-        jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
-    level = logging.WARNING if jax.process_index() else config.log_level.upper()
-    logger = logging.getLogger("medjax")
-    logger.setLevel(level)
-    logger.propagate = False
-    logger.handlers = [logging.StreamHandler()]
-    logger.handlers[0].setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
-    )
-    logger.info(
-        "%d device(s) of kind %s in %d process(es)",
-        jax.device_count(),
-        jax.devices()[0].device_kind,
-        jax.process_count(),
-    )
-
-
-def cpu_devices() -> int:
-    """A power of two, so that common batches split evenly: cores, at most 8."""
-    return 1 << min((os.cpu_count() or 1).bit_length() - 1, 3)
-
-
-def parse_absl_flags() -> None:
-    """Marks absl's flags as parsed, which grain's worker processes insist on.
-
-    grain reads an absl flag when it starts a worker and raises
-    `UnparsedFlagAccessError` in any program that does not use `absl.app`.
-    """
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+    return islands
 
 
 Statistics = Literal["device", "host", "global"]
@@ -251,26 +206,3 @@ def global_batch_size(local: int, mesh: Mesh) -> int:
             f"mesh axes data x fsdp = {mesh.shape['data']} x {mesh.shape['fsdp']}"
         )
     return size
-
-
-def _is_distributed(config: LaunchConfig) -> bool:
-    """Whether this process is one of several."""
-    given = (config.coordinator, config.num_processes, config.process_id)
-    if config.distributed == "off":
-        return False
-    if any(value is not None for value in given):
-        if any(value is None for value in given):
-            raise ValueError(
-                "launch: coordinator, num_processes and process_id go together, got "
-                f"{given}"
-            )
-        return True
-    if config.distributed == "on":
-        return True
-    environment = os.environ
-    return (
-        int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-        or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-        or "MEGASCALE_COORDINATOR_ADDRESS" in environment
-    )

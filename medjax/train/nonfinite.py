@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from medjax.train.feed import Fed
+from medjax.train.storage import Folder
 
 
 class NonFiniteError(ArithmeticError):
@@ -20,7 +20,7 @@ class NonFiniteError(ArithmeticError):
       folder: Where the batch and the metrics are.
     """
 
-    def __init__(self, step: int, index: list[int], folder: Path) -> None:
+    def __init__(self, step: int, index: list[int], folder: Folder) -> None:
         rows = f"; rows of the batch: {index}" if index else ""
         super().__init__(
             f"loss or gradient is not finite at step {step}. Checkpoint {step - 1} is "
@@ -32,12 +32,13 @@ class NonFiniteError(ArithmeticError):
 
 
 def record_nonfinite(
-    workdir: Path, step: int, fed: Fed, metrics: Mapping[str, jax.Array]
+    workdir: Folder, step: int, fed: Fed, metrics: Mapping[str, jax.Array]
 ) -> NonFiniteError:
     """Writes down the batch of a bad step, and makes the error that tells of it."""
     folder = workdir / "nonfinite" / f"step_{step}"
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"batch_process_{jax.process_index()}.npz", **fed.host)  # pyright: ignore
+    with (folder / f"batch_process_{jax.process_index()}.npz").open("wb") as file:
+        np.savez(file, **fed.host)  # pyright: ignore
     index: list[int] = []
     if "index" in fed.device:
         # All processes are here, since all see the same guard.

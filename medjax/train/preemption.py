@@ -22,7 +22,8 @@ from types import FrameType
 from typing import Any
 
 import jax
-from jax._src import distributed
+
+from medjax.train.agree import coordination_client
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +101,7 @@ class _Board:
     """One note that all processes of a run can read: where to stop, and why."""
 
     def __init__(self) -> None:
-        # Not exported; orbax and multihost_utils reach the same client this way.
-        self._client: Any = distributed.global_state.client
+        self._client = coordination_client()
         self._folder = f"medjax/stop/{next(_guards)}"
 
     def read(self) -> tuple[int, int] | None:

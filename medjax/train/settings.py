@@ -6,7 +6,6 @@ import logging
 import platform
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -15,6 +14,7 @@ from jax.sharding import Mesh
 from medjax.data.boundary import DataError
 from medjax.data.documents import read_json
 from medjax.train.optimizer import OptimizerConfig
+from medjax.train.storage import Folder, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_config(
-    workdir: Path,
+    workdir: Folder,
     config: Any,
     optimizer: OptimizerConfig,
     train: TrainConfig,
@@ -163,6 +163,9 @@ def write_config(
     }
     text = json.dumps(content, indent=2, default=str) + "\n"
     if not path.exists():
+        if is_remote(workdir):  # what an object store shows is whole
+            path.write_text(text)
+            return
         # In one move: a kill in between must not leave half a file to stumble over.
         draft = path.with_suffix(".tmp")
         draft.write_text(text)

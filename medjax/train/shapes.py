@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from medjax.train import speed
+from medjax.train import speed, watch
 from medjax.train.state import TrainState
 from medjax.typing import Key
 
@@ -58,7 +58,8 @@ class CompiledSteps:
             self._check(shapes)
             if self._programs:
                 logger.info("compiling the step for batches of %s", dict(shapes))
-            program = self._step.lower(state, batch, key, proceed).compile()
+            with watch.phase("compile"):
+                program = self._step.lower(state, batch, key, proceed).compile()
             flops = speed.step_flops(program, repeats=self._repeats)
             self._programs[shapes] = program, flops
         return self._programs[shapes]

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from medjax.data.ledger import DataError, Ledger
 from medjax.data.records import METADATA, described, read_metadata
+from medjax.train.agree import on_first
 from medjax.vlp.datasets import (
     READERS,
     PrepareConfig,
@@ -161,7 +160,8 @@ def open_corpus(
         folder = config.root
     else:
         folder = config.prepared or folder
-        if jax.process_index() == 0:
+
+        def write() -> None:
             prepare(
                 _reader(config),
                 folder,
@@ -175,8 +175,8 @@ def open_corpus(
                 ),
                 ledger=Ledger(on_error=config.on_error),
             )
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("prepared")
+
+        on_first(write, what="prepared data")
     corpus = Corpus(folder, max_tokens=max_tokens)
     if tokenizer is not None and corpus.metadata["tokenizer"] is not None:
         check_tokenizer(corpus, load_tokenizer(tokenizer))

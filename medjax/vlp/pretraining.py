@@ -15,9 +15,11 @@ from jax.sharding import Mesh
 from medjax.data import npz
 from medjax.data.ledger import DataError
 from medjax.data.pipeline import PipelineConfig, build_pipeline
+from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
+from medjax.train.launch import LaunchConfig, cpu_devices
 from medjax.train.loop import fit
-from medjax.train.mesh import LaunchConfig, cpu_devices, make_mesh
+from medjax.train.mesh import make_mesh
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 from medjax.train.sharding import on_host
@@ -180,10 +182,13 @@ def run(
         config=config.evaluation,
     )
     variables = on_host(variables, mesh)
-    if jax.process_index() == 0:
+
+    def keep() -> None:
         towers_folder = config.workdir / "towers"
         save_towers(towers_folder, variables, config.image, text, corpus.tokenizer)
         show(config.workdir, results, found, corpus, title=config.about)
+
+    on_first(keep, what="report")
     return results
 
 
@@ -327,7 +332,7 @@ def training_rows(
     if not (config.cache_text and system.cached_tokens and text.checkpoint):
         return Rows(source), source
     path = config.workdir / f"text_features_{features_key(system, corpus, text)}.npz"
-    if path.exists():
+    if on_first(path.exists, what="features of the report tower"):
         return Rows(source, npz.read(path)), source
 
     def asks(field: str) -> Callable[[Variables, Mapping[str, Array]], Array]:
@@ -341,9 +346,12 @@ def training_rows(
         batch_size=config.evaluation.batch_size,
         label="frozen report tower",
     )
-    if jax.process_index() == 0:
+
+    def keep() -> None:
         draft = path.with_suffix(".part.npz")
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(draft, allow_pickle=False, **columns)
         draft.rename(path)
+
+    on_first(keep, what="features kept")
     return Rows(source, columns), source

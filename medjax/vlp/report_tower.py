@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from medjax import weights
 from medjax.data.ledger import DataError
 from medjax.data.pipeline import PipelineConfig, build_pipeline
+from medjax.train.agree import on_first
 from medjax.train.loop import fit
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
@@ -67,8 +67,9 @@ def train_language_model(
     """
     folder = workdir / "checkpoint"
     text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
-    check_asked(workdir, settings_of(corpus, text, config, seed=seed))
-    if folder.exists():
+    asked = settings_of(corpus, text, config, seed=seed)
+    on_first(lambda: check_asked(workdir, asked), what="report tower's settings")
+    if on_first(folder.exists, what="trained report tower"):
         return folder
     init, loss = masked_language_model(text)
     stream = build_pipeline(
@@ -93,7 +94,8 @@ def train_language_model(
         mesh=mesh,
     )
     params = on_host(state.params, mesh)
-    if jax.process_index() == 0:
+
+    def keep() -> None:
         # Written beside its place and moved there: a folder that exists is whole.
         draft = workdir / "checkpoint.part"
         shutil.rmtree(draft, ignore_errors=True)
@@ -101,8 +103,8 @@ def train_language_model(
         weights.save(draft, "bert", bert, bert_config(text))
         corpus.tokenizer.save(draft)
         draft.rename(folder)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("language")
+
+    on_first(keep, what="report tower")
     return folder
 
 

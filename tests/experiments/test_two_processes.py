@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medjax.train.log import read_metrics
-from tests.processes import finish, free_address, start
+from tests.processes import finish, free_address, slurm_step, start
 
 FLAGS = """
     tiny --data.patients 60 --data.image-size 32 --data.batch-size 16
@@ -15,19 +15,20 @@ FLAGS = """
 """.split()
 
 
-def start_mflag(workdir, name, devices, *flags):
+def start_mflag(workdir, name, devices, **variables):
     """M-FLAG, whose report tower is read once."""
-    command = ["-m", "experiments.mflag", *FLAGS, *flags, "--workdir", str(workdir)]
+    command = ["-m", "experiments.mflag", *FLAGS, "--workdir", str(workdir)]
     command += ["--launch.cpu-devices", str(devices)]
-    return start(command, workdir.parent / f"{name}.log")
+    log = workdir.parent / f"{name}.log"
+    return start(command, log, variables=variables)
 
 
 def test_two_processes_prepare_train_evaluate_and_report_as_one(tmp_path):
-    joined = ["--launch.coordinator", free_address(), "--launch.num-processes", "2"]
+    # As Slurm starts it: what the README says, and found without a flag.
+    port = free_address().rpartition(":")[2]
     pair, one = tmp_path / "pair", tmp_path / "one"
     both = [
-        start_mflag(pair, f"pair_{i}", 1, *joined, "--launch.process-id", str(i))
-        for i in range(2)
+        start_mflag(pair, f"pair_{i}", 1, **slurm_step(i, 2, port)) for i in range(2)
     ]
     finish(tmp_path, both, [0, 0])
     finish(tmp_path, [start_mflag(one, "one", 2)], [0])

@@ -116,7 +116,10 @@ def main(options):
     train.fit(
         init,
         quiet_loss if options.get("processes") else loss,
-        Stream(shard=(process, options.get("processes") or 1)),
+        Stream(
+            shard=(process, options.get("processes") or 1),
+            delay=options.get("delay", 0.0),
+        ),
         workdir=options["workdir"],
         train=train.TrainConfig(**options["train"]),
         optimizer=train.OptimizerConfig(lr=1e-2, schedule="restarts", restart_period=7),

@@ -1,0 +1,115 @@
+"""A run's folder: on a file system, or ``gs://`` on an object store.
+
+An object store has no rename and no append, and what was written is whole or absent. So
+what grows (rows of metrics, events) grows in a local folder and is copied at intervals
+and at the end; everything else is written at once, in place. Checkpoints are orbax's
+work, which knows file systems and Google's store; others are refused, and reached by
+mounting the bucket.
+"""
+
+import logging
+import os
+import re
+import tempfile
+import threading
+from pathlib import Path
+
+from etils import epath
+
+logger = logging.getLogger(__name__)
+
+Folder = Path | epath.Path
+"""A `pathlib.Path` on a file system, an `epath.Path` on an object store."""
+
+EVERY = 60.0
+"""Seconds between two copies of what grows."""
+
+
+def run_folder(workdir: str | os.PathLike[str]) -> Folder:
+    """The folder that a flag names.
+
+    Args:
+      workdir: A path, or an address; one that went through `pathlib` and lost a slash
+        (``gs:/bucket/run``) is the address still.
+
+    Raises:
+      ValueError: If checkpoints cannot be written there.
+    """
+    text = os.fspath(workdir)
+    address = re.fullmatch(r"([a-z][a-z0-9+]+):/+(.*)", text)
+    if address is None:
+        return Path(text)
+    scheme, rest = address.groups()
+    if scheme != "gs" or not rest:
+        raise ValueError(
+            f"workdir: {scheme}://{rest}: expected a folder or gs://bucket/folder: "
+            "checkpoints cannot be written elsewhere; mount a bucket of another store "
+            "and name the folder"
+        )
+    return epath.Path(f"gs://{rest}")
+
+
+def is_remote(folder: Folder) -> bool:
+    """Whether a folder is on an object store."""
+    return isinstance(folder, epath.Path) and "://" in os.fspath(folder)
+
+
+def publish(local: Path, folder: Folder) -> None:
+    """Copies all files under a local folder to a run's folder."""
+    for file in sorted(path for path in local.rglob("*") if path.is_file()):
+        target = folder / file.relative_to(local).as_posix()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+
+
+class Growing:
+    """Files that grow: in the run's folder, or beside it where it is remote.
+
+    Args:
+      folder: Of the run.
+      names: Files to go on with, where they are there.
+
+    Attributes:
+      local: The folder to write in.
+    """
+
+    def __init__(self, folder: Folder, names: tuple[str, ...] = ()) -> None:
+        self._folder = folder
+        self._sizes: dict[Path, int] = {}
+        self._thread: threading.Thread | None = None
+        if not is_remote(folder):
+            self.local = Path(folder)
+            return
+        self._temporary = tempfile.TemporaryDirectory(prefix="medjax-run-")
+        self.local = Path(self._temporary.name)
+        for name in names:
+            if (folder / name).exists():
+                (self.local / name).write_bytes((folder / name).read_bytes())
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._copy, name="copy", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Copies what has grown since, where the folder is remote."""
+        if self._thread is None:
+            return
+        self._stop.set()
+        self._thread.join()
+        self._thread = None
+        self._copy_changed()
+        self._temporary.cleanup()
+
+    def _copy(self) -> None:
+        while not self._stop.wait(EVERY):
+            try:
+                self._copy_changed()
+            except OSError as error:  # tried again, and at the end for good
+                logger.warning("%s: %s", self._folder, error)
+
+    def _copy_changed(self) -> None:
+        for file in sorted(path for path in self.local.rglob("*") if path.is_file()):
+            content = file.read_bytes()
+            if self._sizes.get(file) != len(content):
+                target = self._folder / file.relative_to(self.local).as_posix()
+                target.write_bytes(content)
+                self._sizes[file] = len(content)

@@ -1,0 +1,70 @@
+"""A program of several processes that do nothing but wait for each other.
+
+``python joined.py '{"process": 0, ...}'`` joins, and meets the others in a collective
+again and again; at the third meeting the victim does what it is told.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from medjax.data.boundary import DataError
+from medjax.train import agree, watch
+from medjax.train.ending import ends_in_words
+from medjax.train.launch import LaunchConfig, launch
+
+
+def suffer(what):
+    """What befalls a process."""
+    if what.startswith("SIG"):
+        os.kill(os.getpid(), getattr(signal, what))
+    elif what == "bug":
+        raise AttributeError("nobody foresaw this")
+    elif what == "hang":
+        time.sleep(60)
+    else:
+        raise DataError(what)
+
+
+def questions():
+    """What processes can ask each other; on a line of their own."""
+
+    def refuse():
+        raise DataError("the first process found no file")
+
+    answer = agree.on_first(lambda: jax.process_index(), what="who")
+    words = agree.everyone(10 + jax.process_index(), what="words")
+    try:
+        agree.on_first(refuse, what="file")
+    except DataError as error:
+        refused = str(error)
+    try:
+        agree.on_first(lambda: 0, what=f"branch {jax.process_index()}")
+        mixed = "no"
+    except RuntimeError as error:
+        mixed = str(error)
+    print("agreed", json.dumps([answer, words, refused, mixed]), flush=True)
+
+
+@ends_in_words
+def main():
+    """Joins, asks, meets."""
+    options = json.loads(sys.argv[1])
+    launch(LaunchConfig(compile_cache=None, **options["launch"]))
+    questions()
+    watch.moved("step", 0)
+    for meeting in range(options.get("meetings", 1000)):
+        if meeting == 3 and jax.process_index() == options.get("victim"):
+            suffer(options["what"])
+        multihost_utils.process_allgather(np.float32(meeting))
+        watch.moved("step", meeting + 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
