@@ -10,9 +10,10 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# Most of the suite's time is XLA's: four fifths of it goes with LLVM's optimisation,
-# which changes how fast a program is and not what it computes. JAX 0.10 can be asked
-# for the older, lighter code generator as well. Programs that tests start inherit both.
+# Most of the suite's time is XLA's, and four fifths of that goes with LLVM's
+# optimisation: programs get slower and their last bits differ, which no test is about.
+# JAX 0.10 can be asked for the older, lighter code generator as well. Programs that
+# tests start inherit both.
 _XLA_FLAGS = ["--xla_backend_optimization_level=0"]
 if jax.__version_info__ < (0, 11):
     _XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
