@@ -126,7 +126,7 @@ def _partitioned(kind: str, axes: int) -> Callable[[Array], Array]:
 
 
 def _lower(ctx: mlir.LoweringRuleContext, x: Any, *, kind: str, axes: int) -> Any:
-    context = ctx.module_context.axis_context
+    context: Any = ctx.module_context.axis_context
     manual = getattr(context, "manual_axes", frozenset())
     if manual and all(manual >= {a} for a, n in context.mesh.shape.items() if n > 1):
         # Nothing is left to split, which custom_partitioning only notices where every

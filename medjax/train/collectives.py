@@ -218,9 +218,9 @@ class _Runs:
             for one in lines
             if one.opcode == "constant" and re.match(r"[su]\d+\[\]", one.type)
         }
-        compares = root is not None and root.opcode == "compare"
-        if compares and "direction=LT" in root.rest and len(limits) == 1:
-            return limits.pop()
+        if root is not None and root.opcode == "compare" and len(limits) == 1:
+            if "direction=LT" in root.rest:
+                return limits.pop()
         raise ValueError(
             f"loop {line.name}: a collective in a loop of unknown length, expected "
             f"known_trip_count or a condition {condition} that compares with a constant"

@@ -118,7 +118,7 @@ def _body(
     if table.size == 0:
         return table
     # A header has words, or is the one row too many (slices by number).
-    filled = np.isfinite(table).any(axis=1)
+    filled = np.asarray(np.isfinite(table).any(axis=1))
     if np.any(words[:1, 1:]) or not filled[0] or filled.sum() == frames + 1:
         table, words = table[1:], words[1:]
     table, words = (part[np.isfinite(table).any(axis=1)] for part in (table, words))
