@@ -82,9 +82,7 @@ def _along_binary(mask: Array, axis: int) -> Array:
     at = jax.lax.broadcasted_iota(jnp.float32, mask.shape, axis)
     before = jax.lax.cummax(jnp.where(mask, at, -jnp.inf), axis)
     after = jax.lax.cummin(jnp.where(mask, at, jnp.inf), axis, reverse=True)
-    return (
-        jnp.minimum(at - before, after - at) if n > 1 else jnp.where(mask, 0.0, jnp.inf)
-    )
+    return jnp.minimum(at - before, after - at)
 
 
 def _along(f: Array, squared_spacing: Array, axis: int) -> Array:

@@ -479,7 +479,7 @@ def test_folders_that_are_no_usable_run_are_refused(latent, tmp_path, capsys):
     Trained.load(latent).save(tmp_path)
     assert "has no checkpoint: train it first" in said(tmp_path)
     (tmp_path / "system.json").write_text('{"family": "gan"}')
-    assert "trained system of this version (KeyError: 'gan')" in said(tmp_path)
+    assert "a run of 'gan', expected one of latent_transformer" in said(tmp_path)
     assert "two runs are called 'latent'" in said(latent, latent)
     other = write_run(tmp_path / "cg_sense", SMALL_LATENT)
     assert "['cg_sense'] are methods already" in said(other)

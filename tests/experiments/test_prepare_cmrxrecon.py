@@ -29,7 +29,7 @@ def test_the_sets_hold_what_training_reads(tree, tmp_path, capsys):
     assert "slices train 2, test 2" in printed and "skipped: none" in printed
     names = {path.name for path in (tmp_path / "sets").iterdir()}
     assert names == {"t1map_9x4x36x64", "t2map_3x4x28x48"}
-    config = scans.DataConfig(
+    config = scans.ScansConfig(
         root=tmp_path / "sets", series="t2", acs=8, batch_size=2, acceleration=(4, 8)
     )
     data = scans.open_scans(config)
@@ -44,7 +44,7 @@ def test_a_split_without_a_test_part_is_scored_on_validation(tree, tmp_path, cap
         split = {name: [f"P00{i}"] for i, name in enumerate(names, start=1)}
         folder = tmp_path / "-".join(names)
         cmrxrecon.prepare(tree, folder, name="T2map", split=split, progress=False)
-        config = scans.DataConfig(root=folder, series="t2", acs=8, batch_size=2)
+        config = scans.ScansConfig(root=folder, series="t2", acs=8, batch_size=2)
         return scans.open_scans(config)
 
     data = parts("train", "validation")

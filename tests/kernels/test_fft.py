@@ -81,6 +81,12 @@ def derived(x):
     return pull(energies / jnp.abs(energies))[0]
 
 
+def assert_near(got, expected):
+    """Within the rounding of the largest value: a transform adds all of them."""
+    largest = float(np.abs(expected).max())
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6 * largest)
+
+
 @pytest.mark.parametrize("context", ["mesh", "no mesh"])
 def test_stays_local_under_transformations(context, mesh, x):
     expected = derived(x)
@@ -91,7 +97,7 @@ def test_stays_local_under_transformations(context, mesh, x):
     else:
         compiled = jax.jit(derived).lower(split).compile()
     assert_local(compiled)
-    np.testing.assert_allclose(compiled(split), expected, rtol=1e-4)
+    assert_near(compiled(split), expected)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +115,7 @@ def test_stays_local_inside_shard_map(names, mesh, x):
         split = jax.device_put(x, NamedSharding(mesh, P(("data", "fsdp"))))
         compiled = jax.jit(mapped).lower(split).compile()
         assert_local(compiled)
-        np.testing.assert_allclose(compiled(split), derived(x), rtol=1e-4)
+        assert_near(compiled(split), derived(x))
 
 
 def test_a_split_along_a_transformed_axis_is_gathered_first(mesh, x):
