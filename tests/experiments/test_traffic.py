@@ -8,6 +8,7 @@ axis that 88 divides is the global batch.
 import dataclasses
 import importlib
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -18,7 +19,7 @@ from medjax.mri.systems import build as build_reconstruction
 from medjax.vlp.contrastive import ContrastConfig
 from medjax.vlp.convirt import CONFIGS as CONVIRT
 from medjax.vlp.convirt import convirt
-from medjax.vlp.imitate import imitate
+from medjax.vlp.systems import FAMILIES
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 from tests.experiments.traffic import collectives_of, size, whole_batch
 
@@ -31,9 +32,8 @@ def pretraining(name):
     """An experiment's ``tiny`` system, and the shapes of a batch as its data are."""
     door = importlib.import_module(f"experiments.{name}")
     run = door.PRESETS["tiny"]
-    build = {"imitate": imitate, "convirt": convirt}.get(name) or door.build
     text = dataclasses.replace(run.text, vocab_size=1000)
-    system = build(run.system, run.image, text, ContrastConfig())
+    system = FAMILIES[name][1](run.system, run.image, text, ContrastConfig())
     side = run.data.image_size
     specs = {"image": ((BATCH, side, side), jnp.uint8)}
     for field in system.tokens:
@@ -101,7 +101,9 @@ def test_no_whole_batch_travels(name, sizes, request):
     # Six contrasts of two embeddings and a prior at the most, there and back.
     widest = 512
     assert sum(c.total_bytes for c in vectors) <= 2 * 18 * 4 * BATCH * widest
-    if sizes == (1, 8):
+    # The tiny reconstructions have no parameter that is large enough to be split.
+    large = any(leaf.size >= 2**16 for leaf in jax.tree.leaves(state.params))
+    if sizes == (1, 8) and large:
         assert any(c.kind == "all-gather" for c in found), "nothing was split"
 
 
