@@ -31,8 +31,9 @@ from medjax.vlp.films import Film, find_films, read_film
 from medjax.vlp.pretrained import Pretrained, open_pair
 
 SHOWN = 12
-"""Queries on the page, and at most so many hits of each."""
+"""Queries on the page."""
 DEEP = 5
+"""Hits of each on the page."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,6 @@ def start(
     arguments: Sequence[str],
     log: Path,
     *,
-    flags: str | None = None,
     variables: Mapping[str, str] | None = None,
 ):
     """Starts Python; its output goes to a file, so that no pipe fills.
@@ -49,7 +48,6 @@ def start(
     Args:
         arguments: of the interpreter.
         log: the file, in a folder that is made where it is missing.
-        flags: of XLA; None: this process's.
         variables: more of the environment.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -59,8 +57,6 @@ def start(
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
         **(variables or {}),
     }
-    if flags is not None:
-        environment["XLA_FLAGS"] = flags
     with open(log, "w") as output:
         return subprocess.Popen(
             [sys.executable, *arguments],

@@ -26,8 +26,7 @@ import numpy as np
 import tyro
 
 from experiments import convirt, imitate, mflag
-from experiments.compare.publishing import cell, publish, spread
-from medjax.data.boundary import reading
+from experiments.compare.publishing import cell, finished, publish, spread
 from medjax.train.ending import ends_in_words
 from medjax.train.launch import LaunchConfig, cpu_devices, launch
 from medjax.train.mesh import make_mesh
@@ -135,16 +134,9 @@ def _finished_run(
     folder = config.workdir / f"{name}-{seed}"
     budget = [config.steps, config.language_steps, config.patients]
     kept = folder / "result.json"
-    if kept.exists():
-        with reading(kept, "result of a finished run"):
-            result = json.loads(kept.read_text())
-            found = result["budget"]
-        if found != budget:
-            raise ValueError(
-                f"workdir: {folder} was run with (steps, language_steps, patients) = "
-                f"{found}, now {budget}: use another workdir"
-            )
-        return result["row"]
+    known = finished(folder, budget, "(steps, language_steps, patients)")
+    if known is not None:
+        return known["row"]
     tower = train_language_model(
         corpus,
         TINY.text,

@@ -11,7 +11,35 @@ from typing import Any
 
 import numpy as np
 
+from medjax.data.boundary import reading
+
 HERE = Path(__file__).parents[1]
+
+
+def finished(folder: Path, budget: Sequence[Any], what: str) -> dict[str, Any] | None:
+    """What a finished run left in its folder; None where it is not finished.
+
+    Args:
+      folder: of the run.
+      budget: what it has to have been run with.
+      what: the meaning of that, as a message says it.
+
+    Raises:
+      DataError: what it left is damaged.
+      ValueError: it was run with another budget.
+    """
+    kept = folder / "result.json"
+    if not kept.exists():
+        return None
+    with reading(kept, "result of a finished run"):
+        result = json.loads(kept.read_text())
+        found = result["budget"]
+    if found != list(budget):
+        raise ValueError(
+            f"workdir: {folder} was run with {what} = {found}, now {list(budget)}: use "
+            "another workdir"
+        )
+    return result
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:

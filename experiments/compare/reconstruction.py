@@ -28,8 +28,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.compare.publishing import cell, publish, spread
-from medjax.data.boundary import reading
+from experiments.compare.publishing import cell, finished, publish, spread
 from medjax.mri import series
 from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.reconstruction import Reconstruction, train
@@ -185,16 +184,9 @@ def _finished_run(
     asked = [] if seed is None else [config.steps, config.lr]
     asked.append(repr(config.data))
     kept = folder / "result.json"
-    if kept.exists():
-        with reading(kept, "result of a finished run"):
-            result = json.loads(kept.read_text())
-            found = result["budget"]
-        if found != asked:
-            raise ValueError(
-                f"workdir: {folder} was run with {found} (steps, rate, "
-                f"data), now {asked}: use another workdir"
-            )
-        return result
+    known = finished(folder, asked, "(steps, rate, data)")
+    if known is not None:
+        return known
     if config.finished:
         return None
     began = time.monotonic()

@@ -115,7 +115,9 @@ class Lock:
           WorkdirError: It has vanished, or another run has taken it.
         """
         if now and self._active:
-            self._look()
+            # A disk that cannot be asked has not lost the folder.
+            with contextlib.suppress(OSError):
+                self._look()
         if self._lost is not None:
             raise WorkdirError(self._lost)
 
@@ -168,7 +170,7 @@ class Lock:
             what = "its lock" if self.folder.exists() else "it"
             self._lost = (
                 f"workdir: {what} has vanished while the run went on: {self.folder}; "
-                "nothing more is written there"
+                "the run cannot be resumed from there and ends"
             )
         elif holder is not None:
             self._lost = _taken(self.folder, holder)

@@ -54,14 +54,6 @@ def is_remote(folder: Folder) -> bool:
     return isinstance(folder, epath.Path) and "://" in os.fspath(folder)
 
 
-def publish(local: Path, folder: Folder) -> None:
-    """Copies all files under a local folder to a run's folder."""
-    for file in sorted(path for path in local.rglob("*") if path.is_file()):
-        target = folder / file.relative_to(local).as_posix()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(file.read_bytes())
-
-
 class Growing:
     """Files that grow: in the run's folder, or beside it where it is remote.
 

@@ -141,8 +141,8 @@ def run(
         text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
     system = build(config.system, config.image, text, contrast)
     check_sections(corpus, system)
-    if jax.process_index() == 0:
-        describe(config, text, system, corpus).save(config.workdir, corpus.tokenizer)
+    record = describe(config, text, system, corpus)
+    on_first(lambda: record.save(config.workdir, corpus.tokenizer), what="record")
     optimizer, train = config.resolved(
         rows=corpus.metadata["splits"]["train"],
         batch_size=config.data.batch_size,

@@ -69,7 +69,7 @@ def test_a_second_run_is_refused_and_a_vanished_folder_is_an_error(tmp_path):
 def quick(monkeypatch):
     """Beats that need no patience."""
     monkeypatch.setattr(lock, "BEAT", 0.1)
-    monkeypatch.setattr(lock, "STALE", 0.6)
+    monkeypatch.setattr(lock, "STALE", 2.0)
 
 
 def stranger(folder, **changes):
@@ -99,23 +99,28 @@ def test_a_lock_of_another_host_is_void_without_a_beat(tmp_path, quick):
     beats.join()
 
 
-def test_a_process_number_counts_on_its_own_host_and_container_only(tmp_path, quick):
+def test_a_process_number_counts_on_its_own_host_and_container_only(
+    tmp_path, quick, monkeypatch
+):
+    # Long beside what a busy disk takes: what is told apart is waiting or not.
+    monkeypatch.setattr(lock, "STALE", 3.0)
     gone = dict(pid=2**22 + 1, host=socket.gethostname())
     stranger(tmp_path, **gone, space=lock._space())
     began = time.monotonic()
     with hold(tmp_path):
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 2.0
     stranger(tmp_path, **gone, space="pid:[1]")
     began = time.monotonic()
     with hold(tmp_path):
-        assert time.monotonic() - began > 0.5
+        assert time.monotonic() - began > 2.9
 
 
 def test_a_lock_that_another_run_has_taken_ends_this_one(tmp_path, quick):
     with pytest.raises(WorkdirError, match="in use by process 77"), hold(tmp_path) as h:
         stranger(tmp_path)
-        time.sleep(0.5)
-        h.check()
+        for _ in range(100):  # some beats later, however busy the machine is
+            time.sleep(0.1)
+            h.check()
     # It is theirs, and stays.
     assert (tmp_path / lock.NAME).exists()
 

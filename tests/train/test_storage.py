@@ -21,7 +21,7 @@ from medjax.train.mesh import make_mesh
 from medjax.train.nonfinite import record_nonfinite
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig, write_config
-from medjax.train.storage import publish, run_folder
+from medjax.train.storage import run_folder
 
 
 class Bucket(backend._OsPathBackend):
@@ -126,13 +126,6 @@ def test_what_grows_is_copied_at_intervals(bucket, monkeypatch):
                 break
             writer._growing._stop.wait(0.05)
         assert len(read_metrics(workdir)) == 1
-
-
-def test_a_folder_is_published_whole(bucket, tmp_path):
-    (tmp_path / "towers" / "image").mkdir(parents=True)
-    (tmp_path / "towers" / "image" / "weights").write_bytes(b"123")
-    publish(tmp_path / "towers", epath.Path("gs://bucket/run/towers"))
-    assert epath.Path("gs://bucket/run/towers/image/weights").read_bytes() == b"123"
 
 
 def test_an_experiment_refuses_an_address_before_it_does_anything(
