@@ -129,14 +129,15 @@ def _endless(data: mmap.mmap, place: int) -> bool:
     """Whether walking a collection from entry to entry would stop moving.
 
     An entry is a 2-byte number, 6 bytes of counts, an 8-byte size and the value, padded
-    to 8 bytes; number 0 is free space, whose size counts its own header.
+    to 8 bytes; number 0 is free space, whose size counts its own header. The library
+    counts in 64 bits: padding wraps the largest sizes to nothing, and it walks on.
     """
     end = place + int.from_bytes(data[place + 8 : place + 16], "little")
     at = place + 16
     while at + 16 <= min(end, len(data)):
         number = int.from_bytes(data[at : at + 2], "little")
         size = int.from_bytes(data[at + 8 : at + 16], "little")
-        step = size if number == 0 else 16 + (size + 7) // 8 * 8
+        step = size if number == 0 else (16 + (size + 7) // 8 * 8) % 2**64
         if step == 0:
             return True
         at += step

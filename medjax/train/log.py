@@ -111,11 +111,10 @@ def truncate(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
+    rows = _rows(path)
     whole = path.read_text("utf-8").splitlines(keepends=True)
     kept = "".join(
-        line
-        for line, row in zip(whole, _rows(path), strict=False)
-        if row["step"] <= step
+        line for line, row in zip(whole, rows, strict=False) if row["step"] <= step
     )
     kept += "\n" if kept and not kept.endswith("\n") else ""
     if "".join(whole).startswith(kept):

@@ -262,12 +262,14 @@ def test_what_is_not_finite_or_too_large_is_refused_by_name(tmp_path, kspace):
         ismrmrd.read(path)
 
 
-def test_a_heap_that_hdf5_never_returns_from_is_refused(tmp_path, kspace):
+@pytest.mark.parametrize("wrapped", [b"", b"\xff" * 16], ids=["zeroed", "wrapped"])
+def test_a_heap_that_hdf5_never_returns_from_is_refused(tmp_path, kspace, wrapped):
+    """Zeroed at once, or behind a size that 64 bits round up to nothing."""
     path = tmp_path / "a.h5"
     write(path, every_line(kspace), xml())
     raw = bytearray(path.read_bytes())
     second = raw.index(b"GCOL") + 16 + 16 + 8 * 3 * 8
-    raw[second : second + 64] = bytes(64)
+    raw[second : second + 64] = wrapped.ljust(64, b"\0")
     path.write_bytes(raw)
     with pytest.raises(DataError, match=r"a\.h5: not an intact .*zeroed entry"):
         ismrmrd.read(path)

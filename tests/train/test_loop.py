@@ -400,6 +400,14 @@ def test_a_damaged_row_of_metrics_is_named(tmp_path, row):
         truncate(path, 2)
 
 
+def test_metrics_in_no_text_are_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 1.0}\n{"step": 2, "\xff": 1.0}\n')
+    for read in (lambda: train.read_metrics(tmp_path), lambda: truncate(path, 2)):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl: not an intact record"):
+            read()
+
+
 def test_wandb_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match=r"medjax\[track\]"):
