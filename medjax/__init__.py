@@ -6,15 +6,14 @@ Rooms are named after what the software does for a doctor's data (``vlp``, ``mri
 opens any trained run.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+from medjax.lazy import exported
+
+if TYPE_CHECKING:
+    from medjax import mri as mri
+    from medjax import vlp as vlp
+    from medjax.runs import load as load
 
 __version__ = "0.1.0"
-__all__ = ["load"]
-
-
-def load(run: Any) -> Any:
-    """Opens the folder of a trained run; see :func:`medjax.runs.load`."""
-    # Here, so that `import medjax` does not wait for JAX.
-    from medjax.runs import load as open_any
-
-    return open_any(run)
+__getattr__, __dir__ = exported(__name__, {"runs": ("load",)}, modules=("mri", "vlp"))

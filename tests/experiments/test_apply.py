@@ -84,14 +84,6 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_importing_medjax_does_not_wait_for_jax(tmp_path):
-    import subprocess
-    import sys
-
-    code = "import sys, medjax; sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
 def test_a_run_embeds_on_all_devices_what_one_would(pair, films):
     good = sorted(p for p in films.rglob("*.*") if p.name != "f.png")
     whole = pair.embed_images(good, batch_size=8)
