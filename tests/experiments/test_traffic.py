@@ -28,12 +28,13 @@ MESHES = [(8, 1), (4, 2), (1, 8)]
 ALWAYS = ("convirt", (1, 8))
 
 
-def pretraining(name):
+def pretraining(name, remat=False):
     """An experiment's ``tiny`` system, and the shapes of a batch as its data are."""
     door = importlib.import_module(f"experiments.{name}")
     run = door.PRESETS["tiny"]
-    text = dataclasses.replace(run.text, vocab_size=1000)
-    system = FAMILIES[name][1](run.system, run.image, text, ContrastConfig())
+    text = dataclasses.replace(run.text, vocab_size=1000, remat=remat)
+    image = dataclasses.replace(run.image, remat=remat)
+    system = FAMILIES[name][1](run.system, image, text, ContrastConfig())
     side = run.data.image_size
     specs = {"image": ((BATCH, side, side), jnp.uint8)}
     for field in system.tokens:
@@ -105,6 +106,25 @@ def test_no_whole_batch_travels(name, sizes, request):
     large = any(leaf.size >= 2**16 for leaf in jax.tree.leaves(state.params))
     if sizes == (1, 8) and large:
         assert any(c.kind == "all-gather" for c in found), "nothing was split"
+
+
+@pytest.mark.parametrize("name, accumulate", [("mflag", 1), ("convirt", 2)])
+def test_parameters_stay_split_through_remat_and_accumulation(
+    name, accumulate, request
+):
+    """Activations that are computed again, and gradients that a loop sums, fetch split
+    parameters as a plain step does: once a microbatch, and never the activations."""
+    if not request.config.getoption("--traffic"):
+        pytest.skip("a compilation each: pytest --traffic")
+    system, specs = pretraining(name, remat=accumulate == 1)
+    specs = {k: ((accumulate * BATCH, *s[1:]), d) for k, (s, d) in specs.items()}
+    found, state = collectives_of(system, specs, (1, 8), accumulate=accumulate)
+    vectors = [c for c in found if whole_batch(c, BATCH)]
+    for one in vectors:
+        assert all(len(shape) <= 2 for _, shape in one.shapes), one
+    rest = sum(c.total_bytes for c in found) - sum(c.total_bytes for c in vectors)
+    assert rest <= 3 * accumulate * (size(state.params) + size(state.extra))
+    assert any(c.kind == "all-gather" for c in found), "nothing was split"
 
 
 def test_no_whole_batch_of_a_large_convolutional_network_travels():
