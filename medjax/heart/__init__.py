@@ -1,0 +1,1 @@
+"""Meshes of the heart that move, and anatomy that is generated."""
