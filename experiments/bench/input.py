@@ -18,7 +18,8 @@ import numpy as np
 from experiments.bench import measure
 from experiments.bench.measure import Timing
 from medjax.data.pipeline import PipelineConfig, Source, build_pipeline
-from medjax.data.records import Field, write_records
+from medjax.data.record_writer import write_records
+from medjax.data.records import Field
 from medjax.vlp.datasets import PreparedSource, open_prepared
 
 TARGET, TARGET_CORES = 2000, 16

@@ -38,8 +38,8 @@ class TrainConfig:
     accumulate: int = 1
     """Microbatches per update; a contrastive loss contrasts within a microbatch."""
     shapes: int = 8
-    """Shapes of batches that the step may be compiled for: buckets of text lengths or
-    matrix sizes, which take a compilation each."""
+    """Shapes of batches that the step may be compiled for: matrix sizes, which take a
+    compilation each."""
     ema: float | None = None
     """Decay of an exponential moving average of the parameters; None: no average."""
     on_nonfinite: Literal["stop", "skip"] = "stop"

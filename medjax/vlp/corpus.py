@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from medjax.data.ledger import DataError, Ledger
-from medjax.data.records import METADATA, described, read_metadata
+from medjax.data.records import METADATA, RecordSource, described, read_metadata
 from medjax.train.agree import on_first
 from medjax.vlp.datasets import (
     READERS,
@@ -110,6 +111,37 @@ class Corpus:
     def column(self, split: str, field: str) -> list[Any]:
         """One field over all rows of a split."""
         return self.source(split, ()).all(field)
+
+    def text_lengths(self, field: str, *, most: int) -> Int[np.ndarray, " n"]:
+        """Tokens of the first training texts, before any is padded or cut to a batch.
+
+        Args:
+          field: ``findings``, ``impression``, ``report`` or ``sentence``.
+          most: rows to look at.
+        """
+        column = "sentence_ends" if field == "sentence" else field
+        rows = RecordSource(self.folder, "train", fields=[column])
+        found = [rows[i][column] for i in range(min(most, len(rows)))]
+        if field == "sentence":
+            return np.concatenate([np.diff(ends, prepend=0) for ends in found])
+        return np.asarray([len(ids) for ids in found])
+
+    def labels(self, split: str) -> Float[np.ndarray, "n k"]:
+        """Labels of a split: 1, 0, or NaN for unknown.
+
+        Raises:
+          DataError: a label is something else; sets of earlier versions may have such.
+        """
+        labels = np.stack(self.column(split, "labels"))
+        wrong = ~(np.isnan(labels) | (labels == 0) | (labels == 1))
+        if wrong.any():
+            which = [self.findings[k] for k in np.flatnonzero(wrong.any(0))]
+            raise DataError(
+                f"data: {self.folder} has {wrong.sum()} labels in the {split} split "
+                f"that are not 1, 0 or unknown ({', '.join(which)}): prepare it again, "
+                "--uncertain says what becomes of -1"
+            )
+        return labels
 
 
 class Rows:

@@ -167,7 +167,7 @@ def _evaluate(
         return results, test
 
     splits = ("train", "valid", "test")
-    labels = {split: np.stack(corpus.column(split, "labels")) for split in splits}
+    labels = {split: corpus.labels(split) for split in splits}
     patients = np.asarray(corpus.column("test", "patient"))
     pairs = [prompts(finding) for finding in corpus.findings]
     # (side, finding, sentence): encoded in one call, which is one compilation.

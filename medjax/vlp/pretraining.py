@@ -77,6 +77,8 @@ class Pretraining(Experiment):
     """Folder of the run; the same command on the same folder resumes."""
 
 
+SAMPLED = 2000
+"""Texts whose lengths are looked at."""
 IMAGENET = "timm/resnet50.tv_in1k"
 """torchvision's ImageNet weights, as safetensors on the hub."""
 
@@ -141,6 +143,7 @@ def run(
         text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
     system = build(config.system, config.image, text, contrast)
     check_sections(corpus, system)
+    say_lengths(corpus, system, config.text.max_length)
     record = describe(config, text, system, corpus)
     on_first(lambda: record.save(config.workdir, corpus.tokenizer), what="record")
     optimizer, train = config.resolved(
@@ -230,7 +233,8 @@ def check_splits(corpus: Corpus, batches: Mapping[str, int]) -> None:
       batches: batch sizes of the stages, by flag.
 
     Raises:
-      DataError: a split that is missing, or smaller than a batch.
+      DataError: a split that is missing, or smaller than a batch; a label that no
+        probe can be judged by.
     """
     splits = corpus.metadata["splits"]
     wanted = ("train", "valid", "test") if corpus.findings else ("train", "test")
@@ -245,6 +249,8 @@ def check_splits(corpus: Corpus, batches: Mapping[str, int]) -> None:
                 f"{flag}: {size} is more than the {splits['train']} studies of the "
                 "train split"
             )
+    for split in wanted if corpus.findings else ():
+        corpus.labels(split)
 
 
 def check_sections(corpus: Corpus, system: PretrainingSystem) -> None:
@@ -267,6 +273,23 @@ def check_sections(corpus: Corpus, system: PretrainingSystem) -> None:
                     "system contrasts; name columns of findings and impression, or "
                     "take a system that reads whole reports (convirt, mflag)"
                 )
+
+
+def say_lengths(corpus: Corpus, system: PretrainingSystem, limit: int) -> None:
+    """Prints how long the texts are that are padded, or cut, to one length.
+
+    Args:
+      corpus: the reports; the first of its training split are looked at.
+      system: names the token fields that it reads.
+      limit: tokens of a text in a batch.
+    """
+    for field in system.tokens if jax.process_index() == 0 else ():
+        lengths = corpus.text_lengths(field, most=SAMPLED)
+        print(
+            f"{field}s of the train split: 95 % within {np.quantile(lengths, 0.95):.0f}"
+            f" tokens, the longest has {lengths.max()}; text.max-length {limit} cuts "
+            f"{(lengths > limit).mean():.1%}"
+        )
 
 
 def start_towers(

@@ -11,7 +11,8 @@ from medjax.data.pipeline import (
     batches_per_epoch,
     build_pipeline,
 )
-from medjax.data.records import Field, RecordSource, write_records
+from medjax.data.record_writer import write_records
+from medjax.data.records import Field, RecordSource
 
 ROWS = 22
 CONFIG = PipelineConfig(batch_size=4, seed=3, epochs=2)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from medjax.data.records import Field, RecordSource, read_metadata, write_records
+from medjax.data.record_writer import write_records
+from medjax.data.records import Field, RecordSource, read_metadata
 
 FIELDS = {
     "image": Field("array", (8, 8), "uint8"),

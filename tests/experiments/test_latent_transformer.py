@@ -13,7 +13,8 @@ import pytest
 
 from experiments.compare.reconstruction import SCORES, differences, summarise, table
 from experiments.latent_transformer import NAME, TINY
-from medjax.data.records import Field, write_records
+from medjax.data.record_writer import write_records
+from medjax.data.records import Field
 from medjax.mri.latent_transformer import CONFIGS as SINGLE_COIL
 from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.reconstruction import run

@@ -1,6 +1,7 @@
 """From files to a prepared set and back, as the command line does it."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from experiments.prepare.reports import command, main
 from medjax.data.ledger import Ledger
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.data.records import RecordSource, read_metadata
+from medjax.vlp.corpus import Corpus
 from medjax.vlp.datasets import (
     OpenI,
     PrepareConfig,
@@ -101,6 +103,23 @@ def test_an_edited_source_is_not_taken_for_prepared(table, prepared, capsys, edi
         table.write_text(table.read_text().replace(old, new))
     assert run(table, prepared, "--on-error", "skip") == 1
     assert "these have changed since" in capsys.readouterr().err
+
+
+def test_films_of_known_size_and_time_are_not_opened_again(table, prepared, capsys):
+    film = table.parent / "0.jpg"
+    before, content = film.stat(), film.read_bytes()
+    changed = content[:-2] + b"\xff\xd8"
+    for time, said in ((before.st_mtime_ns, "already"), (1, "changed since")):
+        film.write_bytes(changed)
+        os.utime(film, ns=(time, time))
+        run(table, prepared, "--on-error", "skip")
+        told = capsys.readouterr()
+        assert said in told.out + told.err
+    film.write_bytes(content)  # a copy has another time and the same content
+    assert run(table, prepared, "--on-error", "skip") == 0
+    (prepared / "films.json").write_text('{"0.jpg": [1]}')
+    assert run(table, prepared, "--on-error", "skip") == 1
+    assert "films.json" in capsys.readouterr().err
 
 
 def test_nothing_is_replaced_that_was_not_prepared(table, prepared, tmp_path, capsys):
@@ -319,3 +338,13 @@ def test_every_data_set_has_a_command():
     for name in ("mimic", "chexpert", "nih", "rsna", "covidx", "openi", "table"):
         asked = command([name, "--root", "r", "--out", "o", "--image-size", "64"])
         assert asked.config.image_size == 64
+
+
+def test_lengths_of_texts_are_those_of_the_tokens_stored(prepared):
+    corpus = Corpus(prepared, max_tokens=64)
+    rows = RecordSource(prepared, "train")
+    reports = [len(row["report"]) for row in rows]
+    assert corpus.text_lengths("report", most=99).tolist() == reports
+    assert corpus.text_lengths("report", most=2).tolist() == reports[:2]
+    sentences = [len(s) for row in rows for s in sentence_ids(row)]
+    assert corpus.text_lengths("sentence", most=99).tolist() == sentences

@@ -6,6 +6,9 @@ import tarfile
 import numpy as np
 import pytest
 
+from medjax.data.record_writer import write_records
+from medjax.data.records import Field
+from medjax.vlp.corpus import Corpus
 from medjax.vlp.datasets import (
     CHEXPERT_FINDINGS,
     CheXpert,
@@ -17,6 +20,7 @@ from medjax.vlp.datasets import (
     Table,
 )
 from medjax.vlp.datasets.openi import image_key
+from medjax.vlp.pretraining import check_splits
 from tests.vlp.test_datasets import HEADER, openi_xml, quiet, write
 
 REPORTS = (1, 10, 100, 1000, 20)
@@ -204,3 +208,17 @@ def test_lists_in_another_encoding(tmp_path):
         (tmp_path / f"{name}_COVIDx9A.txt").write_bytes(line.encode(encoding))
     for study in CovidX(tmp_path).read(quiet()):
         assert study.image is not None and study.image.name == "blaß.png"
+
+
+def test_labels_of_an_older_set_are_looked_at_before_anything_is_trained(tmp_path):
+    fields = {"labels": Field("array", (2,), "float32")}
+    with write_records(tmp_path / "set", name="old", fields=fields) as writer:
+        for label in (0.0, 1.0, np.nan, -1.0, 2.0):
+            writer.add("train", {"labels": np.array([0.0, label], np.float32)})
+        for split in ("valid", "test"):
+            writer.add(split, {"labels": np.array([1.0, np.nan], np.float32)})
+        writer.metadata["finding_names"] = ["Edema", "Mass"]
+    corpus = Corpus(tmp_path / "set", max_tokens=8)
+    np.testing.assert_array_equal(corpus.labels("test"), [[1.0, np.nan]])
+    with pytest.raises(DataError, match=r"2 labels in the train split.*\(Mass\)"):
+        check_splits(corpus, {})

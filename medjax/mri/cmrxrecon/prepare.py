@@ -17,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from medjax.data.ledger import Ledger
-from medjax.data.records import Field, read_metadata, write_records
+from medjax.data.record_writer import write_records
+from medjax.data.records import Field, read_metadata
 from medjax.mri.cmrxrecon.layout import Edition, SeriesFiles, find
 from medjax.mri.cmrxrecon.reader import Slice, read_slice, shape_of
 from medjax.mri.coils import inati_maps, low_resolution

@@ -10,8 +10,9 @@ from medjax.vlp.datasets.covidx import CovidX
 from medjax.vlp.datasets.mimic import MimicCxr
 from medjax.vlp.datasets.nih import NihCxr14
 from medjax.vlp.datasets.openi import OpenI
-from medjax.vlp.datasets.prepare import PrepareConfig, prepare
+from medjax.vlp.datasets.prepare import prepare
 from medjax.vlp.datasets.prepared import PreparedSource, open_prepared
+from medjax.vlp.datasets.rows import PrepareConfig
 from medjax.vlp.datasets.rsna import RsnaPneumonia
 from medjax.vlp.datasets.study import (
     CHEXPERT_FINDINGS,

@@ -10,7 +10,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from medjax.data import npz
-from medjax.data.records import Field, RecordSource, write_records
+from medjax.data.record_writer import write_records
+from medjax.data.records import Field, RecordSource
 from medjax.mri.systems import Trained
 from medjax.mri.varnet import VarNetConfig
 from medjax.nn.bert import Bert, BertConfig
