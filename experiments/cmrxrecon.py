@@ -31,7 +31,6 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Array, Bool
-from tqdm import tqdm
 
 from medjax.data import mat73
 from medjax.mri import sense
@@ -72,6 +71,7 @@ from medjax.mri.methods import (
     no_centre,
     reason_against,
 )
+from medjax.progress import Progress, say
 from medjax.report.run import save_evaluation
 from medjax.train.ending import ends_in_words
 
@@ -143,20 +143,21 @@ def run(config: Run[Any]) -> dict[str, Any]:
     masks: dict[str, None] = {}
     skipped: dict[str, str] = {}
     kept: list[Kept] = []
-    with tqdm(pending, unit="series") as bar:
-        for label, read in bar:
-            bar.set_description(label)
+    with Progress("reconstruct", len(pending), "series") as progress:
+        for label, read in pending:
+            progress.advance(0, remark=label)
             acquisition = read()
-            for found in evaluate(acquisition, ready, config, skipped, bar):
+            for found in evaluate(acquisition, ready, config, skipped, progress):
                 about = f"{found.series} {found.sampling}: {found.mask}"
                 if about not in masks:
                     masks[about] = None
-                    bar.write(about)
+                    say(about)
                 rows += found.rows
                 if not any(found.is_like(other) for other in kept):
                     kept.append(found)
                 if config.write_submission is not None:
                     submit(acquisition, found, config)
+            progress.advance()
     if not rows:
         raise ValueError(f"no method can be used: {skipped}")
     official = isinstance(config.data, TreeData) and config.data.edition == 2023
@@ -245,7 +246,7 @@ def evaluate(
     ready: Mapping[str, Reconstruct],
     config: Run[Any],
     skipped: dict[str, str],
-    bar: Any,
+    progress: Progress,
 ) -> Iterator[Kept]:
     """One series under each of its masks by every method.
 
@@ -254,7 +255,7 @@ def evaluate(
       ready: methods by name.
       config: the run.
       skipped: methods that a series does not allow are noted here.
-      bar: progress, told which method is at work.
+      progress: told which method is at work.
 
     Yields:
       Images, maps and scores of one mask.
@@ -301,7 +302,7 @@ def evaluate(
             else:
                 maps = estimate_maps(kspace, sampled, config.classical)
             for name, method in usable.items():
-                bar.set_postfix_str(f"{sampling} {name}", refresh=True)
+                progress.advance(0, remark=f"{acquisition.name} {sampling} {name}")
                 images[name].append(np.asarray(method(kspace, sampled, maps)))
                 spent = [
                     timed(method, kspace, sampled, maps) for _ in range(config.repeats)

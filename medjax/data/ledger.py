@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from medjax.data.boundary import DataError
+from medjax.progress import say
 
 Item = TypeVar("Item")
 OnError = Literal["raise", "skip"]
@@ -30,13 +31,13 @@ class Ledger:
 
     Attributes:
         on_error: ``raise`` stops at the first fault, ``skip`` lists it and goes on.
-        log: Gets one line per filter; ``print`` by default.
+        log: Gets one line per filter; by default it is said on stdout.
         filters: (name, kept, dropped) in the order applied.
         skipped: The faults so far.
     """
 
     on_error: OnError = "raise"
-    log: Callable[[str], object] = print
+    log: Callable[[str], object] = say
     filters: list[tuple[str, int, int]] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -28,6 +27,8 @@ def auroc(scores: Float[np.ndarray, " b"], labels: Float[np.ndarray, " b"]) -> f
     Returns:
         The area in [0, 1], or NaN where a class is empty.
     """
+    from scipy.stats import rankdata  # here: it takes a second to load
+
     scores, labels = _known(scores, labels)
     positives = int(labels.sum())
     negatives = labels.size - positives

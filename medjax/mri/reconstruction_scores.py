@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
 from medjax.data.pipeline import Source
 from medjax.mri import classical, sense, series
@@ -33,6 +32,7 @@ from medjax.mri.fourier import ifft2c
 from medjax.mri.map_evaluation import map_errors, masked_rmse
 from medjax.mri.relaxometry import fit_t1, fit_t2
 from medjax.mri.scans import Contrast, Row, batch_of
+from medjax.progress import Progress
 from medjax.typing import Batch, Variables
 
 Method = Callable[[Batch], Array]
@@ -178,8 +178,7 @@ def evaluate(
     sums: dict[tuple[int, str], list[dict[str, float]]] = {}
     shown, reference_name = [], ""
     total = count * len(accelerations)
-    quiet = jax.process_index() != 0
-    with tqdm(total=total, desc="evaluate", unit="series", disable=quiet) as bar:
+    with Progress("evaluate", total, "series") as progress:
         for index in range(count):
             row = rows[index]
             reference_name = "noise-free" if "image" in row else FULL
@@ -214,7 +213,7 @@ def evaluate(
                             {**fitted, "reference": maps["reference"]},
                         )
                     )
-                bar.update()
+                progress.advance()
     scores = [
         {"acceleration": r, "method": name, **_means(of_series)}
         for (r, name), of_series in sums.items()

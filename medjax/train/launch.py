@@ -22,6 +22,7 @@ from absl import flags
 from jax._src import clusters, distributed
 from jax._src.clusters import cloud_tpu_cluster
 
+from medjax.progress import Lines
 from medjax.train import watch
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def launch(config: LaunchConfig = LaunchConfig()) -> None:
     root = logging.getLogger("medjax")
     root.setLevel(level)
     root.propagate = False
-    root.handlers = [logging.StreamHandler()]
+    root.handlers = [Lines()]
     root.handlers[0].setFormatter(
         logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
     )

@@ -1,4 +1,4 @@
-"""What a run says: a line on stdout, a row of JSON, TensorBoard events, wandb if asked.
+"""What a run says: a short line on stdout, all of it as JSON, in TensorBoard, in wandb.
 
 ``metrics.jsonl`` is the record: one row per logged step, ``{"step": 10, "loss": ...}``.
 A resumed run drops the rows after the step it restored, since it will write them anew,
@@ -8,16 +8,15 @@ so that the curve in the file is the curve of one uninterrupted run.
 import json
 import math
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from medjax.data.boundary import DataError, reading
 from medjax.data.documents import fits, parse_json
+from medjax.progress import duration, say, speed
 from medjax.train.storage import Folder, Growing, run_folder
 
 Scalars = Mapping[str, float | int | None]
@@ -66,7 +65,7 @@ class Writer:
         Args:
           step: Number of updates done.
           scalars: Names to numbers; None is left out of the events.
-          line: Whether to print them as well.
+          line: Whether to print what matters of them as well.
         """
         if not self.active:
             return
@@ -79,9 +78,7 @@ class Writer:
         if self._wandb is not None:
             self._wandb.log(dict(known), step=step)
         if line:
-            text = "  ".join(f"{name} {_short(value)}" for name, value in known.items())
-            # Through tqdm, so that the line does not tear the progress bar.
-            tqdm.write(f"[{step}] {text}", file=sys.stdout)
+            say(in_figures(step, known))
 
     def close(self) -> None:
         """Flushes and closes everything."""
@@ -170,8 +167,41 @@ def _json_number(value: float | int | None) -> float | int | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _short(value: float | int) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+FIGURES = 6
+"""Numbers in a line on the screen; the files have them all."""
+FULL_WAIT = 0.05
+"""Share of the time spent waiting for data from which a line says so."""
+
+
+def in_figures(step: int, scalars: Mapping[str, float | int]) -> str:
+    """A logged step for a person: a few figures with their units.
+
+    Args:
+      step: Number of updates done.
+      scalars: All that is known, of training (with ``loss``) or of an evaluation.
+
+    Returns:
+      As ``step 20  loss 2.305  gradient 1.24  rate 0.0013  3.41 steps/s
+      218 examples/s  0:38 left``.
+    """
+    if "loss" not in scalars:
+        names = list(scalars)
+        parts = [f"{n.removeprefix('eval/')} {scalars[n]:.4g}" for n in names[:FIGURES]]
+        if more := len(names) - FIGURES:
+            parts += [f"and {more} more"] if more > 0 else []
+        return "  ".join([f"step {step}", *parts])
+    shown = {
+        "loss": lambda value: f"loss {value:.4g}",
+        "grad_norm": lambda value: f"gradient {value:.3g}",
+        "lr": lambda value: f"rate {value:.3g}",
+        "steps_per_s": lambda value: speed(value, "steps"),
+        "examples_per_s": lambda value: speed(value, "examples"),
+        "eta_s": lambda value: f"{duration(value)} left",
+    }
+    parts = [tell(scalars[name]) for name, tell in shown.items() if name in scalars]
+    if (waits := scalars.get("input_wait", 0.0)) > FULL_WAIT:
+        parts.append(f"{waits:.0%} waiting for data")
+    return "  ".join([f"step {step}", *parts])
 
 
 def import_wandb() -> Any:

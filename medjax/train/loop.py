@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -27,8 +26,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from tqdm import tqdm
 
+from medjax.progress import Progress, say
 from medjax.train import lock, speed, watch
 from medjax.train import settings as run_settings
 from medjax.train.agree import on_first
@@ -81,6 +80,7 @@ def fit(
     evals: Sequence[Eval] = (),
     pretrained: Variables | None = None,
     config: Any = None,
+    phase: str = "train",
 ) -> TrainState:
     """Trains a system, or goes on training it, until `train.steps` updates are done.
 
@@ -99,6 +99,7 @@ def fit(
       evals: Hooks called as ``hook(state, step)``; they return scalars to log.
       pretrained: Host arrays that replace initialised variables on a fresh start.
       config: Settings of the experiment (dataclass or dict), kept in ``config.json``.
+      phase: What the progress calls this training.
 
     Returns:
       The state after the last step.
@@ -172,15 +173,16 @@ def fit(
         )
         if jax.process_index() == 0:
             frozen = partition(state.params, optimizer.frozen)[1]
-            print(speed.parameter_table(state.params, frozen))
+            say(speed.parameter_table(state.params, frozen))
         writer = enter(
             Writer(workdir, step=start or 0, config=settings, wandb=train.wandb)
         )
         run = _Run(
             workdir, held, train, settings, guard, checkpoints, feed, writer, evals
         )
+        progress = Progress(phase, train.steps, "steps", done=int(state.step))
         with watch.phase(watch.OUTSIDE):
-            return run.advance(state, fed, train_step, key, mesh)
+            return run.advance(state, fed, train_step, key, mesh, progress)
 
 
 @dataclasses.dataclass
@@ -198,7 +200,13 @@ class _Run:
     evals: Sequence[Eval]
 
     def advance(
-        self, state: TrainState, fed: Fed, step: Any, key: Key, mesh: Mesh
+        self,
+        state: TrainState,
+        fed: Fed,
+        step: Any,
+        key: Key,
+        mesh: Mesh,
+        progress: Progress,
     ) -> TrainState:
         """Takes all steps from `state` on; `fed` is the first batch."""
         train, start = self.train, int(state.step)
@@ -211,7 +219,7 @@ class _Run:
         clock = speed.Clock()
         unchecked: tuple[int, Fed, Mapping[str, jax.Array]] | None = None
 
-        with trace, _progress_bar(start, train.steps) as bar:
+        with trace, progress:
             for n in range(start + 1, train.steps + 1):
                 if n > start + 1:
                     began = time.perf_counter()
@@ -226,7 +234,7 @@ class _Run:
                     state, metrics = compiled(state, fed.device, key, proceed)
                 proceed = metrics["finite"]
                 clock.tick()
-                bar.update()
+                progress.advance()
 
                 last = n == train.steps
                 logs = n == 1 or last or n % train.log_every == 0
@@ -256,7 +264,7 @@ class _Run:
                         "compiled_shapes": len(steps),
                     }
                     self.writer.write(n, {**row, **rates, **program})
-                    bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
+                    progress.remark = f"loss {row['loss']:.4g}"
                 with clock.excluded():
                     if evaluates and not asked:
                         self._evaluate(state, n)
@@ -327,16 +335,3 @@ class _Trace:
 
     def __exit__(self, *exception: object) -> None:
         self._stop()
-
-
-def _progress_bar(start: int, steps: int) -> tqdm:
-    """A bar on stderr of process 0; where that is a file, seldom a line."""
-    return tqdm(
-        total=steps,
-        initial=start,
-        file=sys.stderr,
-        disable=jax.process_index() != 0,
-        unit="step",
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30.0,
-    )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from medjax.data.boundary import reading
 from medjax.data.ledger import Ledger, OnError, Skip
+from medjax.progress import Progress
 from medjax.vlp.films import Film
 from medjax.vlp.pretrained import Pretrained
 
@@ -58,7 +58,7 @@ def embed_in_parts(
     folder.mkdir(parents=True, exist_ok=True)
     ids: list[str] = []
     rows: list[np.ndarray] = []
-    with tqdm(total=len(films), desc="embed", unit="film") as bar:
+    with Progress("embed", len(films), "films") as progress:
         for start in range(0, len(films), PART):
             some = films[start : start + PART]
             path = folder / f"{name}_{start}.npz"
@@ -74,7 +74,7 @@ def embed_in_parts(
                 ids += kept["ids"].tolist()
                 rows.append(kept["rows"])
                 ledger.skipped += [Skip(*f) for f in json.loads(str(kept["faults"]))]
-            bar.update(len(some))
+            progress.advance(len(some))
     shutil.rmtree(folder)
     full = [part for part in rows if len(part)]
     return ids, np.concatenate(full) if full else np.zeros((0, 0), np.float32)

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from medjax.data.pipeline import PipelineConfig, Source, build_pipeline
+from medjax.progress import Progress
 from medjax.train.sharding import replicated, shard_batch
 from medjax.typing import Variables
 from medjax.vlp.corpus import Corpus, Rows
@@ -50,6 +50,7 @@ def encode(
     mesh: Mesh,
     batch_size: int,
     label: str = "encode",
+    unit: str = "films",
 ) -> dict[str, np.ndarray]:
     """Runs functions of (variables, batch) over all rows of a source.
 
@@ -59,7 +60,8 @@ def encode(
       source: rows; every field must be numeric.
       mesh: the batch is split over it.
       batch_size: of the global batch, rounded up to what the mesh can split.
-      label: of the progress bar.
+      label: of the progress.
+      unit: what a row is, in the plural.
 
     Returns:
       One float32 array per encoder, row by row in the order of the source, on every
@@ -85,12 +87,12 @@ def encode(
         }
 
     parts: list[dict[str, np.ndarray]] = []
-    total = -(-len(source) // size)
-    quiet = jax.process_index() != 0
-    with jax.set_mesh(mesh):
-        for batch in tqdm(stream, total=total, desc=label, disable=quiet, leave=False):
+    progress = Progress(label, len(source), unit)
+    with jax.set_mesh(mesh), progress:
+        for batch in stream:
             out = run(variables, shard_batch(batch, mesh))
             parts.append({k: np.asarray(v.addressable_data(0)) for k, v in out.items()})
+            progress.advance(min(size, len(source) - progress.done))
     return {
         name: np.concatenate([p[name] for p in parts])[: len(source)]
         for name in encoders

@@ -368,6 +368,7 @@ def training_rows(
         mesh=mesh,
         batch_size=config.evaluation.batch_size,
         label="frozen report tower",
+        unit="reports",
     )
 
     def keep() -> None:

@@ -92,6 +92,7 @@ def train_language_model(
         ),
         train=TrainConfig(steps=config.steps, log_every=50, seed=seed),
         mesh=mesh,
+        phase="report tower",
     )
     params = on_host(state.params, mesh)
 

@@ -270,7 +270,7 @@ def reports(tmp_path):
 
 def test_reports_alone(reports, tmp_path):
     config = PrepareConfig(distinct=True)
-    prepare(reports, tmp_path / "set", config, progress=False)
+    prepare(reports, tmp_path / "set", config)
     metadata = read_metadata(tmp_path / "set")
     assert "image" not in metadata["fields"] and metadata["image_size"] is None
     assert ["distinct report", 9, 31] in metadata["filters"]
@@ -279,7 +279,7 @@ def test_reports_alone(reports, tmp_path):
 
 def test_images_are_drawn_from_reports(reports, tmp_path):
     config = PrepareConfig(render="drawn", image_size=32)
-    prepare(reports, tmp_path / "set", config, progress=False)
+    prepare(reports, tmp_path / "set", config)
     images = open_prepared(tmp_path / "set", "train").all("image")
     assert images[0].shape == (32, 32) and images[0].std() > 0
     assert not np.array_equal(images[0], images[1])
@@ -301,7 +301,7 @@ def test_boxes_follow_the_image(tmp_path):
     info = "patientId,class\n" + "".join(f"{n},Lung Opacity\n" for n in "abcdefgh")
     (tmp_path / "stage_2_detailed_class_info.csv").write_text(info)
     config = PrepareConfig(image_size=32, valid=0.0, test=0.0)
-    prepare(RsnaPneumonia(tmp_path), tmp_path / "set", config, progress=False)
+    prepare(RsnaPneumonia(tmp_path), tmp_path / "set", config)
     boxes = open_prepared(tmp_path / "set", "train", fields=["boxes"]).all("boxes")
     np.testing.assert_allclose(boxes[0], [[8, 4, 24, 24]])
     assert boxes[-1].shape == (0, 4)
@@ -323,7 +323,6 @@ def test_patients_in_two_splits_are_announced(table, tmp_path):
         tmp_path / "set",
         PrepareConfig(image_size=16),
         ledger=Ledger(log=lines.append),
-        progress=False,
     )
     assert "WARNING: 1 patients are in more than one split" in lines
 
@@ -331,7 +330,7 @@ def test_patients_in_two_splits_are_announced(table, tmp_path):
 def test_nothing_left_is_an_error(table, tmp_path):
     table.write_text("\n".join(["image,text", "0.jpg,Too short"]) + "\n")
     with pytest.raises(ValueError, match="nothing is left"):
-        prepare(Table(table), tmp_path / "set", progress=False)
+        prepare(Table(table), tmp_path / "set")
 
 
 def test_every_data_set_has_a_command():

@@ -43,7 +43,7 @@ def test_a_split_without_a_test_part_is_scored_on_validation(tree, tmp_path, cap
     def parts(*names):
         split = {name: [f"P00{i}"] for i, name in enumerate(names, start=1)}
         folder = tmp_path / "-".join(names)
-        cmrxrecon.prepare(tree, folder, name="T2map", split=split, progress=False)
+        cmrxrecon.prepare(tree, folder, name="T2map", split=split)
         config = scans.ScansConfig(root=folder, series="t2", acs=8, batch_size=2)
         return scans.open_scans(config)
 

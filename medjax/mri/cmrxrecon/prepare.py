@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from medjax.data.ledger import Ledger
 from medjax.data.record_writer import write_records
@@ -22,6 +21,7 @@ from medjax.data.records import Field, read_metadata
 from medjax.mri.cmrxrecon.layout import Edition, SeriesFiles, find
 from medjax.mri.cmrxrecon.reader import Slice, read_slice, shape_of
 from medjax.mri.coils import inati_maps, low_resolution
+from medjax.progress import Progress
 
 Bucket = tuple[int, int, int, int]
 """Frames, coils, ky and kx of the slices of one set."""
@@ -40,7 +40,6 @@ def prepare(
     acs: int = 24,
     ledger: Ledger | None = None,
     overwrite: bool = False,
-    progress: bool = True,
 ) -> dict[Bucket, Path]:
     """Write the fully sampled slices of one kind of series, sorted by shape.
 
@@ -61,7 +60,6 @@ def prepare(
         ledger: counts slices; says whether a damaged file stops the preparation or is
             left out and listed. By default it stops.
         overwrite: replace finished sets.
-        progress: show a bar.
 
     Returns:
         Bucket to its folder; ``RecordSource(path, "train")`` reads one.
@@ -105,17 +103,12 @@ def prepare(
         with write_records(
             place, name=title, fields=_fields(bucket), overwrite=overwrite
         ) as writer:
-            bar = tqdm(
-                total=sum(depth for _, depth in slices),
-                desc=place.name,
-                unit="slice",
-                disable=not progress,
-            )
-            with bar:
+            total = sum(depth for _, depth in slices)
+            with Progress(place.name, total, "slices") as progress:
                 for one, index in _readable(slices, ledger):
                     row = _row(one, index, min(acs, bucket[2]))
                     writer.add(where[one.patient], row)
-                    bar.update()
+                    progress.advance()
             ledger.write_skipped(writer.folder / SKIPPED)
             writer.metadata.update(
                 edition=edition, coils=coils, acs=acs, request=request

@@ -15,11 +15,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from medjax.data.ledger import DataError, Ledger
 from medjax.data.record_writer import check_replaceable, is_occupied, write_records
 from medjax.data.records import read_metadata
+from medjax.progress import Progress
 from medjax.vlp.datasets.rows import (
     PrepareConfig,
     decoded,
@@ -53,7 +52,6 @@ def prepare(
     *,
     ledger: Ledger | None = None,
     overwrite: bool = False,
-    progress: bool = True,
 ) -> Path:
     """Turn a data set into a prepared set; it is left as it is if it was made before.
 
@@ -67,7 +65,6 @@ def prepare(
         config: What it looks like.
         ledger: Receives counts and faults; says whether faults raise or are skipped.
         overwrite: Replace a set of other settings or files; never anything else.
-        progress: Show a bar.
 
     Returns:
         ``out``, for ``open_prepared``.
@@ -111,9 +108,9 @@ def prepare(
     fields = fields_of(reader, studies, config, len(findings))
     patients = {p: i for i, p in enumerate(dict.fromkeys(s.patient for s in studies))}
 
-    bar = tqdm(total=len(studies), desc=reader.name, unit="study", disable=not progress)
+    progress = Progress(f"prepare {reader.name}", len(studies), "studies")
     with (
-        bar,
+        progress,
         write_records(
             out, name=reader.name, fields=fields, overwrite=overwrite
         ) as writer,
@@ -121,7 +118,7 @@ def prepare(
         done = 0
         for chunk, images in decoded(studies, texts, config, "image" in fields):
             for study, image in zip(chunk, images, strict=True):
-                bar.update()
+                progress.advance()
                 if isinstance(image, Exception):
                     ledger.fault(study.id, str(image))
                     continue
