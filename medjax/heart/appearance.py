@@ -64,10 +64,10 @@ def label_at(
     return jnp.where(z <= heart.base, label, 0).astype(jnp.int32)
 
 
-def brightness_at(
+def seen_at(
     heart: Heart, texture: Texture, a: Float[Array, ""], points: Float[Array, "*s 3"]
-) -> Float[Array, "*s"]:
-    """The signal of points in the heart's own frame, blood 1."""
+) -> tuple[Float[Array, "*s"], Int32[Array, "*s"]]:
+    """The signal, blood 1, and the label of points in the heart's own frame."""
     label = label_at(heart, a, points)
     around = phantom.cylindrical(points)
     r, angle, z = phantom.undeform(heart, a, *around)
@@ -89,7 +89,7 @@ def brightness_at(
     signal = jnp.where(atrium & (squared < 0.7 * room), BLOOD, signal)
     signal = jnp.where(label == LABELS["myo"], muscle, signal)
     blood = (label == LABELS["lv"]) | (label == LABELS["rv"])
-    return jnp.where(blood, BLOOD, signal)
+    return jnp.where(blood, BLOOD, signal), label
 
 
 def _chest(points: Float[Array, "*s 3"]) -> Float[Array, "*s"]:

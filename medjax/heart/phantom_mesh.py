@@ -72,7 +72,7 @@ def moving_mesh(
         parts.append(_right(heart, columns, rings))
         faces.append(_right_faces(columns, rings))
     counts = [len(p) for p in parts]
-    starts = np.cumsum([0, *counts[:-1]])
+    starts = np.cumsum([0, *counts[:-1]], dtype=np.int32)
     surface = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
     material = np.concatenate(parts)
     free = np.zeros(len(material), bool)

@@ -7,6 +7,7 @@ the slices' headers say is where they should be; where they are is kept as truth
 
 import dataclasses
 import functools
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -19,10 +20,9 @@ from medjax.heart import phantom
 from medjax.heart.appearance import (
     LABELS,
     Texture,
-    brightness_at,
     draw_texture,
-    label_at,
     one_hot,
+    seen_at,
 )
 from medjax.heart.phantom import Heart
 
@@ -145,7 +145,7 @@ def scan(heart: Heart, config: ScanConfig, *, seed: int) -> Scan:
             found = getattr(config, name)
             raise ValueError(f"scan: {name} is {found}, expected a positive number")
     rng = np.random.default_rng(seed)
-    pose = _pose(rng)
+    pose = draw_pose(rng)
     planned = plan(heart, config, rng)
     breath = rng.normal(0, config.shift, (len(planned.origin), 2))
     deep = rng.normal(0, config.through, (len(planned.origin), 1))
@@ -155,7 +155,7 @@ def scan(heart: Heart, config: ScanConfig, *, seed: int) -> Scan:
         + breath[:, 1:] * planned.columns
         + deep * planned.normal
     )
-    images, labels = _expose(
+    images, labels = expose(
         jax.tree.map(np.float32, heart),
         jax.tree.map(np.float32, draw_texture(rng, config.texture)),
         jax.tree.map(np.float32, taken),
@@ -199,7 +199,7 @@ def plan(heart: Heart, config: ScanConfig, rng: np.random.Generator) -> Slices:
     return Slices(centre - half * (rows + columns), rows, columns)
 
 
-def _pose(rng: np.random.Generator) -> Pose:
+def draw_pose(rng: np.random.Generator) -> Pose:
     """A random rotation (of a random quaternion), and a translation of some cm."""
     w, x, y, z = (q := rng.standard_normal(4)) / np.linalg.norm(q)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -217,7 +217,7 @@ def _shading(rng: np.random.Generator, config: ScanConfig) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="size")
-def _expose(
+def expose(
     heart: Heart,
     texture: Texture,
     planes: Slices,
@@ -226,32 +226,43 @@ def _expose(
     thickness: Float[Array, ""],
     size: int,
 ) -> tuple[Float[Array, "t p h w"], Int32[Array, "t p h w"]]:
-    """Noise-free images, and labels in the middle of the slices."""
-    sub = np.stack(np.meshgrid(*2 * [np.array([-0.25, 0.25])]), axis=-1).reshape(-1, 2)
+    """Noise-free images, and labels in the middle of the slices.
+
+    Args:
+        heart: whose, float32.
+        texture: of its muscle.
+        planes: in the heart's own frame.
+        times: shares of the cycle.
+        spacing: of pixels, mm.
+        thickness: of slices, mm.
+        size: rows and columns.
+    """
+    corners = itertools.product((-0.25, 0.25), (-0.25, 0.25), THROUGH)
+    samples = np.array(list(corners), np.float32)
+    weights = np.tile(np.array(THROUGH_WEIGHTS, np.float32), 4) / 4
     index = jnp.arange(size, dtype=jnp.float32)
     normal = jnp.cross(planes.rows, planes.columns)
 
-    def points(offset: Array, deep: float) -> Float[Array, "p h w 3"]:
-        i = spacing * (index + offset[0])[None, :, None, None]
-        j = spacing * (index + offset[1])[None, None, :, None]
-        origin = planes.origin + 0.5 * thickness * deep * normal
+    def points(sample: Array) -> Float[Array, "p h w 3"]:
+        i = spacing * (index + sample[0])[None, :, None, None]
+        j = spacing * (index + sample[1])[None, None, :, None]
+        origin = planes.origin + 0.5 * thickness * sample[2] * normal
         rows, columns = planes.rows[:, None, None], planes.columns[:, None, None]
         return origin[:, None, None] + i * rows + j * columns
 
     def frame(time: Array) -> tuple[Array, Array]:
         a = phantom.activation(heart, time)
 
-        def add(sums: tuple[Array, Array], offset: Array) -> tuple[Any, None]:
-            image, counts = sums
-            for deep, weight in zip(THROUGH, THROUGH_WEIGHTS, strict=True):
-                at = points(offset, deep)
-                image = image + weight * brightness_at(heart, texture, a, at)
-            label = label_at(heart, a, points(offset, 0.0))
-            return (image, counts + one_hot(label)), None
+        def add(sums: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[Any, None]:
+            (image, counts), (sample, weight) = sums, at
+            signal, label = seen_at(heart, texture, a, points(sample))
+            middle = (sample[2] == 0).astype(jnp.int32)
+            return (image + weight * signal, counts + middle * one_hot(label)), None
 
         shape = (len(planes.origin), size, size)
         zero = jnp.zeros(shape), jnp.zeros((*shape, 1 + len(LABELS)), jnp.int32)
-        (image, counts), _ = jax.lax.scan(add, zero, jnp.asarray(sub, jnp.float32))
-        return image / len(sub), jnp.argmax(counts, axis=-1).astype(jnp.int32)
+        every = jnp.asarray(samples), jnp.asarray(weights)
+        (image, counts), _ = jax.lax.scan(add, zero, every)
+        return image, jnp.argmax(counts, axis=-1).astype(jnp.int32)
 
     return jax.lax.map(frame, times)

@@ -66,16 +66,16 @@ def test_the_gradient_is_that_of_finite_differences_and_keeps_volume(heart, poin
 
 def quadrature(heart, squared, low):
     """Volume of what lies within r^2 = squared(Theta, Z), by many slices."""
-    node, weight = np.polynomial.legendre.leggauss(200)
+    node, weight = np.polynomial.legendre.leggauss(120)
     half = (heart.base - low) / 2
     z = low + half * (node + 1)
-    angle = 2 * np.pi * np.arange(720) / 720
+    angle = 2 * np.pi * np.arange(360) / 360
     area = 0.5 * squared(*np.meshgrid(angle, z)).mean(1) * 2 * np.pi
     return half * (weight * area).sum()
 
 
 def test_volumes_are_the_closed_forms_at_every_activation(heart):
-    for a in phantom.activation(heart, TIMES):
+    for a in phantom.activation(heart, TIMES[[0, 2, 4]]):
         long = phantom.stretch(heart, a)
 
         def endo(angle, z, a=a, long=long):
@@ -167,6 +167,7 @@ def test_mesh_volumes_converge_to_the_closed_forms(heart):
 def test_vertices_are_material_points_and_counted(heart):
     mesh = moving_mesh(heart, TIMES, right=False)
     assert mesh.vertices.shape == (5, 386, 3) and mesh.faces.shape == (736, 3)
+    assert mesh.faces.dtype == np.int32 and mesh.vertices.dtype == np.float32
     a = phantom.activation(heart, TIMES)
     for at, frame in zip(a, mesh.vertices, strict=True):
         np.testing.assert_allclose(
@@ -178,7 +179,7 @@ def test_vertices_are_material_points_and_counted(heart):
 
 def test_people_follow_their_numbers_and_the_population_its_means():
     assert person(1, 7) == person(1, 7) and person(1, 7) != person(2, 7)
-    people = [person(0, i) for i in range(400)]
+    people = [person(0, i) for i in range(160)]
     men = np.array([p.sex for p in people]) == 1
     ejection = np.array([100 * p.heart.ejection_fraction for p in people])
     mass = np.array(
@@ -187,14 +188,14 @@ def test_people_follow_their_numbers_and_the_population_its_means():
     for chosen, fraction, muscle in ((men, 58, 53), (~men, 61, 42)):
         error = EJECTION_DEVIATION / math.sqrt(chosen.sum())
         assert ejection[chosen].mean() == pytest.approx(fraction, abs=3 * error)
-        assert mass[chosen].mean() == pytest.approx(muscle, abs=2.5)
+        assert mass[chosen].mean() == pytest.approx(muscle, abs=3)
     infarcts = np.mean([p.heart.infarct > 0 for p in people])
-    assert 0.13 < infarcts < 0.27
+    assert 0.1 < infarcts < 0.3
     assert max(p.heart.rv_ejection_fraction for p in people) <= 0.7 + 1e-9
     values = np.array([p.conditions for p in people])
-    assert values.shape == (400, len(CONDITIONS))
+    assert values.shape == (160, len(CONDITIONS))
     pressure = np.polyfit(values[:, 0], values[:, 4], 1)[0]
-    assert pressure == pytest.approx(0.45, abs=0.3)
+    assert pressure == pytest.approx(0.45, abs=0.45)
 
 
 @pytest.mark.parametrize(

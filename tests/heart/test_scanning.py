@@ -7,7 +7,7 @@ import pytest
 
 from medjax.data.volumes import Grid
 from medjax.heart import phantom
-from medjax.heart.appearance import LABELS, brightness_at, draw_texture, heart_labels
+from medjax.heart.appearance import LABELS, draw_texture, heart_labels, seen_at
 from medjax.heart.scanning import ScanConfig, scan
 
 TIMES = np.array([0.0, 0.35])
@@ -98,10 +98,12 @@ def test_texture_moves_with_the_muscle(heart):
     angle = np.linspace(0, 2 * np.pi, 200)
     seen = []
     single = jax.tree.map(np.float32, heart)
-    look = jax.jit(brightness_at)
+    look = jax.jit(seen_at)
     for a in (0.0, 1.0):
         at = phantom.cartesian(*phantom.deform(heart, a, r, angle, z))
-        seen.append(look(single, texture, jnp.float32(a), jnp.asarray(at, jnp.float32)))
+        seen.append(
+            look(single, texture, jnp.float32(a), jnp.asarray(at, jnp.float32))[0]
+        )
     np.testing.assert_allclose(seen[0], seen[1], atol=2e-3)
     assert np.std(seen[0]) == pytest.approx(0.06, rel=0.6)
 

@@ -1,0 +1,226 @@
+"""The folders that DeepMesh's and CHeart's released code reads.
+
+*DeepMesh*: a folder per subject with cines of three views, contours as images, meshes
+at end-diastole and the matrices between them. Matrices take voxel indices of the whole
+scan to mm, ``origin`` is the first voxel of the part that was cut out of it: a vertex v
+is at voxel ``inverse @ v - origin`` of the arrays. *CHeart*: arrays of labels over
+time, lists of them for each part, and a table of conditions. The module of CHeart's
+code that reads them was not released; names of lists are those in its scripts, columns
+of the table those of its sister project AgeHeart.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, Int32, Shaped
+
+from medjax.data import nifti, npy, npz
+from medjax.data.boundary import DataError, in_short
+from medjax.data.ledger import Ledger
+from medjax.data.nifti import Volume
+from medjax.data.tables import read_table, read_text
+from medjax.heart.datasets import canonical, conditions_of
+
+VIEWS = {"sa": "sa", "2ch": "la2ch", "4ch": "la4ch"}
+"""Views in the names of files, and in the matrices."""
+CHEART_SPACING = (2.0, 1.25, 1.25)
+"""mm along z, y and x of CHeart's arrays."""
+PARTS = ("train", "val", "test")
+
+
+class DeepMeshSubject(NamedTuple):
+    """What a subject's folder holds; axes are those of the files.
+
+    Attributes:
+        images: cine of each view.
+        contours: contour pixels of each view; of ``sa``, nine slices.
+        projections: pixels where the true mesh meets each view's planes.
+        template: vertices that the first stage starts from, mm.
+        truth: vertices at end-diastole, mm.
+        faces: of both.
+        affines: voxel indices of the whole scan to mm.
+        origins: first voxel of the arrays in the whole scan.
+    """
+
+    images: Mapping[str, Volume]
+    contours: Mapping[str, Shaped[np.ndarray, "h w d t"]]
+    projections: Mapping[str, Shaped[np.ndarray, "..."]]
+    template: Float[np.ndarray, "n 3"]
+    truth: Float[np.ndarray, "n 3"]
+    faces: Int32[np.ndarray, "f 3"]
+    affines: Mapping[str, Float[np.ndarray, "4 4"]]
+    origins: Mapping[str, Float[np.ndarray, " 3"]]
+
+    def voxels(
+        self, view: str, points: Float[np.ndarray, "n 3"]
+    ) -> Float[np.ndarray, "n 3"]:
+        """Points in mm as indices of a view's arrays."""
+        inverse = np.linalg.inv(self.affines[view])
+        return points @ inverse[:3, :3].T + inverse[:3, 3] - self.origins[view]
+
+
+def read_deepmesh(folder: Path) -> DeepMeshSubject:
+    """Reads one subject.
+
+    Args:
+        folder: of the subject.
+
+    Raises:
+        FileNotFoundError: for a file that is absent.
+        DataError: for one that is damaged, or arrays that do not fit each other.
+    """
+    images = {v: nifti.read(folder / f"{v}_img.nii.gz", ndim=4) for v in VIEWS}
+    contours = {v: npy.read(folder / f"contour_{v}.npy") for v in VIEWS}
+    names = {"sa": "SA", "2ch": "2CH", "4ch": "4CH"}
+    projected = {v: npy.read(folder / f"proj_mesh_{n}.npy") for v, n in names.items()}
+    matrices, origins = (npz.read(folder / f"{n}.npz") for n in ("affine", "origin"))
+    for file, arrays, size in (("affine", matrices, 16), ("origin", origins, 3)):
+        wrong = [
+            key for key in VIEWS.values() if arrays.get(key, np.zeros(0)).size != size
+        ]
+        if wrong:
+            raise DataError(
+                f"{folder / file}.npz: {wrong} are absent or not of {size} numbers"
+            )
+    for view in VIEWS:
+        seen, drawn = images[view].data.shape, contours[view].shape
+        if len(drawn) != 4 or (seen[0], seen[1], seen[3]) != (*drawn[:2], drawn[3]):
+            raise DataError(
+                f"{folder}: {view} has images of {seen} and contours of {drawn}, "
+                "expected rows, columns and frames to be the same"
+            )
+    template = _points(folder / "vertices_init_myo_ED_smooth.npy")
+    truth = _points(folder / "vertices_resampled_ED.npy")
+    # The second stage's code asks for a name without "smooth".
+    faces_file = folder / "faces_init_myo_ED_smooth.npy"
+    if not faces_file.exists():
+        faces_file = folder / "faces_init_myo_ED.npy"
+    faces = npy.read(faces_file)
+    if faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype.kind not in "iu":
+        raise DataError(
+            f"{faces_file}: {faces.dtype} {faces.shape}, expected corners f 3"
+        )
+    if not (
+        len(template) == len(truth) and 0 <= faces.min() <= faces.max() < len(truth)
+    ):
+        raise DataError(
+            f"{folder}: meshes of {len(template)} and {len(truth)} vertices do not fit "
+            f"each other or faces up to {faces.max()}"
+        )
+    return DeepMeshSubject(
+        images,
+        contours,
+        projected,
+        template,
+        truth,
+        faces.astype(np.int32),
+        {v: matrices[k].reshape(4, 4).astype(np.float64) for v, k in VIEWS.items()},
+        {v: origins[k].reshape(3).astype(np.float64) for v, k in VIEWS.items()},
+    )
+
+
+def _points(path: Path) -> Float32[np.ndarray, "n 3"]:
+    points = npy.read(path)
+    if points.ndim == 3 and len(points) == 1:
+        points = points[0]
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise DataError(f"{path}: shape {points.shape}, expected n 3")
+    # float16 has steps of 0.06 mm at 100 mm; what was lost is not there any more.
+    return points.astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """A person of CHeart's tree, unread.
+
+    Attributes:
+        name: of the person.
+        part: one of :data:`PARTS`.
+        labels: array ``t z y x``, or two arrays ``z y x`` of end-diastole and
+            end-systole.
+        conditions: by the names of :class:`medjax.heart.population.Person`.
+    """
+
+    name: str
+    part: str
+    labels: tuple[Path, ...]
+    conditions: Mapping[str, float]
+
+    def read(self) -> Int32[np.ndarray, "t z y x"]:
+        """The label maps, with the codes of this domain.
+
+        Raises:
+            DataError: where an array is damaged, has other axes, or unknown codes.
+        """
+        arrays = [npy.read(path) for path in self.labels]
+        if len(arrays) == 2:
+            if arrays[0].shape != arrays[1].shape:
+                raise DataError(f"{self.labels[0].parent}: two frames of unequal shape")
+            stored = np.stack(arrays)
+        else:
+            stored = arrays[0]
+        where = self.labels[0]
+        whole = np.rint(stored)
+        if stored.ndim != 4 or stored.size == 0 or np.abs(whole - stored).max() > 1e-3:
+            raise DataError(
+                f"{where}: {stored.dtype} {stored.shape}, expected whole numbers, axes "
+                "t z y x"
+            )
+        return canonical(whole.astype(np.int64), "cheart", where, plane=(2, 3))
+
+
+def open_cheart(root: Path, *, ledger: Ledger | None = None) -> list[Sequence]:
+    """The people of a CHeart tree.
+
+    Lists ``label/<part>_sequence.txt`` name one person a line: an array
+    ``seg/<name>.npy`` of all frames, or a folder ``seg/<name>`` with
+    ``seg_sa_ED_SR.npy`` and ``seg_sa_ES_SR.npy``. ``conditions.csv`` has a line per
+    person, whose name is in the column ``Unnamed: 0`` (pandas' index).
+
+    Args:
+        root: folder with ``seg``, ``label`` and, if known, ``conditions.csv``.
+        ledger: receives people whose files are absent; the first is raised without one.
+
+    Raises:
+        DataError: where there is no list, or a person is not found.
+    """
+    ledger = ledger or Ledger(log=lambda line: None)
+    known = _conditions(root / "conditions.csv", ledger)
+    found = []
+    for part in PARTS:
+        path = root / "label" / f"{part}_sequence.txt"
+        if not path.exists():
+            continue
+        for name in read_text(path).split():
+            name = name.removesuffix(".npy")
+            whole, folder = root / "seg" / f"{name}.npy", root / "seg" / name
+            ends = [folder / f"seg_sa_{end}_SR.npy" for end in ("ED", "ES")]
+            if whole.is_file():
+                labels = (whole,)
+            elif all(end.is_file() for end in ends):
+                labels = tuple(ends)
+            else:
+                ledger.fault(name, f"neither {whole} nor {ends[0]} is there")
+                continue
+            found.append(Sequence(name, part, labels, known.get(name, {})))
+    if not found:
+        held = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
+        raise DataError(
+            f"data.root: {root} holds no people of CHeart (label/train_sequence.txt "
+            f"and seg/<name>.npy), it holds {in_short(held)}"
+        )
+    return found
+
+
+def _conditions(path: Path, ledger: Ledger) -> dict[str, dict[str, float]]:
+    """Conditions by name of the person, from the table if there is one."""
+    if not path.exists():
+        return {}
+    rows = read_table(path, (), ledger=ledger)
+    index = next((c for c in ("Unnamed: 0", "") if rows and c in rows[0][1]), None)
+    if index is None:
+        raise DataError(f"{path}: no column 'Unnamed: 0' with the names of people")
+    return {row[index]: conditions_of(row) for _, row in rows}
