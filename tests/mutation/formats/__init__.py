@@ -40,6 +40,7 @@ ROOMS = {
         *("images", "dicom", "tables", "openi", "trees"),
         *("words", "vocabulary", "config"),
     ),
+    "heart": ("meshes",),
     "runs": ("weights", "records", "run", "checkpoint", "caches"),
 }
 """The formats, by the module that describes them."""
