@@ -18,10 +18,21 @@ import numpy as np
 
 EXPANSION = 1100
 """Bytes that one byte of a file can stand for: deflate reaches 1032."""
+LONGEST = 1600
+"""Characters of a message: paths are long, and lists of columns."""
 
 
 class DataError(ValueError):
-    """A fault in the data: names what is at fault and what was expected."""
+    """A fault in the data: names what is at fault and what was expected.
+
+    A file can hold a name of any length. Of a message that is no sentence any more the
+    middle is left out.
+    """
+
+    def __init__(self, told: str = "") -> None:
+        if len(told) > LONGEST:
+            told = f"{told[: LONGEST // 2]} ... {told[-LONGEST // 2 :]}"
+        super().__init__(told)
 
 
 @contextlib.contextmanager

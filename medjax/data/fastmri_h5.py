@@ -17,6 +17,7 @@ from jaxtyping import Bool, Complex, Float
 
 from medjax.data import hdf5
 from medjax.data.boundary import DataError, finite, reading
+from medjax.data.heaps import check_heaps
 
 WHAT = "fastMRI file"
 REFERENCES = ("reconstruction_rss", "reconstruction_esc")
@@ -105,7 +106,13 @@ def read_slice(
         if not 0 <= index < count:
             raise DataError(f"{path}: slice {index} of {count} slices")
         name = next((n for n in REFERENCES if n in file), None)
-        hdf5.check_heaps(path, file, skip=("kspace", *REFERENCES))
+        check_heaps(
+            path,
+            file,
+            values=("ismrmrd_header",),
+            texts=True,
+            numbers=("kspace", *REFERENCES),
+        )
         kspace = hdf5.values(path, stored, index, what=WHAT).astype(np.complex64)
         reference = None if name is None else _reference(path, file[name], index)
         maximum = _maximum(path, file, name)

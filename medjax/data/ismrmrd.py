@@ -24,6 +24,7 @@ from jaxtyping import Bool, Complex
 
 from medjax.data import hdf5
 from medjax.data.boundary import DataError, affordable, finite, reading
+from medjax.data.heaps import check_heaps
 
 WHAT = "ISMRMRD file"
 AXES = (
@@ -121,7 +122,7 @@ def _load(path: Path, dataset: str) -> tuple[bytes | str, np.ndarray]:
         names = getattr(getattr(stored, "dtype", None), "names", None) or ()
         if not {"head", "data"} <= set(names) or len(stored.shape) != 1:
             raise DataError(f"{path}: {dataset}/data has fields {names}, not ISMRMRD's")
-        hdf5.check_heaps(path, file)
+        check_heaps(path, file, values=(f"{dataset}/xml", f"{dataset}/data"))
         readouts = hdf5.values(path, stored, what=WHAT, fields=("head", "data"))
         xml = np.ravel(hdf5.values(path, file[f"{dataset}/xml"], what=WHAT))
     return (xml[0] if xml.size else ""), readouts

@@ -8,6 +8,7 @@ patient and is in no message; names of columns are, once it is sure that they ar
 import csv
 import gzip
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ BYTE_ORDER_MARKS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
+NAME = re.compile(r"([^\W\d][\w \-/:#()\[\]]*|[\w /]*\])?")
+"""What names of columns look like, odd ones of public tables included; no sentence."""
 Row = dict[str, str]
 Numbered = list[tuple[int, Row]]
 """Rows with the line of the file that each begins in."""
@@ -182,17 +185,19 @@ def check_columns(path: Path, header: Sequence[str], required: Iterable[str]) ->
 
     Raises:
         DataError: Naming the columns at fault. Those that came are named only if one of
-            them was asked for: the first line of a table without header is data.
+            them was asked for and all read like names: the first line of a table
+            without header is data, and so is what a lost line break joins to it.
     """
     required = list(required)
     missing = [column for column in required if column not in header]
-    if len(missing) < len(required):
+    if len(missing) < len(required) and all(map(NAME.fullmatch, header)):
         shown = [name if len(name) < 40 else f"{name[:40]}..." for name in header[:40]]
         known = f"the columns are {shown}"
     else:
+        none = "and none of those asked for: " if len(missing) == len(required) else ""
         known = (
-            f"and none of those asked for: the first line, of {len(header)} cells, "
-            "must hold the names of the columns"
+            f"{none}the first line, of {len(header)} cells, must hold the names of the "
+            "columns"
         )
     if missing:
         raise DataError(f"{path}: no column {missing}, {known}")

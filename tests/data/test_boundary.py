@@ -81,3 +81,9 @@ def test_a_message_names_the_first_of_many():
     assert in_short(["a", "b"]) == "['a', 'b']"
     long = in_short(["x" * 1000] * 1000)
     assert long.endswith("and 992 more") and len(long) < 1500
+
+
+def test_a_name_of_any_length_leaves_a_message_that_can_be_read(file):
+    told = str(DataError(f"{file}: no column {'x' * 10**6}, the columns are ['a']"))
+    assert len(told) < 2000
+    assert told.startswith(f"{file}: no column x") and told.endswith("are ['a']")

@@ -1,5 +1,7 @@
 """ISMRMRD readouts find their place in k-space; invalid headers are tolerated."""
 
+import struct
+
 import h5py
 import numpy as np
 import pytest
@@ -272,6 +274,28 @@ def test_a_heap_that_hdf5_never_returns_from_is_refused(tmp_path, kspace, wrappe
     raw[second : second + 64] = wrapped.ljust(64, b"\0")
     path.write_bytes(raw)
     with pytest.raises(DataError, match=r"a\.h5: not an intact .*zeroed entry"):
+        ismrmrd.read(path)
+
+
+def test_a_heap_entry_larger_than_was_asked_for_is_refused(tmp_path, kspace):
+    """HDF5 writes all of it into memory for what the reference says."""
+    path = tmp_path / "a.h5"
+    write(path, every_line(kspace), xml())
+    raw = path.read_bytes()
+    long, short = (struct.pack("<IQ", n, raw.index(b"GCOL")) for n in (3 * 8 * 2, 3))
+    path.write_bytes(raw.replace(long, short, 1))
+    with pytest.raises(DataError, match=r"a\.h5: .*3 elements of 4 bytes are said"):
+        ismrmrd.read(path)
+
+
+def test_numbers_that_numpy_has_no_type_for_are_refused(tmp_path, kspace):
+    """h5py takes wider ones in their place, over what comes behind."""
+    path = tmp_path / "a.h5"
+    write(path, every_line(kspace), xml())
+    raw = path.read_bytes()
+    usual, odd = (struct.pack("<BBBBI", 23, 8, 0, 23, n) for n in (127, 111))
+    path.write_bytes(raw.replace(usual, odd, 1))
+    with pytest.raises(DataError, match=r"a\.h5: .*numbers of 4 bytes and no usual"):
         ismrmrd.read(path)
 
 

@@ -142,3 +142,17 @@ def test_a_file_that_is_no_text_is_named(tmp_path, kind):
         read_table(path, ["id"], ledger=quiet())
     with pytest.raises(FileNotFoundError, match="no.csv"):
         read_table(tmp_path / "no.csv", ["id"], ledger=quiet())
+
+
+def test_a_line_break_that_is_lost_takes_no_cell_into_the_message(tmp_path):
+    """The first row then stands in the first line, behind the names."""
+    path = tmp_path / "a.csv"
+    path.write_text(csv_text().replace("\n", ",", 1))
+    with pytest.raises(DataError, match=r"no column \['view'\], the first") as told:
+        list(read_table(path, ["id", "view"], ledger=quiet("raise")))
+    assert SECRET not in str(told.value)
+    path.write_text(
+        "id,No Finding,Follow-up #,OriginalImage[Width,Height],\n1,2,3,4,5,\n"
+    )
+    with pytest.raises(DataError, match=r"'Follow-up #', 'OriginalImage\[Width'"):
+        list(read_table(path, ["id", "view"], ledger=quiet("raise")))

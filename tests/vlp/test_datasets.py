@@ -107,6 +107,18 @@ def test_mimic_reports_elsewhere(mimic, tmp_path):
     assert len(MimicCxr(mimic, reports=tmp_path / "reports").read(quiet())) == 2
 
 
+def test_mimic_numbers_that_are_none(mimic):
+    """They would be folders' names of any length."""
+    table = next(mimic.glob("*metadata*"))
+    opened = gzip.open if table.suffix == ".gz" else open
+    with opened(table, "rt") as file:
+        text = file.read()
+    write(table, text.replace("d4,10000764", "d4," + "9" * 4000))
+    ledger = quiet("skip")
+    assert [s.id for s in MimicCxr(mimic).read(ledger)] == ["d1"]
+    assert [s.id for s in ledger.skipped if "metadata" in s.id] == [f"{table}:5"]
+
+
 def test_mimic_missing_report(mimic):
     (mimic / "files/p10/p10000764/s50000003.txt").unlink()
     with pytest.raises(DataError, match="s50000003: no report file"):

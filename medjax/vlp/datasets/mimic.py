@@ -14,6 +14,7 @@ MGCA (frontal views, a findings or impression section), each with its count; the
 papers' totals differ (187k to 217k), so look at the counts, not at a total.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from medjax.vlp.datasets.study import (
 from medjax.vlp.reports import split_sections
 
 # wget keeps the path of the site; the folder a user names may be above the tree.
+NUMBER = re.compile(r"\d{1,12}")
 ABOVE = ("", "mimic-cxr-jpg/", "physionet.org/files/mimic-cxr-jpg/*/")
 SPLITS = {"train": "train", "validate": "valid", "test": "test"}
 
@@ -64,7 +66,14 @@ class MimicCxr:
         table = self._table("metadata")
         root = table.parent
         wanted = ["dicom_id", "subject_id", "study_id", "ViewPosition"]
-        rows = [row for _, row in read_table(table, wanted, ledger=ledger)]
+        rows = []
+        for line, row in read_table(table, wanted, ledger=ledger):
+            # They are names of folders next.
+            if all(NUMBER.fullmatch(row[key]) for key in ("subject_id", "study_id")):
+                rows.append(row)
+            else:
+                reason = "subject_id and study_id are expected to be numbers"
+                ledger.fault(f"{table}:{line}", reason)
         ledger.count("images in the metadata", len(rows))
         views = "/".join(self.views)
         rows = ledger.keep(
