@@ -28,7 +28,7 @@ WINDOW = 60.0
 """The rate is that of so many last seconds."""
 WORTH_A_LINE = 2.0
 """A phase of so many seconds is told when it has ended."""
-BAR = 24
+BAR = 16
 """Characters of the bar."""
 
 _open: list["Progress"] = []
@@ -54,10 +54,13 @@ class Progress:
         self.phase, self.total, self.unit, self.done = phase, total, unit, done
         self.remark = ""
         self._shown = is_first()
-        self._first, self._began = done, time.monotonic()
+        self._first = done
+        self._start()
+
+    def _start(self) -> None:
+        self._began = self._last = time.monotonic()
         self._paused = 0.0
-        self._last = self._began
-        self._marks = collections.deque([(self._began, done)])
+        self._marks = collections.deque([(self._began, self.done)])
 
     def advance(self, count: int = 1, *, remark: str | None = None) -> None:
         """Counts pieces that are done.
@@ -106,6 +109,7 @@ class Progress:
         sys.stderr.flush()
 
     def __enter__(self) -> "Progress":
+        self._start()
         if self._shown:
             _wipe()
             _open.append(self)

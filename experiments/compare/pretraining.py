@@ -9,12 +9,10 @@ per seed and all systems of that seed start from it.
 
 Every run has a folder of its own. The same command goes on where it was stopped, in the
 middle of a run too, and keeps the runs that are finished. ``--publish`` also writes
-``experiments/results/compare_pretraining.json`` and the table of
-``experiments/README.md``.
+``experiments/results/compare_pretraining.json`` and the tables of the pages beside it.
 """
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +24,15 @@ import numpy as np
 import tyro
 
 from experiments import convirt, imitate, mflag
-from experiments.compare.publishing import cell, finished, publish, spread
+from experiments.compare.publishing import (
+    cell,
+    conclude,
+    difference,
+    finished,
+    interval,
+    keep,
+    spread,
+)
 from medjax.train.ending import ends_in_words
 from medjax.train.launch import LaunchConfig, cpu_devices, launch
 from medjax.train.mesh import make_mesh
@@ -79,7 +85,7 @@ class Comparison:
     workdir: Path = Path("runs/compare-pretraining")
     """One folder per run in it; the same command goes on."""
     publish: bool = False
-    """Write the committed results and the table of the README as well."""
+    """Write the committed results and the tables of their pages as well."""
     launch: LaunchConfig = LaunchConfig(cpu_devices=cpu_devices())
     """How this process starts."""
 
@@ -91,8 +97,9 @@ def compare(config: Comparison) -> dict[str, Any]:
       config: what to compare.
 
     Returns:
-      ``budget``, ``runs`` (one row per system and seed) and ``summary`` (one row per
-      system, mean and standard deviation of each number).
+      ``budget``, ``runs`` (one row per system and seed), ``summary`` (one row per
+      system, mean and standard deviation of each number) and ``differences`` (of each
+      system from random weights, paired by seed).
     """
     data = dataclasses.replace(TINY.data, patients=config.patients)
     corpus = open_corpus(
@@ -119,7 +126,12 @@ def compare(config: Comparison) -> dict[str, Any]:
         "jax": jax.__version__,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
-    return {"budget": budget, "runs": rows, "summary": summarise(rows)}
+    return {
+        "budget": budget,
+        "runs": rows,
+        "summary": summarise(rows),
+        "differences": differences(rows),
+    }
 
 
 def _finished_run(
@@ -133,7 +145,6 @@ def _finished_run(
     _, preset, build = ARMS[name]
     folder = config.workdir / f"{name}-{seed}"
     budget = [config.steps, config.language_steps, config.patients]
-    kept = folder / "result.json"
     known = finished(folder, budget, "(steps, language_steps, patients)")
     if known is not None:
         return known["row"]
@@ -158,10 +169,7 @@ def _finished_run(
     results = (untrained if name == "random" else run)(asked, build)
     row = {"system": name, "seed": seed, **headline(results)}
     row["seconds"] = round(time.monotonic() - began)
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / "result.json.part"
-    draft.write_text(json.dumps({"budget": budget, "row": row}))
-    draft.rename(kept)
+    keep(folder / "result.json", {"budget": budget, "row": row})
     return row
 
 
@@ -225,8 +233,36 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return summary
 
 
+def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each system minus random weights, seed by seed, with intervals."""
+    runs = {(row["system"], row["seed"]): row for row in rows}
+    names = [name for name in rows[0] if name not in ("system", "seed", "seconds")]
+    found = []
+    for system in dict.fromkeys(system for system, _ in runs if system != "random"):
+        seeds = [s for s in {r["seed"] for r in rows} if (system, s) in runs]
+        seeds = sorted(seed for seed in seeds if ("random", seed) in runs)
+        if len(seeds) < 2:
+            continue
+        ours, theirs = (
+            [runs[name, seed] for seed in seeds] for name in (system, "random")
+        )
+        found.append(
+            {
+                "system": system,
+                "seeds": len(seeds),
+                **{
+                    name: difference(
+                        [row[name] for row in ours], [row[name] for row in theirs]
+                    )
+                    for name in names
+                },
+            }
+        )
+    return found
+
+
 def table(results: Mapping[str, Any]) -> str:
-    """The summary in Markdown."""
+    """The summary in Markdown, and what training is worth."""
     names = [name for name in results["summary"][0] if name not in ("system", "seeds")]
     lines = [
         "| system | " + " | ".join(names) + " |",
@@ -234,6 +270,15 @@ def table(results: Mapping[str, Any]) -> str:
     ]
     for entry in results["summary"]:
         cells = [ARMS[entry["system"]][0], *(cell(entry[name]) for name in names)]
+        lines.append("| " + " | ".join(cells) + " |")
+    if results["differences"]:
+        lines += [
+            "",
+            "| minus random weights | " + " | ".join(names) + " |",
+            "|---" * (len(names) + 1) + "|",
+        ]
+    for entry in results["differences"]:
+        cells = [ARMS[entry["system"]][0], *(interval(entry[n]) for n in names)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -244,11 +289,8 @@ def main() -> None:
     config = tyro.cli(Comparison, description=__doc__)
     launch(config.launch)
     results = compare(config)
-    (config.workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\n{table(results)}")
-    print(f"results: {config.workdir / 'results.json'}")
-    if config.publish:
-        publish("compare_pretraining", results, table(results))
+    name, shown = "compare_pretraining", table(results)
+    conclude(name, results, shown, config.workdir, publish=config.publish)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,4 @@
-"""Where a comparison's results go: a committed file, and a table of the README.
-
-The table stands between two marks, ``<!-- name -->`` and ``<!-- /name -->``, so that
-the text around it is written by hand and the numbers never are.
-"""
+"""What comparisons have alike: finished runs, spreads and differences, their ending."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from medjax.data.boundary import reading
-
-HERE = Path(__file__).parents[1]
+from medjax.metrics.statistics import paired_bootstrap
+from medjax.progress import say
+from medjax.train.agree import on_first
 
 
 def finished(folder: Path, budget: Sequence[Any], what: str) -> dict[str, Any] | None:
     """What a finished run left in its folder; None where it is not finished.
+
+    One process looks, and all follow: whether a run is trained is a matter of them all.
 
     Args:
       folder: of the run.
@@ -29,17 +28,21 @@ def finished(folder: Path, budget: Sequence[Any], what: str) -> dict[str, Any] |
       ValueError: it was run with another budget.
     """
     kept = folder / "result.json"
-    if not kept.exists():
-        return None
-    with reading(kept, "result of a finished run"):
-        result = json.loads(kept.read_text())
-        found = result["budget"]
-    if found != list(budget):
-        raise ValueError(
-            f"workdir: {folder} was run with {what} = {found}, now {list(budget)}: use "
-            "another workdir"
-        )
-    return result
+
+    def look() -> dict[str, Any] | None:
+        if not kept.exists():
+            return None
+        with reading(kept, "result of a finished run"):
+            result = json.loads(kept.read_text())
+            found = result["budget"]
+        if found != list(budget):
+            raise ValueError(
+                f"workdir: {folder} was run with {what} = {found}, now "
+                f"{list(budget)}: use another workdir"
+            )
+        return result
+
+    return on_first(look, what=f"finished run {folder.name}")
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
@@ -48,34 +51,78 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": float(np.mean(values)), "sd": sd}
 
 
-def cell(value: Mapping[str, float | None], *, places: int = 3, sign: str = "") -> str:
+def cell(value: Mapping[str, float | None], *, places: int = 3) -> str:
     """A `spread` as ``mean ± sd``."""
-    text = f"{value['mean']:{sign}.{places}f}"
+    text = f"{value['mean']:.{places}f}"
     return text if value["sd"] is None else f"{text} ± {value['sd']:.{places}f}"
 
 
-def publish(
-    name: str, results: Mapping[str, Any], table: str, *, folder: Path = HERE
-) -> None:
-    """Writes ``results/<name>.json``, and the table between its marks in the README.
+def difference(
+    first: Sequence[float], second: Sequence[float]
+) -> dict[str, float | int]:
+    """The paired difference of two methods over their common seeds.
 
     Args:
-      name: of the comparison.
-      results: anything JSON can hold.
-      table: in Markdown.
-      folder: where ``README.md`` and ``results`` are.
+      first: one number per seed.
+      second: of the same seeds.
 
-    Raises:
-      ValueError: the README lacks the marks; nothing is written.
+    Returns:
+      Mean with the 95 % interval of `medjax.metrics.statistics.paired_bootstrap`.
     """
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    readme = folder / "README.md"
-    text = readme.read_text()
-    if begin not in text or end not in text:
-        raise ValueError(f"{readme}: the table goes between {begin} and {end}")
-    before, _, rest = text.partition(begin)
-    after = rest.partition(end)[2]
-    path = folder / "results" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    a, b = (np.asarray(values, np.float64)[:, None] for values in (first, second))
+    found = paired_bootstrap(a, b, seed=0)
+    return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def interval(value: Mapping[str, float], *, places: int = 3) -> str:
+    """A `difference` as ``+0.010 [-0.002, +0.022]``."""
+    mean, low, high = (f"{value[k]:+.{places}f}" for k in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def keep(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes a result where the next start looks for it; one process of many writes."""
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.part")
+        draft.write_text(json.dumps(result, indent=1) + "\n")
+        draft.rename(path)
+
+    on_first(write, what=f"result {path.name}")
+
+
+def conclude(
+    name: str, results: Mapping[str, Any], table: str, workdir: Path, *, publish: bool
+) -> None:
+    """How a comparison ends: its numbers in a file, its table on the screen.
+
+    Args:
+      name: of the comparison's committed file.
+      results: all numbers.
+      table: in Markdown.
+      workdir: of the comparison.
+      publish: commit the numbers to `experiments/results` and its pages as well.
+    """
+    keep(workdir / "results.json", results)
+
+    def tell() -> None:
+        say(f"\n{table}\n\nwritten:\n  {workdir / 'results.json'}")
+        if publish:
+            for path in write_pages(name, results):
+                say(f"  {path}")
+
+    on_first(tell, what="table")
+
+
+def write_pages(name: str, results: Mapping[str, Any]) -> list[Path]:
+    """Writes a comparison's committed numbers, and the pages that show them."""
+    # Here, since the pages are made of the comparisons' tables.
+    from experiments.results.pages import EXPERIMENTS, changed
+
+    path = EXPERIMENTS / "results" / f"{name}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
-    readme.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}")
+    pages = changed()
+    for page, text in pages.items():
+        page.write_text(text)
+    return [path, *pages]

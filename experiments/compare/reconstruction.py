@@ -11,13 +11,12 @@ is that of the weights, the training phantoms and the masks.
 Every run has a folder of its own. The same command goes on where it was stopped, in the
 middle of a run too, and keeps the runs that are finished; results.json is written after
 each. ``--publish`` also writes ``experiments/results/compare_reconstruction.json`` and
-the table of ``experiments/README.md``; ``--finished`` takes the runs there are.
+the tables of the pages beside it; ``--finished`` takes the runs there are.
 """
 
 import dataclasses
 import functools
 import itertools
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,15 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.compare.publishing import cell, finished, publish, spread
+from experiments.compare.publishing import (
+    cell,
+    conclude,
+    difference,
+    finished,
+    interval,
+    keep,
+    spread,
+)
 from medjax.mri import series
 from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.reconstruction import Reconstruction, train
@@ -112,7 +119,7 @@ class Comparison:
     finished: bool = False
     """Take the runs that are finished, and start none."""
     publish: bool = False
-    """Write the committed results and the table of the README as well."""
+    """Write the committed results and the tables of their pages as well."""
     launch: LaunchConfig = LaunchConfig()
     """How this process starts."""
 
@@ -154,8 +161,7 @@ def compare(config: Comparison) -> dict[str, Any]:
             "summary": summarise(rows),
             "differences": differences(rows),
         }
-        text = json.dumps(results, indent=1) + "\n"
-        (config.workdir / "results.json").write_text(text)
+        keep(config.workdir / "results.json", results)
     if not results:
         raise ValueError(f"workdir: nothing is finished in {config.workdir}")
     return results
@@ -183,7 +189,6 @@ def _finished_run(
     folder = config.workdir / "-".join(parts)
     asked = [] if seed is None else [config.steps, config.lr]
     asked.append(repr(config.data))
-    kept = folder / "result.json"
     known = finished(folder, asked, "(steps, rate, data)")
     if known is not None:
         return known
@@ -199,10 +204,7 @@ def _finished_run(
         scores = _learned_scores(name, scans, data, seed, folder, config)
     result["seconds"] = round(time.monotonic() - began)
     result["rows"] = [{"series": contrast, "seed": seed, **row} for row in scores]
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / "result.json.part"
-    draft.write_text(json.dumps(result, indent=1) + "\n")
-    draft.rename(kept)
+    keep(folder / "result.json", result)
     return result
 
 
@@ -304,7 +306,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """With minus without temporal attention, seed by seed; mean and deviation."""
+    """With minus without temporal attention, paired by seed, with intervals."""
     found: dict[tuple[str, int], dict[int, dict[str, Mapping[str, Any]]]] = {}
     for row in rows:
         if row["method"] in ("latent_transformer", "without_attention"):
@@ -317,13 +319,18 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             for pair in seeds.values()
             if len(pair) == 2
         ]
-        if pairs:
+        if len(pairs) > 1:
             out.append(
                 {
                     "series": contrast,
                     "acceleration": acceleration,
                     "seeds": len(pairs),
-                    **{k: spread([a[k] - b[k] for a, b in pairs]) for k in SCORES},
+                    **{
+                        name: difference(
+                            [a[name] for a, _ in pairs], [b[name] for _, b in pairs]
+                        )
+                        for name in SCORES
+                    },
                 }
             )
     return out
@@ -351,13 +358,10 @@ def table(results: Mapping[str, Any]) -> str:
         )
         for entry in both:
             method = entry["method"]
-            name = ARMS[method][0] if method in ARMS else method
-            sign = "+" if method.startswith("*") else ""
-            scores = (
-                cell(entry[score], places=places, sign=sign)
-                for score, places in SCORES.items()
-            )
-            cells = [str(entry["acceleration"]), name, *scores]
+            label = ARMS[method][0] if method in ARMS else method
+            tell = interval if method.startswith("*") else cell
+            scores = (tell(entry[name], places=n) for name, n in SCORES.items())
+            cells = [str(entry["acceleration"]), label, *scores]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines).rstrip()
@@ -369,10 +373,8 @@ def main() -> None:
     config = tyro.cli(Comparison, description=__doc__)
     launch(config.launch)
     results = compare(config)
-    print(f"\n{table(results)}")
-    print(f"results: {config.workdir / 'results.json'}")
-    if config.publish:
-        publish("compare_reconstruction", results, table(results))
+    name, shown = "compare_reconstruction", table(results)
+    conclude(name, results, shown, config.workdir, publish=config.publish)
 
 
 if __name__ == "__main__":

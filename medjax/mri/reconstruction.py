@@ -6,8 +6,9 @@ A run's folder can be opened again without its flags: ``experiments.cmrxrecon
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -69,9 +70,23 @@ class ScoringConfig:
             )
 
 
+RECONSTRUCT = """
+Reconstruct k-space with it, beside the classical methods:
+
+    python -m experiments.cmrxrecon file --data.path scan.mat --learned {run}
+
+and in Python, from k-space [t, c, h, w], mask and coil maps to magnitudes:
+
+    import medjax
+    images = medjax.load({path})(kspace, mask, maps)
+"""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconstruction(Experiment):
     """One training run; every field is a flag."""
+
+    uses: ClassVar[Mapping[str, str]] = {"reconstruct": RECONSTRUCT}
 
     system: Any
     """Network, unrolling and loss."""
@@ -150,7 +165,7 @@ def train(
 
     @functools.cache
     def described() -> Trained:
-        return describe(config, scans)
+        return describe(config, system, scans)
 
     def record() -> None:
         if not (config.workdir / RECORD).exists():
@@ -172,11 +187,14 @@ def train(
     return jax.device_put(on_host(state.averaged_variables, mesh))
 
 
-def describe(config: Reconstruction, scans: Scans) -> Trained:
+def describe(
+    config: Reconstruction, system: ReconstructionSystem, scans: Scans
+) -> Trained:
     """What is needed to use the run's weights elsewhere.
 
     Args:
       config: The run.
+      system: What is trained.
       scans: What it is trained on.
 
     Returns:
@@ -192,6 +210,7 @@ def describe(config: Reconstruction, scans: Scans) -> Trained:
         coils=coils,
         acceleration=config.data.acceleration,
         acs=config.data.acs,
+        can=tuple(system.apply),
     )
 
 

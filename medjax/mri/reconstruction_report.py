@@ -43,9 +43,7 @@ def show(
     save_evaluation(workdir, results)
     print(f"\n{results['rows']} held-out series of {results['data']}")
     print(table(results["scores"], results["contrast"]))
-    path = report(workdir, results, shown, title=title).save(workdir / "report.html")
-    print(f"report: {path.resolve()}")
-    return path
+    return report(workdir, results, shown, title=title).save(workdir / "report.html")
 
 
 def report(

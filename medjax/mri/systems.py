@@ -78,6 +78,7 @@ class Trained:
         coils: of those series.
         acceleration: of their masks.
         acs: central lines of their masks.
+        can: what the system can do, the names of its ``apply``.
     """
 
     system: ReconstructionConfig
@@ -88,6 +89,7 @@ class Trained:
     coils: int
     acceleration: tuple[int, ...]
     acs: int
+    can: tuple[str, ...] = ()
 
     def build(self) -> ReconstructionSystem:
         """The system, shown every series at the magnitude it was trained on."""

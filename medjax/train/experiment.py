@@ -10,12 +10,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import tyro
 
+from medjax.train.agree import on_first
 from medjax.train.ending import ends_in_words
 from medjax.train.launch import LaunchConfig, launch
+from medjax.train.leaving import conclude
 from medjax.train.lock import hold
 from medjax.train.log import import_wandb
 from medjax.train.mesh import MeshConfig
@@ -28,7 +30,16 @@ E = TypeVar("E", bound="Experiment")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What every run has; a domain adds its system, data and evaluation."""
+    """What every run has; a domain adds its system, data and evaluation.
+
+    Attributes:
+      contents: What the domain leaves in the run's folder, by name, for people.
+      uses: How an ability of a trained system is used, by its name in `System.apply`;
+        ``{run}`` stands for the folder in a command, ``{path}`` in Python.
+    """
+
+    contents: ClassVar[Mapping[str, str]] = {}
+    uses: ClassVar[Mapping[str, str]] = {}
 
     about: tyro.conf.Suppress[str]
     """What this is, in a line."""
@@ -103,9 +114,14 @@ def command(
     return tyro.extras.overridable_config_cli(
         {name: (preset.about, preset) for name, preset in presets.items()},
         args=given,
-        prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
+        prog=f"python -m {door()}",
         description=f"{about}\nNo preset means tiny.",
     )
+
+
+def door() -> str:
+    """The module that is run."""
+    return f"experiments.{Path(sys.argv[0]).stem}"
 
 
 @ends_in_words
@@ -134,3 +150,14 @@ def main(
     launch(config.launch)
     with hold(config.workdir):
         run(config)
+
+        def end() -> None:
+            conclude(
+                config.workdir,
+                about=config.about,
+                command=["python", "-m", door(), *sys.argv[1:]],
+                contents=config.contents,
+                uses=config.uses,
+            )
+
+        on_first(end, what="what the run leaves")

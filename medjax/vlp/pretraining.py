@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -51,9 +51,46 @@ class ContrastKernels:
     best for platform and shape."""
 
 
+EMBED_FILMS = """
+Embeddings of films, a folder or a table of them:
+
+    python -m experiments.embed {run} --images films/ --out embeddings.npz
+
+and in Python:
+
+    import medjax
+    pair = medjax.load({path})
+    films = pair.embed_images(["a.png", "b.dcm"])
+"""
+COMPARE_WITH_TEXTS = """
+Scores of findings that nobody trained for, and the nearest reports of films:
+
+    python -m experiments.zero_shot {run} --images films/ \\
+        --classes Pneumonia Edema --out scores.csv
+    python -m experiments.retrieve {run} --queries films/ \\
+        --corpus reports.txt --out hits.csv
+
+and in Python, with pair from above:
+
+    scores = pair.zero_shot(["a.png"], ["Pneumonia", "Edema"])
+    texts = pair.embed_texts(["No pneumothorax."])
+"""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretraining(Experiment):
     """One pre-training run; every field is a flag."""
+
+    contents: ClassVar[Mapping[str, str]] = {
+        "data": "films and reports as they were prepared",
+        "language": "training of the report tower",
+        "reports": "tokenizer and sizes of the report tower",
+        "towers": "both towers, for PyTorch, timm and Hugging Face",
+    }
+    uses: ClassVar[Mapping[str, str]] = {
+        "image_embedding": EMBED_FILMS,
+        "text_embedding": COMPARE_WITH_TEXTS,
+    }
 
     system: Any
     """Heads and loss of the system: its own configuration."""
@@ -222,6 +259,7 @@ def describe(
         compared=system.compared,
         data=corpus.metadata["name"],
         findings=tuple(corpus.findings),
+        can=tuple(system.apply),
     )
 
 

@@ -10,6 +10,7 @@ from medjax.report import Card, Report
 from medjax.report.run import save_evaluation, training_section
 from medjax.train.log import read_metrics
 from medjax.vlp.corpus import Corpus
+from medjax.vlp.datasets.embedded import Embedded
 
 KS = (1, 5, 10)
 EXAMPLES = 8
@@ -39,9 +40,7 @@ def show(
     save_evaluation(workdir, results)
     print(f"\n{summary(results)}")
     page = report(workdir, results, found, corpus, title=title)
-    path = page.save(workdir / "report.html")
-    print(f"report: {path.resolve()}")
-    return path
+    return page.save(workdir / "report.html")
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -81,7 +80,13 @@ def report(
 ) -> Report:
     """The page: headline numbers, loss curves, per-finding table, retrieved pairs."""
     rows = read_metrics(workdir)
-    page = Report(title, f"{rows[-1]['step']} steps on {corpus.metadata['name']}")
+    name = corpus.metadata["name"]
+    page = Report(title, f"{rows[-1]['step']} steps on {name}")
+    if name != Embedded.name:
+        page.notice(
+            f"Real data: the report texts on this page come from {name}. Share it only "
+            "as the terms of those data allow."
+        )
     tiles: dict[str, tuple[float | str, str]] = {}
     for probe in results.get("linear_probe", ()):
         name = f"linear probe, {100 * probe['fraction']:g} % of labels"

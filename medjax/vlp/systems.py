@@ -54,6 +54,7 @@ class PairRecord:
         compared: the section that an image embedding is meant to find.
         data: what it was trained on, for titles.
         findings: names of the labels of those data.
+        can: what the system can do, the names of its ``apply``.
     """
 
     system: PairConfig
@@ -64,6 +65,7 @@ class PairRecord:
     compared: str
     data: str
     findings: tuple[str, ...]
+    can: tuple[str, ...] = ()
 
     def build(self, workdir: Path) -> PretrainingSystem:
         """The system, whose report tower takes its sizes from the run's folder."""

@@ -297,7 +297,10 @@ def test_the_comparison_pairs_seeds_and_shows_mean_and_deviation():
     summary, gains = summarise(rows), differences(rows)
     assert [entry["seeds"] for entry in summary] == [2, 2]
     assert summary[0]["ssim"] == pytest.approx({"mean": 0.3, "sd": np.sqrt(0.02)})
-    assert gains[0]["nmse"] == pytest.approx({"mean": -0.3, "sd": np.sqrt(0.08)})
+    # Student's t of one degree of freedom, times a standard error of 0.2.
+    gain = gains[0]["nmse"]
+    assert gain["mean"] == pytest.approx(-0.3)
+    assert gain["high"] - gain["mean"] == pytest.approx(12.706 * 0.2, rel=0.03)
     text = table({"summary": summary, "differences": gains})
     assert "| 4 | Latent Transformer | 0.3000 ± 0.1414 |" in text
     assert "| 4 | *attention: paired difference* | -0.3000 ± 0.2828 |" in text

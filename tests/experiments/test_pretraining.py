@@ -19,6 +19,8 @@ from experiments.compare.pretraining import summarise, table
 from medjax.report.run import without_nan
 from medjax.train.log import Writer, read_metrics
 from medjax.train.optimizer import OptimizerConfig
+from medjax.vlp import show
+from medjax.vlp.corpus import Corpus
 from medjax.vlp.pretraining import run
 
 TIMED = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
@@ -112,6 +114,21 @@ def test_a_run_ends_with_an_evaluation_and_a_page(trained):
     assert [row["step"] for row in read_metrics(workdir)] == [1, 2, 3]
 
 
+def test_the_page_says_before_all_else_that_reports_are_real(trained, folder):
+    workdir, results = trained
+    corpus = Corpus(folder / "data", max_tokens=32)
+    rows = np.ones((results["test"], 2), np.float32)
+    found = {"image": rows, "text": rows}
+
+    def blocks():
+        return show.report(workdir, results, found, corpus, title="a")._blocks
+
+    assert "Real data" not in "".join(blocks())
+    corpus.metadata["name"] = "openi"
+    first = blocks()[0]
+    assert first.startswith('<p class="notice">Real data') and "from openi." in first
+
+
 def test_asked_to_stop_it_goes_on_as_if_it_had_not(trained, folder, monkeypatch):
     whole, results = trained
     cut = folder / "cut"
@@ -181,4 +198,6 @@ def test_the_comparison_is_mean_and_deviation_over_seeds():
     (entry,) = summary = summarise(rows)
     assert entry["seeds"] == 3
     assert entry["zero-shot"] == pytest.approx({"mean": 0.7, "sd": 0.1})
-    assert "| M-FLAG | 0.700 ± 0.100 |" in table({"summary": summary})
+    assert "| M-FLAG | 0.700 ± 0.100 |" in table(
+        {"summary": summary, "differences": []}
+    )

@@ -49,3 +49,8 @@ def test_two_processes_prepare_train_evaluate_and_report_as_one(tmp_path):
         assert found == pytest.approx(expected, abs=1e-3)
     assert (pair / "report.html").stat().st_size > 10_000
     assert (pair / "towers").is_dir()
+    # One process of the two says how the run is used, and what it has left.
+    assert f"experiments.zero_shot {pair}" in (pair / "README.txt").read_text()
+    logs = [(tmp_path / f"pair_{i}.log").read_text() for i in range(2)]
+    assert f"{pair}/report.html" in logs[0] and "written:" not in logs[1]
+    assert not any("\r" in log for log in logs)

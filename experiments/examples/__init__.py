@@ -1,0 +1,1 @@
+"""Scripts to read and change, cell by cell (``# %%``): each is run by a test."""

@@ -1,0 +1,97 @@
+"""Which table stands on which page, from which file, and the pages as they should be.
+
+A new table is a line in `TABLES` and a pair of marks on its page. Values that tables of
+the front page take from a file are chosen in `front`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.bench import tables as bench
+from experiments.compare import pretraining, reconstruction, rounding
+from experiments.results import front
+from medjax.data.boundary import reading
+
+EXPERIMENTS = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table between its marks.
+
+    Attributes:
+      page: In the folder of the experiments.
+      files: In its ``results``, in the order in which `render` takes them.
+      render: Contents of the files to Markdown.
+    """
+
+    page: str
+    files: tuple[str, ...]
+    render: Callable[..., str]
+
+
+PRETRAINING, RECONSTRUCTION = "compare_pretraining.json", "compare_reconstruction.json"
+ROUNDING = "compare_rounding.json"
+STEPS = tuple(f"cpu/bench-step{kind}.json" for kind in ("", "-frozen", "-compile"))
+UNROLLED, MAPS = "cpu/bench-unrolled.json", "cpu/bench-maps.json"
+INPUT = "cpu/bench-input.json"
+FRONT = "README.md"
+TABLES: Mapping[str, Table] = {
+    "compare_pretraining": Table("results/vlp.md", (PRETRAINING,), pretraining.table),
+    "compare_reconstruction": Table(
+        "results/mri.md", (RECONSTRUCTION,), reconstruction.table
+    ),
+    "compare_rounding": Table("results/devices.md", (ROUNDING,), rounding.table),
+    "bench_step": Table("results/speed.md", STEPS, bench.steps),
+    "bench_unrolled": Table("results/speed.md", (UNROLLED,), bench.unrolled),
+    "bench_maps": Table("results/speed.md", (MAPS,), bench.maps),
+    "bench_input": Table("results/speed.md", (INPUT,), bench.input),
+    "front_vlp": Table(FRONT, (PRETRAINING,), front.vlp),
+    "front_mri": Table(FRONT, (RECONSTRUCTION,), front.mri),
+    "front_speed": Table(
+        FRONT, (STEPS[0], STEPS[1], UNROLLED, MAPS, INPUT), front.speed
+    ),
+}
+
+
+def rendered(table: Table, folder: Path = EXPERIMENTS) -> str:
+    """A table as its files have it.
+
+    Raises:
+      DataError: A file is damaged.
+    """
+    contents: list[Any] = []
+    for name in table.files:
+        path = folder / "results" / name
+        with reading(path, "file of results"):
+            contents.append(json.loads(path.read_text()))
+    return table.render(*contents)
+
+
+def between(text: str, name: str, table: str, *, page: Path) -> str:
+    """A page with other text between the marks of a name.
+
+    Raises:
+      ValueError: It lacks them.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if begin not in text or end not in text:
+        raise ValueError(f"{page}: the table goes between {begin} and {end}")
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
+
+
+def changed(
+    tables: Mapping[str, Table] = TABLES, folder: Path = EXPERIMENTS
+) -> dict[Path, str]:
+    """The pages whose tables are not what the files say, as they should be."""
+    pages: dict[Path, str] = {}
+    for name, table in tables.items():
+        path = folder / table.page
+        text = pages.get(path) or path.read_text()
+        pages[path] = between(text, name, rendered(table, folder), page=path)
+    return {path: text for path, text in pages.items() if text != path.read_text()}

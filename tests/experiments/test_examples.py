@@ -1,0 +1,35 @@
+"""Every example runs, at small size, and says what it promises."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "experiments" / "examples"
+
+
+def nothing(folder: Path) -> list[str]:
+    """An example that brings its own data."""
+    del folder
+    return []
+
+
+CASES = [
+    ("kernels_alone", nothing, [], ["found 8 of 8", "films and reports (8, 8)"]),
+]
+"""Example, what it is given, further arguments, and what it has to say."""
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "arguments", "said"), CASES, ids=[case[0] for case in CASES]
+)
+def test_an_example_runs(name, given, arguments, said, tmp_path, monkeypatch, capsys):
+    script = EXAMPLES / f"{name}.py"
+    assert script.read_text().count("# %% ") >= 4
+    monkeypatch.setattr(sys, "argv", [str(script), *given(tmp_path), *arguments])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(script), run_name="__main__")
+    printed = capsys.readouterr()
+    for words in said:
+        assert words in printed.out + printed.err
