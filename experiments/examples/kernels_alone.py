@@ -58,8 +58,9 @@ similarity = word_region.word_region_similarity(words, regions, lengths=lengths)
 print(f"similarity of films and reports {similarity.shape}")
 
 # %% MRI: coil maps, a mask of lines along the height, and what a scanner would measure
-maps = normal(4, 4, 32, 32) + 1j * normal(5, 4, 32, 32)
-maps = maps / jnp.sqrt((jnp.abs(maps) ** 2).sum(axis=0))
+parts = normal(4, 2, 4, 32, 32)
+parts = parts / jnp.sqrt((parts**2).sum(axis=(0, 1), keepdims=True))
+maps = jax.lax.complex(parts[0], parts[1])
 mask = (jnp.arange(32) % 2 == 0) | (abs(jnp.arange(32) - 16) < 4)
 mask = jnp.broadcast_to(mask[:, None], (32, 32)).astype(jnp.float32)
 truth = jnp.zeros((32, 32)).at[8:24, 10:22].set(1.0).astype(jnp.complex64)
