@@ -1,0 +1,1 @@
+"""Lesions moved, added and taken away, so that few cases become many."""

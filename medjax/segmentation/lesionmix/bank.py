@@ -1,0 +1,261 @@
+"""The bank: every lesion of the training cases, cut out, standardised and sorted.
+
+Made once on the host. Lesions are connected components (over faces, edges and corners).
+Each is cut out in a box around its middle, its intensities in units of its own brain's
+mean and standard deviation, so that it can be put into another. There are two box
+sizes, since 19 of 20 lesions fit a small one even when enlarged: only the few large
+ones cost a large gather.
+
+A bank is of training cases alone: `LesionBank.cases` names them, and
+:func:`refuse_shared` refuses to go on where one of them is validated on.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from scipy import ndimage
+
+from medjax.data.boundary import DataError
+from medjax.segmentation.lesionmix.location import Marginals, lesion_prior, marginals
+
+BOXES = (32, 96)
+"""Voxels along each axis of the boxes."""
+GROWTH = 1.8
+"""A lesion goes into the smallest box that holds it at this many times its size."""
+MIN_MM3 = 3.0
+"""Smaller components are noise of the annotation."""
+RING_VOXELS = 2
+"""Width of the ring of tissue around a lesion."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An image with its lesions, on the host.
+
+    Attributes:
+        name: as in the data set.
+        image: None where a case only tells sizes and places of its lesions.
+        lesion: its mask.
+        organ: where lesions can be; None: the brain, from the image.
+        spacing: voxel size in mm, one number per axis.
+    """
+
+    name: str
+    image: Float[np.ndarray, "*space"] | None
+    lesion: Bool[np.ndarray, "*space"]
+    organ: Bool[np.ndarray, "*space"] | None
+    spacing: tuple[float, ...]
+
+
+class Crops(NamedTuple):
+    """Lesions that share a box size.
+
+    Attributes:
+        image: of the lesion and around it, standardised by its host.
+        mask: of this lesion alone, its middle in the middle of the box.
+        volume: mm^3.
+        ring: mean of the standardised intensities around the lesion.
+    """
+
+    image: Float[Array, "m *box"]
+    mask: Bool[Array, "m *box"]
+    volume: Float[Array, " m"]
+    ring: Float[Array, " m"]
+
+
+class Donors(NamedTuple):
+    """What of a bank goes to the device.
+
+    Attributes:
+        crops: one entry per box size in use, the largest boxes first.
+        places: where lesions are, as :func:`.location.draw_voxel` reads it.
+        smallest: volume of the smallest lesion, mm^3.
+    """
+
+    crops: tuple[Crops, ...]
+    places: Marginals
+    smallest: Float[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class LesionBank:
+    """A bank on the host.
+
+    Attributes:
+        donors: for the device.
+        loads: of every case, mm^3; those without lesions count.
+        cases: names of all cases that went in.
+        spacing: voxel size in mm, of all of them.
+        dropped: lesions left out: reason to how many.
+    """
+
+    donors: Donors
+    loads: Float[np.ndarray, " cases"]
+    cases: tuple[str, ...]
+    spacing: tuple[float, ...]
+    dropped: dict[str, int]
+
+    @property
+    def lesions(self) -> int:
+        """How many it holds."""
+        return sum(len(crops.volume) for crops in self.donors.crops)
+
+
+def brain_of(image: Float[np.ndarray, "*space"]) -> Bool[np.ndarray, "*space"]:
+    """The brain of a skull-stripped image: the largest piece that is not 0, filled.
+
+    Intensities may be negative, and single voxels inside may be 0.
+
+    Raises:
+        DataError: for an image without any other value than 0.
+    """
+    labels, count = ndimage.label(image != 0)
+    if not count:
+        raise DataError("image: all voxels are 0, so that there is no brain in it")
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return ndimage.binary_fill_holes(labels == sizes.argmax())
+
+
+def components_of(
+    mask: Bool[np.ndarray, "*space"],
+) -> tuple[Int[np.ndarray, "*space"], int]:
+    """Connected components over faces, edges and corners: numbers and how many."""
+    numbers = np.zeros(mask.shape, np.int32)
+    count = ndimage.label(mask, np.ones((3,) * mask.ndim), output=numbers)
+    return numbers, int(count)
+
+
+def make_bank(
+    cases: Sequence[Case],
+    *,
+    boxes: Sequence[int] = BOXES,
+    min_mm3: float = MIN_MM3,
+) -> LesionBank:
+    """Cuts all lesions out.
+
+    Args:
+        cases: of the training set, on one grid; those without an image give loads and
+            places alone.
+        boxes: voxels along each axis of the boxes, rising.
+        min_mm3: smaller lesions are left out.
+
+    Raises:
+        DataError: if cases differ in shape or spacing, a name comes twice, or there is
+            not one lesion that fits.
+    """
+    _check(cases)
+    spacing, shape = cases[0].spacing, cases[0].lesion.shape
+    voxel = float(np.prod(spacing))
+    found: dict[int, list[tuple[np.ndarray, np.ndarray, float, float]]] = {}
+    dropped = {f"below {min_mm3:g} mm^3": 0, "larger than the largest box": 0}
+    small, large = dropped
+    organs = np.zeros(shape, bool)
+    for case in cases:
+        if case.image is None:
+            organs |= case.lesion
+            continue
+        organ = brain_of(case.image) if case.organ is None else case.organ
+        organs |= organ
+        inside = case.image[organ]
+        spread = float(inside.std())
+        if not spread > 0:
+            raise DataError(f"{case.name}: the organ has one intensity throughout")
+        standard = (case.image - float(inside.mean())) / spread
+        numbers, _ = components_of(case.lesion)
+        for number, where in enumerate(ndimage.find_objects(numbers), 1):
+            voxels = int((numbers[where] == number).sum())
+            side = max(s.stop - s.start for s in where)
+            fitting = [b for b in boxes if side * GROWTH <= b]
+            if voxels * voxel < min_mm3:
+                dropped[small] += 1
+            elif side > boxes[-1]:
+                dropped[large] += 1
+            else:
+                box = fitting[0] if fitting else boxes[-1]
+                middle = [(s.start + s.stop) // 2 for s in where]
+                crop = _cut(standard, middle, box).astype(np.float32)
+                mask = _cut(numbers == number, middle, box)
+                ring = ndimage.binary_dilation(mask, iterations=RING_VOXELS)
+                ring &= _cut(organ & ~case.lesion, middle, box)
+                level = float(crop[ring].mean()) if ring.any() else 0.0
+                found.setdefault(box, []).append((crop, mask, voxels * voxel, level))
+    if not found:
+        raise DataError(
+            f"bank: no lesion in {len(cases)} cases that could be cut out ({dropped})"
+        )
+    crops = []
+    for box in sorted(found, reverse=True):
+        image, mask, volume, ring = (np.stack(x) for x in zip(*found[box], strict=True))
+        crops.append(
+            Crops(
+                jnp.asarray(image, jnp.float32),
+                jnp.asarray(mask),
+                jnp.asarray(volume, jnp.float32),
+                jnp.asarray(ring, jnp.float32),
+            )
+        )
+    prior = lesion_prior([case.lesion for case in cases], spacing) * organs
+    smallest = min(float(c.volume.min()) for c in crops)
+    return LesionBank(
+        Donors(
+            tuple(crops),
+            marginals(jnp.asarray(prior)),
+            jnp.asarray(smallest, jnp.float32),
+        ),
+        np.array([case.lesion.sum() * voxel for case in cases]),
+        tuple(case.name for case in cases),
+        spacing,
+        dropped,
+    )
+
+
+def refuse_shared(bank: LesionBank, validation: Iterable[str]) -> None:
+    """Refuses a bank that holds a case to be validated on.
+
+    Raises:
+        DataError: naming the cases.
+    """
+    shared = sorted(set(bank.cases) & set(validation))
+    if shared:
+        raise DataError(f"bank: holds cases of the validation set: {shared}")
+
+
+def _check(cases: Sequence[Case]) -> None:
+    if not cases:
+        raise DataError("bank: expected cases, got none")
+    names = [case.name for case in cases]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"bank: cases come twice: {twice}")
+    first = cases[0]
+    for case in cases:
+        one = case.lesion.shape == first.lesion.shape
+        if not one or not np.allclose(case.spacing, first.spacing, rtol=1e-3):
+            raise DataError(
+                f"{case.name}: shape {case.lesion.shape} and spacing {case.spacing}, "
+                f"{first.name} has {first.lesion.shape} and {first.spacing}; a bank "
+                "needs one grid"
+            )
+        for what in (case.image, case.organ):
+            if what is not None and what.shape != case.lesion.shape:
+                raise DataError(
+                    f"{case.name}: image or organ of shape {what.shape}, lesion mask "
+                    f"of {case.lesion.shape}"
+                )
+
+
+def _cut(volume: np.ndarray, middle: Sequence[int], box: int) -> np.ndarray:
+    """A box around a voxel, zero beyond the volume."""
+    out = np.zeros((box,) * volume.ndim, volume.dtype)
+    there, here = [], []
+    for m, n in zip(middle, volume.shape, strict=True):
+        start = m - box // 2
+        low, high = max(start, 0), min(start + box, n)
+        there.append(slice(low, high))
+        here.append(slice(low - start, high - start))
+    out[tuple(here)] = volume[tuple(there)]
+    return out

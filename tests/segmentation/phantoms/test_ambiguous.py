@@ -1,0 +1,110 @@
+"""The ambiguous phantom: its probability is that of its annotators, its floors hold."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from medjax.segmentation.phantoms.ambiguous import (
+    AmbiguousConfig,
+    ambiguous_case,
+    annotate,
+    draw_scene,
+    floors,
+    probability,
+)
+from medjax.segmentation.phantoms.shifts import SHIFTS, STRENGTHS, shifted_case
+
+CONFIG = AmbiguousConfig(size=24, satellite=1.0)
+ANNOTATORS = 20_000
+
+
+@pytest.fixture(scope="module")
+def watched():
+    """One scene with a satellite, and what very many annotators drew."""
+
+    @jax.jit
+    def watch(scene_key, annotator_key):
+        scene = draw_scene(CONFIG, key=scene_key)
+        drawn = annotate(scene, CONFIG, ANNOTATORS, key=annotator_key)
+        return scene, drawn, probability(scene, CONFIG)
+
+    scene, drawn, p = watch(jax.random.key(3), jax.random.key(4))
+    return scene, np.asarray(drawn), p
+
+
+def test_the_probability_is_what_annotators_do(watched):
+    scene, drawn, p = watched
+    p = np.asarray(p)
+    error = np.abs(drawn.mean(0) - p)
+    # Five standard deviations of a frequency, and one annotator for p near 0 and 1.
+    assert (error <= 5 * np.sqrt(p * (1 - p) / ANNOTATORS) + 1 / ANNOTATORS).all()
+    assert scene.disc.any() and 0.3 < drawn[:, np.asarray(scene.disc)].mean()
+
+
+def test_the_probability_is_the_normal_law_of_the_distance(watched):
+    scene, _, p = watched
+    p = np.asarray(p)
+    edge = norm.cdf(-np.asarray(scene.distance) / np.asarray(scene.spread))
+    disc = np.asarray(scene.disc)
+    np.testing.assert_allclose(p[~disc], edge[~disc], atol=1e-6)
+    np.testing.assert_allclose(p[disc], 0.5 + 0.5 * edge[disc], atol=1e-6)
+
+
+def test_annotators_agree_with_themselves(watched):
+    """Half of the variance is common, so far directions still correlate; the disc is
+    in or out as a whole."""
+    scene, drawn, _ = watched
+    disc = np.asarray(scene.disc) & (np.asarray(scene.distance) > 2)
+    inside = drawn[:, disc]
+    assert (inside.all(1) | ~inside.any(1)).mean() > 0.95
+    assert abs(inside.all(1).mean() - CONFIG.included) < 0.02
+
+
+def test_the_floors_are_what_the_truth_scores(watched):
+    _, drawn, p = watched
+    nll, brier = floors(p)
+    p = np.asarray(p, np.float64)
+    said = np.clip(np.where(drawn, p, 1 - p), 1e-8, 1)
+    np.testing.assert_allclose(-np.log(said).mean(), nll, rtol=0.01)
+    scored = 2 * ((drawn - p) ** 2).mean()
+    np.testing.assert_allclose(scored, brier, rtol=0.01)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return ambiguous_case(CONFIG, annotators=2, key=jax.random.key(5))
+
+
+def test_an_image_tells_what_is_in_it(plain):
+    inside = np.asarray(plain.probability) > 0.99
+    outside = np.asarray(plain.probability) < 0.01
+    image = np.asarray(plain.image)
+    assert image[inside].mean() - image[outside].mean() == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("shift", [s for s in SHIFTS if s != "anatomy"])
+def test_a_shift_changes_the_image_alone(shift, plain):
+    key = jax.random.key(5)
+    case = shifted_case(CONFIG, shift, 2, annotators=2, key=key)
+    np.testing.assert_array_equal(case.annotations, plain.annotations)
+    np.testing.assert_array_equal(case.probability, plain.probability)
+    assert np.abs(np.asarray(case.image - plain.image)).max() > 0.1
+    if shift == "noise":
+        sd = float(jnp.std(case.image - plain.image))
+        assert sd == pytest.approx(np.sqrt(0.24**2 - 0.08**2), rel=0.1)
+
+
+def test_other_anatomy_has_its_own_truth():
+    shapes = []
+    for strength in STRENGTHS:
+        key = jax.random.key(6)
+        case = shifted_case(CONFIG, "anatomy", strength, annotators=2, key=key)
+        shapes.append(np.asarray(case.probability > 0.5).sum())
+    assert shapes[0] > 0 and shapes[1] > 0 and shapes[2] == 0
+
+
+def test_another_strength_is_refused():
+    with pytest.raises(ValueError, match="shift='blur', strength=4"):
+        shifted_case(CONFIG, "blur", 4, annotators=1, key=jax.random.key(0))
