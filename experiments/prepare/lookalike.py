@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from medjax.mri.cmrxrecon import fabricate
+from medjax.mri.cmrxrecon.layout import Edition
 from medjax.mri.cmrxrecon.lookalike import SHAPES, Scan, ellipse_scan
 from medjax.mri.phantom import PhantomConfig, cardiac_phantom
 from medjax.train.ending import ends_in_words
@@ -34,7 +35,7 @@ class Config:
     """
 
     root: Path = Path("cmrxrecon_lookalike")
-    edition: Literal[2023, 2024] = 2023
+    edition: Edition = 2023
     patients: int = 2
     phantom: Literal["ellipses", "bloch"] = "bloch"
 

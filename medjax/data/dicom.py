@@ -75,7 +75,7 @@ def read_dicom(path: Path) -> UInt8[np.ndarray, "h w"]:
     warnings.filterwarnings("ignore", module=r"pydicom\b")
     with reading(path, "DICOM image", quote=False):
         data = pydicom.dcmread(path, specific_tags=[*SHOWING_TAGS], force=True)
-        kind = _check(path, data)
+        kind = settled_kind(path, data)
         pixels = data.pixel_array
     with reading(path, "DICOM image", key="display tags", quote=False):
         if kind in COLOUR:
@@ -84,7 +84,7 @@ def read_dicom(path: Path) -> UInt8[np.ndarray, "h w"]:
     return 255 - shown if kind == "MONOCHROME1" else shown
 
 
-def _check(path: Path, data: Any) -> str:
+def settled_kind(path: Path, data: Any) -> str:
     """Settles what can be said before decoding; gives the photometric interpretation.
 
     Raises:
@@ -161,15 +161,15 @@ def _show(
     if data.get("ModalityLUTSequence"):
         values = np.asarray(apply_modality_lut(pixels, data))
     elif "RescaleSlope" in data or "RescaleIntercept" in data:
-        slope = _number(path, data, "RescaleSlope")
-        values = pixels * slope + _number(path, data, "RescaleIntercept")
+        slope = number(path, data, "RescaleSlope")
+        values = pixels * slope + number(path, data, "RescaleIntercept")
     finite(path, values, "the rescaled image")
     if data.get("VOILUTSequence"):
         return stretch(np.asarray(apply_voi_lut(values, data)), seen)
     # Both tags may be there and hold nothing: then no window is declared.
     window = [tag for tag in ("WindowCenter", "WindowWidth") if data.get(tag)]
     if len(window) == 2:
-        center, width = (_number(path, data, tag) for tag in window)
+        center, width = (number(path, data, tag) for tag in window)
         function = data.get("VOILUTFunction") or "LINEAR"
         if function not in FUNCTIONS:
             raise DataError(f"{path}: VOILUTFunction: expected one of {FUNCTIONS}")
@@ -198,7 +198,7 @@ def _to_bytes(values: np.ndarray, bits: int) -> UInt8[np.ndarray, "h w"]:
     return stretch(values) if bits > 8 else np.clip(values, 0, 255).astype(np.uint8)
 
 
-def _number(path: Path, data: Any, tag: str) -> float:
+def number(path: Path, data: Any, tag: str) -> float:
     """The first number of a tag.
 
     Raises:
@@ -214,4 +214,4 @@ def _number(path: Path, data: Any, tag: str) -> float:
 
 
 def _whole(path: Path, data: Any, tag: str) -> int:
-    return int(_number(path, data, tag))
+    return int(number(path, data, tag))

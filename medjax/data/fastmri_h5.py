@@ -39,6 +39,8 @@ class Slice:
         maximum: the *volume's* largest reference value, the evaluation's data range;
             ``None`` without a reference.
         attributes: the file's attributes (acquisition, patient_id, ...).
+        voxel_mm: size of a voxel along rows, columns and slices, from the header;
+            ``None`` where it does not say.
     """
 
     kspace: Complex[np.ndarray, "c h w"]
@@ -48,6 +50,7 @@ class Slice:
     recon_size: tuple[int, int]
     maximum: float | None
     attributes: dict[str, Any]
+    voxel_mm: tuple[float, float, float] | None = None
 
 
 def is_fastmri(path: str | Path) -> bool:
@@ -125,7 +128,7 @@ def read_slice(
     finite(path, kspace, f"slice {index} of 'kspace'", axes)
     kspace = kspace[None] if kspace.ndim == 2 else kspace
     with reading(path, WHAT, key="ismrmrd_header"):
-        size, padding = _header(xml, columns)
+        size, padding, voxel_mm = _header(xml, columns)
     if recon_size is None:
         recon_size = reference.shape if reference is not None else size
     return Slice(
@@ -136,6 +139,7 @@ def read_slice(
         recon_size=recon_size or kspace.shape[-2:],
         maximum=maximum,
         attributes=attributes,
+        voxel_mm=voxel_mm,
     )
 
 
@@ -193,26 +197,36 @@ def _mask(
     return mask[index if len(mask) > 1 else 0]
 
 
-def _header(xml: Any, columns: int) -> tuple[tuple[int, int] | None, tuple[int, int]]:
-    """Reconstruction size and acquired columns; tolerant of absence, not of garbage."""
+Voxel = tuple[float, float, float]
+
+
+def _header(
+    xml: Any, columns: int
+) -> tuple[tuple[int, int] | None, tuple[int, int], Voxel | None]:
+    """Size, acquired columns and voxels; tolerant of absence, not of garbage."""
     if xml is None:
-        return None, (0, columns)
+        return None, (0, columns), None
     root = ElementTree.fromstring(xml.decode() if isinstance(xml, bytes) else str(xml))
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
 
-    def number(where: str) -> int | None:
+    def number(where: str, kind: type = int) -> Any:
         found = root.findtext(f".//encoding/{where}")
-        return int(found) if found else None
+        return kind(found) if found else None
 
-    x, y = (number(f"reconSpace/matrixSize/{axis}") for axis in "xy")
-    size = (x, y) if x and y else None
+    matrix = [number(f"reconSpace/matrixSize/{axis}") for axis in "xyz"]
+    size = (matrix[0], matrix[1]) if matrix[0] and matrix[1] else None
     if size is not None and not all(0 < n < 2**16 for n in size):
         raise ValueError(f"reconSpace/matrixSize is {size}, expected an image's size")
+    wide = [number(f"reconSpace/fieldOfView_mm/{axis}", float) for axis in "xyz"]
+    voxel = None
+    if all(mm and 0 < mm < 1e4 for mm in wide) and all(n and n > 0 for n in matrix):
+        x, y, z = (mm / n for mm, n in zip(wide, matrix, strict=True))
+        voxel = (x, y, z)
     encoded = number("encodedSpace/matrixSize/y")
     limits = "encodingLimits/kspace_encoding_step_1"
     centre, last = number(f"{limits}/center"), number(f"{limits}/maximum")
     if encoded is None or centre is None or last is None:
-        return size, (0, columns)
+        return size, (0, columns), voxel
     left = encoded // 2 - centre
-    return size, (left, left + last + 1)
+    return size, (left, left + last + 1), voxel

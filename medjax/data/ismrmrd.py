@@ -20,7 +20,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from jaxtyping import Bool, Complex
+from jaxtyping import Bool, Complex, Float
 
 from medjax.data import hdf5
 from medjax.data.boundary import DataError, affordable, finite, reading
@@ -40,8 +40,9 @@ _REVERSE = 22
 _DISCARD = ("discard_pre", "discard_post")
 _CALIBRATION = 20
 _CALIBRATION_AND_IMAGING = 21
+NOISE = 19
 _NOT_IMAGE = {
-    19: "noise",
+    NOISE: "noise",
     23: "navigation",
     24: "phase correction",
     26: "high-pass feedback",
@@ -66,6 +67,10 @@ class Scan:
         field_of_view: encoded field of view (z, y, x) in mm; ``None`` if lacking.
         trajectory: the header's word, in lower case; ``"cartesian"`` if lacking.
         skipped: readouts left out because they are not of the image (noise, ...).
+        affine: steps in ``kx ky slice`` (``kz`` of a three-dimensional scan) away from
+            the centre of the first slice to mm, 4x4, axes as NIfTI's (right, anterior,
+            superior); sizes of voxels alone where readouts have no directions;
+            ``None`` without a field of view.
         numbers: per counter of :data:`AXES` (average to slice), the file's numbers
             behind the indices of the axis: those that no readout has are left out.
     """
@@ -77,6 +82,7 @@ class Scan:
     field_of_view: tuple[float, float, float] | None
     trajectory: str
     skipped: int
+    affine: Float[np.ndarray, "4 4"] | None
     numbers: dict[str, tuple[int, ...]]
 
 
@@ -110,6 +116,33 @@ def read(
         )
     with reading(path, WHAT, key=f"{dataset}/data"):
         return _sort(path, dataset, header, readouts, remove_oversampling)
+
+
+def read_noise(
+    path: str | Path, *, dataset: str = "dataset"
+) -> Complex[np.ndarray, "c n"]:
+    """All samples of a file's noise readouts, coil by coil.
+
+    Args:
+        path: an HDF5 file.
+        dataset: the group that holds ``xml`` and ``data``.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        DataError: where the file is damaged, or has no noise readouts.
+    """
+    path = Path(path)
+    readouts = _load(path, dataset)[1]
+    with reading(path, WHAT, key=f"{dataset}/data"):
+        noise = _bit(readouts["head"]["flags"], NOISE)
+        found = [
+            _readout(row["data"], row["head"], f"{path}: {dataset}/data")[0]
+            for row in readouts[noise]
+        ]
+        if not found:
+            raise DataError(f"{path}: {dataset}/data has no noise readouts")
+        samples = np.concatenate(found, axis=1)
+        return finite(path, samples, "noise", ("coil", "sample"))
 
 
 def _load(path: Path, dataset: str) -> tuple[bytes | str, np.ndarray]:
@@ -250,8 +283,37 @@ def _sort(
         field_of_view=header.encoded_mm,
         trajectory=header.trajectory,
         skipped=int((~image).sum()),
+        affine=_affine(header, matrix, head),
         numbers=numbers,
     )
+
+
+def _affine(
+    header: _Header, matrix: tuple[int, int, int], head: np.ndarray
+) -> np.ndarray | None:
+    """Voxels' sizes from the header, directions and places from the readouts (LPS)."""
+    wide = header.encoded_mm
+    if wide is None or not all(wide):
+        return None
+    z, y, x = (mm / n for mm, n in zip(wide, matrix, strict=True))
+    affine = np.diag([x, y, z, 1.0])
+    names = ("read_dir", "phase_dir", "slice_dir", "position")
+    if not set(names) <= set(head.dtype.names or ()):
+        return affine
+    _, firsts = np.unique(head["idx"]["slice"], return_index=True)
+    ends = head[firsts[[0, -1]]]
+    directions = np.stack([ends[0][n] for n in names[:3]], axis=1).astype(np.float64)
+    places = ends["position"].astype(np.float64)
+    if not np.allclose(directions.T @ directions, np.eye(3), atol=1e-2):
+        return affine
+    if not np.isfinite(places).all():
+        return affine
+    affine[:3, :3] = directions * [x, y, z]
+    if len(firsts) > 1 and matrix[0] == 1:
+        step = (places[1] - places[0]) / (len(firsts) - 1)
+        affine[:3, 2] = step if step.any() else affine[:3, 2]
+    affine[:3, 3] = places[0]
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
 def _bit(flags: Any, number: int) -> Any:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,128 +17,20 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
 from medjax.mri import masks, sense
+from medjax.mri.acquisition_config import (
+    Data,
+    FileData,
+    MaskConfig,
+    Pattern,
+    PhantomData,
+    TreeData,
+)
 from medjax.mri.cmrxrecon import SeriesFiles, find, read_series, read_slice
-from medjax.mri.cmrxrecon.layout import Edition
 from medjax.mri.fourier import ifft2c
-from medjax.mri.kspace_files import fully_sampled, read_kspace, read_maps
+from medjax.mri.kspace_axes import fully_sampled
+from medjax.mri.kspace_files import read_kspace, read_maps, read_mask
 from medjax.mri.relaxometry import FRAMES_TO_FIT
 from medjax.mri.scans import TRAINED_ON, TRUTH, Contrast, ScansConfig, phantoms
-
-Pattern = Literal[
-    "cmrxrecon",
-    "random_lines",
-    "kt_equispaced",
-    "kt_gaussian",
-    "kt_radial",
-    "variable_density",
-    "measured",
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskConfig:
-    """How fully sampled k-space is undersampled."""
-
-    pattern: Pattern = "cmrxrecon"
-    """cmrxrecon: equispaced lines from the first on, and the central block. measured:
-    what the file has, as it is."""
-    acceleration: tuple[int, ...] = (4,)
-    """One reconstruction each. Nominal (the central block not counted) but for
-    random_lines and variable_density, whose acceleration is the true one."""
-    acs: int = 24
-    """Fully sampled central lines, or side of the central square."""
-    seed: int = 0
-    """Of random patterns."""
-
-    def draw(
-        self, acceleration: int, frames: int, h: int, w: int
-    ) -> Bool[np.ndarray, "_t h _w"]:
-        """The mask ``1|t h 1|w`` of one acceleration."""
-        key = jax.random.key(self.seed)
-        much = {"acceleration": acceleration, "acs": self.acs}
-        drawn = {
-            "cmrxrecon": lambda: masks.cmrxrecon(h, **much),
-            "random_lines": lambda: masks.random_lines(h, **much, key=key),
-            "kt_equispaced": lambda: masks.kt_equispaced(h, frames, **much),
-            "kt_gaussian": lambda: masks.kt_gaussian(h, frames, **much, key=key),
-            "kt_radial": lambda: masks.kt_radial(h, w, frames, **much),
-            "variable_density": lambda: masks.variable_density(h, w, **much, key=key),
-        }[self.pattern]()
-        return np.asarray(drawn if drawn.ndim == 3 else drawn[None])
-
-
-@dataclasses.dataclass(frozen=True)
-class PhantomData:
-    """Simulated hearts whose relaxation times are known."""
-
-    series: tuple[Contrast, ...] = ("t1", "t2")
-    """T1 (nine inversion times) and T2 (three echo times)."""
-    subjects: int = 2
-    """How many hearts."""
-    height: int = 64
-    """Rows, along which lines are left out."""
-    width: int = 64
-    """Columns."""
-    coils: int = 4
-    """Receivers."""
-    noise: float = 0.003
-    """Standard deviation in k-space, of the largest pixel."""
-    breathing: float = 0.3
-    """Standard deviation of the heart's shift between frames, rows."""
-    seed: int = 0
-    """Of the hearts."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TreeData:
-    """The files of a CMRxRecon challenge."""
-
-    root: Path
-    """The folder that holds MultiCoil and SingleCoil."""
-    edition: Edition = 2023
-    """Which year's layout: 2023 or 2024."""
-    series: tuple[str, ...] = ("T1map", "T2map")
-    """T1map, T2map, cine_sax, cine_lax, ..."""
-    coils: Literal["MultiCoil", "SingleCoil"] = "MultiCoil"
-    """Multi-coil, or 2023's emulated single-coil data."""
-    subset: str = "TrainingSet"
-    """TrainingSet, ValidationSet or TestSet."""
-    sampling: tuple[str, ...] = ()
-    """The challenge's own undersampled files: accelerations in 2023 (4 8 10), patterns
-    in 2024 (Uniform4 ktRadial8). None given: full files, undersampled by the mask."""
-    patients: int | None = None
-    """Only the first so many."""
-    slices: tuple[int, ...] | None = None
-    """Only these slices, from 0."""
-
-
-@dataclasses.dataclass(frozen=True)
-class FileData:
-    """A k-space file: fastMRI .h5, ISMRMRD .h5, BART .cfl, MATLAB .mat, NumPy .npy."""
-
-    path: Path
-    """The file."""
-    key: str | None = None
-    """The variable of a MATLAB file, or the group of an ISMRMRD file."""
-    axes: str | None = None
-    """What the axes of .mat, .cfl and .npy are, a letter each: t frames, d slices, z
-    second phase encoding, c coils, h phase encoding, w readout. Default: the last of
-    tdchw; whzc for BART."""
-    maps: Path | None = None
-    """A file of sensitivity maps; may be the same one. None: estimated."""
-    maps_key: str | None = None
-    """The variable of the maps."""
-    maps_axes: str | None = None
-    """The axes of the maps."""
-    times: tuple[float, ...] = ()
-    """Inversion or echo times in ms, one per frame: then maps are fitted."""
-    contrast: Contrast = "t1"
-    """What the times are of."""
-    slices: tuple[int, ...] | None = None
-    """Only these slices, from 0."""
-
-
-Data = PhantomData | TreeData | FileData
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +45,8 @@ class Acquisition:
         given: what the sampling is called if k-space came undersampled, else None.
         reference: magnitudes to come close to, if known.
         reference_name: what they are.
-        maps: sensitivity maps that came along; None: to be estimated.
+        maps: sensitivity maps that came along, of every slice one set or several (which
+            soft-SENSE alone takes); None: to be estimated.
         contrast: what the times are of.
         times: ms, per slice.
         label: 1 LV, 2 myocardium, 3 RV.
@@ -161,6 +54,9 @@ class Acquisition:
         files: where in the challenge's tree it comes from.
         size: (h, w) that images are cropped to.
         transposed: whether pictures are to be turned.
+        affine: indices ``w h d`` of images to mm, if known.
+        mask: what is to be sampled of it, by name, in place of the flags' masks.
+        pattern: in place of the flags' pattern.
     """
 
     name: str
@@ -170,7 +66,7 @@ class Acquisition:
     given: str | None = None
     reference: Float[np.ndarray, "t d y x"] | None = None
     reference_name: str = "fully sampled"
-    maps: Complex[np.ndarray, "d c h w"] | None = None
+    maps: Complex[np.ndarray, "d m c h w"] | None = None
     contrast: Contrast | None = None
     times: Float[np.ndarray, "d t"] | None = None
     label: Int[np.ndarray, "d h w"] | None = None
@@ -178,13 +74,27 @@ class Acquisition:
     files: SeriesFiles | None = None
     size: tuple[int, int] | None = None
     transposed: bool = False
+    affine: Float[np.ndarray, "4 4"] | None = None
+    mask: tuple[str, Bool[np.ndarray, "_t h _w"]] | None = None
+    pattern: Pattern | None = None
 
     def masks(self, config: MaskConfig) -> dict[str, Bool[np.ndarray, "_t h _w"]]:
         """The masks it is to be reconstructed under, by name.
 
         Raises:
-            ValueError: where it is undersampled already and another mask is asked for.
+            ValueError: where it is undersampled already and another mask is asked for,
+                or a given mask samples what was not measured.
         """
+        if self.mask is not None:
+            name, mask = self.mask
+            if (mask & ~self.measured).any():
+                raise ValueError(
+                    f"data.mask: {name} samples what was not measured of {self.name} "
+                    f"({masks.describe(self.measured)})"
+                )
+            return {name: mask}
+        if self.pattern is not None:
+            config = dataclasses.replace(config, pattern=self.pattern)
         if self.given is not None or config.pattern == "measured":
             return {self.given or "measured": self.measured}
         if not fully_sampled(self.measured):
@@ -200,15 +110,6 @@ class Acquisition:
             f"R{acceleration}": config.draw(acceleration, t, h, w) & edges
             for acceleration in config.acceleration
         }
-
-
-def describe_data(data: Data) -> dict[str, object]:
-    """The data's flags, without folders of the machine."""
-    return {
-        name: value.name if isinstance(value, Path) else value
-        for name, value in dataclasses.asdict(data).items()
-        if value is not None
-    }
 
 
 Pending = tuple[str, Callable[[], Acquisition]]
@@ -300,10 +201,10 @@ def _series(
     sampling: str,
     slices: Sequence[int] | None,
 ) -> Acquisition:
-    kspace, times, labels, mask = _read(files, slices)
+    kspace, times, labels, mask, affine = _read(files, slices)
     reference = None
     if full is not None:
-        whole, times, labels, _ = _read(full, slices)
+        whole, times, labels, _, affine = _read(full, slices)
         if whole.shape != kspace.shape:
             raise ValueError(
                 f"{files.kspace}: variable '{files.key}' has shape {kspace.shape}, but "
@@ -325,16 +226,29 @@ def _series(
         times=times,
         label=labels,
         files=files,
+        affine=affine,
     )
 
 
 def _read(
     files: SeriesFiles, slices: Sequence[int] | None
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray]:
-    """k-space, times, labels and mask of a series or of some of its slices."""
+) -> tuple[
+    np.ndarray,
+    np.ndarray | None,
+    np.ndarray | None,
+    np.ndarray,
+    np.ndarray | None,
+]:
+    """k-space, times, labels, mask and affine of a series or of some of its slices."""
     if slices is None:
         series = read_series(files)
-        return series.kspace, series.times, series.labels, series.mask
+        return (
+            series.kspace,
+            series.times,
+            series.labels,
+            series.mask,
+            series.affine,
+        )
     some = [read_slice(files, index) for index in slices]
     times = [one.times for one in some if one.times is not None]
     labels = [one.labels for one in some if one.labels is not None]
@@ -343,6 +257,7 @@ def _read(
         np.stack(times) if times else None,
         np.stack(labels) if labels else None,
         some[0].mask,
+        some[0].affine,
     )
 
 
@@ -365,13 +280,15 @@ def _file(data: FileData) -> Acquisition:
     if data.maps is not None or data.maps_key is not None:
         source = data.maps or data.path
         maps = read_maps(source, key=data.maps_key, axes=data.maps_axes)
-        if maps.shape[1:] != (c, h, w) or maps.shape[0] not in (1, d):
+        sets, *shape = maps.shape
+        if shape[1:] != [c, h, w] or shape[0] not in (1, d):
             raise ValueError(
-                f"{source}: maps '{data.maps_key}' have shape {maps.shape}, expected "
+                f"{source}: maps '{data.maps_key}' have shape {tuple(shape)}, expected "
                 f"{(d, c, h, w)} or {(1, c, h, w)} (d c h w) as k-space"
             )
         maps = np.asarray(sense.normalise_maps(jnp.asarray(maps)))
-        maps = np.broadcast_to(maps, (d, c, h, w))
+        maps = np.broadcast_to(maps, (sets, d, c, h, w)).swapaxes(0, 1)
+    mask, pattern = _asked_mask(data, (t, h, w))
     reference = None if found.reference is None else found.reference[None]
     return Acquisition(
         name=data.path.name,
@@ -385,7 +302,36 @@ def _file(data: FileData) -> Acquisition:
         times=times,
         size=found.size,
         transposed=found.transposed,
+        affine=found.affine,
+        mask=mask,
+        pattern=pattern,
     )
+
+
+def _asked_mask(
+    data: FileData, shape: tuple[int, int, int]
+) -> tuple[tuple[str, Bool[np.ndarray, "_t h _w"]] | None, Pattern | None]:
+    """What ``data.mask`` means: a mask with its name, or a pattern."""
+    if data.mask is None:
+        return None, None
+    for pattern in get_args(Pattern):
+        if data.mask == pattern:
+            return None, pattern
+    path = Path(data.mask)
+    if not path.exists() and not path.suffix:
+        raise ValueError(
+            f"data.mask is {data.mask!r}, expected a file or one of "
+            f"{', '.join(get_args(Pattern))}"
+        )
+    mask = read_mask(path, key=data.mask_key)
+    if any(m not in (1, n) for m, n in zip(mask.shape, shape, strict=True)):
+        raise ValueError(
+            f"{path}: the mask has shape {mask.shape} (t h w), expected 1 or as many "
+            f"as k-space on each axis, {shape}"
+        )
+    if mask.shape[1] != shape[1]:
+        raise ValueError(f"{path}: the mask has one line, k-space has {shape[1]}")
+    return (path.stem, mask), None
 
 
 def root_sum_of_squares(

@@ -15,7 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from medjax.mri.fourier import centre_crop, centre_pad, ifft2c
+from medjax.mri.fourier import (
+    centre_crop,
+    centre_pad,
+    centred_fft,
+    centred_ifft,
+    ifft2c,
+)
 from medjax.mri.sense import normalise_maps, rss
 
 
@@ -62,19 +68,79 @@ def compression_matrix(
     return jnp.conj(vectors[:, ::-1][:, :virtual].T)
 
 
+def geometric_compression(
+    calibration: Complex[Array, "*b c h w"], *, virtual: int
+) -> Complex[Array, "w v c"]:
+    """The same for every readout position by itself (Zhang et al. 2013, MRM 69:571).
+
+    Coils are sensitive to places, so the best few combinations differ along the
+    readout, which is fully sampled and can be transformed at once. Neighbouring
+    combinations span nearly the same coils but turn freely within them; each is turned
+    towards the one before, from the middle outwards, so that the virtual coils are
+    smooth along the readout, as sensitivity maps have to be.
+
+    Args:
+        calibration: k-space of whole lines.
+        virtual: number of virtual coils, at most the number of coils.
+
+    Returns:
+        Orthonormal rows for every readout position.
+
+    Raises:
+        ValueError: where ``virtual`` is out of range.
+    """
+    coils, w = calibration.shape[-3], calibration.shape[-1]
+    if not 1 <= virtual <= coils:
+        raise ValueError(f"virtual={virtual} is not in 1..{coils} coils")
+    hybrid = centred_ifft(calibration, axes=(-1,))
+    covariance = jnp.einsum("...chw,...dhw->wcd", hybrid, jnp.conj(hybrid))
+    _, vectors = jnp.linalg.eigh(covariance)
+    best = jnp.conj(jnp.swapaxes(vectors[..., ::-1][..., :virtual], -1, -2))
+
+    def towards(before: Array, now: Array) -> tuple[Array, Array]:
+        left, _, right = jnp.linalg.svd(before @ jnp.conj(now.T))
+        turned = left @ right @ now
+        return turned, turned
+
+    middle = w // 2
+    _, after = jax.lax.scan(towards, best[middle], best[middle + 1 :])
+    _, before = jax.lax.scan(towards, best[middle], best[:middle], reverse=True)
+    return jnp.concatenate([before, best[middle : middle + 1], after])
+
+
 def compress(
-    kspace: Complex[Array, "*b c h w"], matrix: Complex[Array, "v c"]
+    kspace: Complex[Array, "*b c h w"],
+    matrix: Complex[Array, "*x v c"],
+    *,
+    image: bool = False,
 ) -> Complex[Array, "*b v h w"]:
     """Combine coils to virtual coils.
 
     Args:
         kspace: coil k-space, coil images, or sensitivity maps.
-        matrix: from :func:`compression_matrix`.
+        matrix: from :func:`compression_matrix` or :func:`geometric_compression`.
+        image: whether ``kspace`` is images or maps; where there is a matrix for every
+            readout position, k-space has to be transformed there and back.
 
     Returns:
         The same with virtual coils.
     """
-    return jnp.einsum("vc,...chw->...vhw", matrix, kspace)
+    if matrix.ndim == 2:
+        return jnp.einsum("vc,...chw->...vhw", matrix, kspace)
+    there = kspace if image else centred_ifft(kspace, axes=(-1,))
+    virtual = jnp.einsum("wvc,...chw->...vhw", matrix, there)
+    return virtual if image else centred_fft(virtual, axes=(-1,))
+
+
+def noise_covariance(samples: Complex[Array, "c n"]) -> Complex[Array, "c c"]:
+    """Covariance of the coils' noise, from samples without any signal.
+
+    Args:
+        samples: of a noise scan; their mean is taken off.
+    """
+    centred = samples - jnp.mean(samples, axis=1, keepdims=True)
+    count = jnp.asarray(max(samples.shape[1] - 1, 1), samples.dtype)
+    return centred @ jnp.conj(centred.T) / count
 
 
 @functools.partial(jax.jit, static_argnames=("acs", "columns"))

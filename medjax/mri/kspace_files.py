@@ -15,28 +15,22 @@ slices.
 """
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from medjax.data import cfl, fastmri_h5, ismrmrd, mat73, npy
 from medjax.data.boundary import DataError, finite
-from medjax.mri.fourier import centred_ifft
-
-AXES = "tdzchw"
-DEFAULT_AXES = {2: "hw", 3: "chw", 4: "tchw", 5: "tdchw"}
-"""What a file of so many axes holds, if nothing is said; BART's positions are fixed."""
-NAMES = {
-    **{"t": "frame", "d": "slice", "z": "partition", "c": "coil"},
-    **{"h": "line", "w": "sample"},
-}
-BART_AXES = "whzcmt____t__d__"
-"""BART's dimensions by the same letters: ``m`` sets of maps, frames from echo times (5)
-and time (10), ``_`` what k-space of one series does not have."""
+from medjax.mri.kspace_axes import (
+    DEFAULT_AXES,
+    arrange,
+    bart_axes,
+    measured_points,
+    smallest,
+    warn_off_centre,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +43,8 @@ class KspaceFile:
         reference: the file's own reconstruction, rows and columns as ``size``.
         size: (h, w) to crop images to, if the file asks for it.
         transposed: whether ``h`` is the file's last axis; pictures are to be turned.
+        affine: indices ``w h d`` of the (cropped) image to mm, 4x4; voxel sizes alone
+            where the file does not say where it lies, None where it says nothing.
     """
 
     kspace: Complex[np.ndarray, "t d c h w"]
@@ -56,6 +52,7 @@ class KspaceFile:
     reference: Float[np.ndarray, "d y x"] | None = None
     size: tuple[int, int] | None = None
     transposed: bool = False
+    affine: Float[np.ndarray, "4 4"] | None = None
 
 
 def read_kspace(
@@ -99,41 +96,87 @@ def read_kspace(
             raise DataError(f"{where} has several sets of maps, expected k-space")
         array, letters = array.squeeze(letters.index("m")), letters.replace("m", "")
     kspace = _take(arrange(array, letters, where), slices, where)
-    _warn_off_centre(kspace, where)
+    warn_off_centre(kspace, where)
     return KspaceFile(kspace, measured_points(kspace, where))
 
 
 def read_maps(
     path: str | Path, *, key: str | None = None, axes: str | None = None
-) -> Complex[np.ndarray, "d c h w"]:
+) -> Complex[np.ndarray, "m d c h w"]:
     """Sensitivity maps from a MATLAB, BART or NumPy file; arguments as above.
 
-    Of several sets of maps in a BART file the first is taken, and a warning says so.
+    A BART file may hold several sets (ESPIRiT's, where the field of view folds); other
+    formats hold one.
     """
     path = Path(path)
     kind = _kind(path)
     if kind not in ("mat", "cfl", "npy"):
         raise DataError(f"{path}: maps are read from .mat, .cfl and .npy files")
     array, letters, where = _array(path, kind, key, axes)
+    sets = [array]
     if "m" in letters:
-        sets = array.shape[letters.index("m")]
-        if sets > 1:
-            warnings.warn(
-                f"{where} holds {sets} sets of maps; the first is used", stacklevel=2
-            )
-        array, letters = array.take(0, letters.index("m")), letters.replace("m", "")
+        sets = list(np.moveaxis(array, letters.index("m"), 0))
+        letters = letters.replace("m", "")
     if {"z", "d"} <= set(letters):  # BART has both, and one of them is of size one
-        spare = "z" if array.shape[letters.index("z")] == 1 else "d"
-        if array.shape[letters.index(spare)] > 1:
+        at = {letter: letters.index(letter) for letter in "zd"}
+        spare = "z" if sets[0].shape[at["z"]] == 1 else "d"
+        if sets[0].shape[at[spare]] > 1:
             raise DataError(f"{where} holds maps of slices and of partitions")
-        array, letters = (
-            array.squeeze(letters.index(spare)),
-            letters.replace(spare, ""),
+        sets = [one.squeeze(at[spare]) for one in sets]
+        letters = letters.replace(spare, "")
+    maps = np.stack([arrange(one, letters.replace("z", "d"), where) for one in sets])
+    if maps.shape[1] > 1:
+        raise DataError(f"{where} holds maps of {maps.shape[1]} frames, expected one")
+    return maps[:, 0]
+
+
+def read_mask(
+    path: str | Path, *, key: str | None = None
+) -> Bool[np.ndarray, "_t h _w"]:
+    """A sampling mask from a MATLAB, BART or NumPy file; what is not zero is sampled.
+
+    Args:
+        path: the file. Axes are ``h`` (lines), ``h w`` or ``t h w``; BART's are its
+            own; MATLAB's are in HDF5's order, the reverse of what MATLAB shows.
+        key: the variable of a MATLAB file.
+
+    Returns:
+        The mask in its smallest form.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        DataError: for another format, a damaged file, another number of axes, or a mask
+            that samples nothing.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if kind not in ("mat", "cfl", "npy"):
+        raise DataError(f"{path}: masks are read from .mat, .cfl and .npy files")
+    where = f"{path}: variable '{key}'" if key else f"{path}"
+    if kind == "cfl":
+        array, letters = bart_axes(cfl.read(path), where)
+        order = [letters.index(letter) for letter in "thw"]
+        array = np.moveaxis(array, order, (0, 1, 2))
+        array = array.reshape(*array.shape[:3], -1)
+        if array.shape[3] > 1:
+            raise DataError(f"{where} has shape {array.shape}, expected one mask")
+        array = array[..., 0]
+    else:
+        array = mat73.read(path, key) if kind == "mat" else npy.read(path)
+    if not 1 <= array.ndim <= 3 or array.dtype.kind not in "biufc":
+        raise DataError(
+            f"{where} is {array.dtype} of shape {array.shape}, expected a mask of axes "
+            "h, h w or t h w"
         )
-    maps = arrange(array, letters.replace("z", "d"), where)
-    if maps.shape[0] > 1:
-        raise DataError(f"{where} holds maps of {maps.shape[0]} frames, expected one")
-    return maps[0]
+    finite(where, array, "the mask")
+    array = array[:, None] if array.ndim == 1 else array
+    mask = np.asarray(array != 0)
+    if not mask.any():
+        raise DataError(f"{where} samples nothing")
+    mask = mask if mask.ndim == 3 else mask[None]
+    if (mask == mask[..., :1]).all():
+        mask = mask[..., :1]
+    return smallest(mask)
 
 
 def _array(
@@ -147,144 +190,11 @@ def _array(
     elif kind == "cfl":
         array = cfl.read(path)
         if axes is None:
-            return *_bart(array, where), where
+            return *bart_axes(array, where), where
         array = array.reshape(array.shape + (1,) * (len(axes) - array.ndim))
     else:
         array = npy.read(path)
     return array, axes or DEFAULT_AXES.get(array.ndim, ""), where
-
-
-def _bart(array: np.ndarray, where: str) -> tuple[np.ndarray, str]:
-    """Axes by BART's meaning of their positions; echoes and times become frames."""
-    if array.ndim > len(BART_AXES):
-        raise DataError(f"{where} has {array.ndim} axes, expected at most 16")
-    shape = array.shape + (1,) * (len(BART_AXES) - array.ndim)
-    for position, (letter, size) in enumerate(zip(BART_AXES, shape, strict=True)):
-        if letter == "_" and size > 1:
-            raise DataError(
-                f"{where} has size {size} in dimension {position} "
-                f"({cfl.DIMENSIONS[position]}), which cannot be used: expected read, "
-                "phases, coils, maps, TE or time, and slices (0 to 5, 10, 13)"
-            )
-    named = [i for i, letter in enumerate(BART_AXES) if letter != "_"]
-    w, h, z, c, m, echoes, times, d = (shape[i] for i in named)
-    array = array.reshape(w, h, z, c, m, echoes, times, d)
-    array = array.transpose(0, 1, 2, 3, 4, 7, 6, 5)  # echoes follow each other
-    return array.reshape(w, h, z, c, m, d, times * echoes), "whzcmdt"
-
-
-def arrange(
-    array: np.ndarray, axes: str, where: str
-) -> Complex[np.ndarray, "t d c h w"]:
-    """Sort axes named by letters into ``t d c h w``.
-
-    Args:
-        array: k-space as a file holds it.
-        axes: a letter of ``t d z c h w`` per axis.
-        where: file and variable, for messages.
-
-    Returns:
-        complex64; absent axes have size one, ``z`` is transformed and joins ``d``.
-
-    Raises:
-        DataError: where the letters or the numbers are not what they must be.
-    """
-    fits = len(axes) == array.ndim == len(set(axes)) and set(axes) <= set(AXES)
-    if not (fits and {"h", "w"} <= set(axes)):
-        raise DataError(
-            f"{where} has shape {array.shape}, axes='{axes}': expected one letter of "
-            f"'{AXES}' per axis, each once, 'h' (phase encoding) and 'w' (readout) "
-            "among them"
-        )
-    if array.dtype.kind != "c":
-        raise DataError(f"{where} has dtype {array.dtype}, expected complex k-space")
-    if array.size == 0:
-        raise DataError(f"{where} is empty, its shape {array.shape}")
-    with np.errstate(over="ignore"):  # refused just below
-        array = array.astype(np.complex64)
-    finite(where, array, "the array", [NAMES[letter] for letter in axes])
-    missing = [letter for letter in AXES if letter not in axes]
-    array = array.reshape(array.shape + (1,) * len(missing))
-    order = [(axes + "".join(missing)).index(letter) for letter in AXES]
-    kspace = np.ascontiguousarray(array.transpose(order))
-    if kspace.shape[2] > 1:
-        kspace = np.asarray(centred_ifft(jnp.asarray(kspace), axes=(2,)))
-    t, d, z, *rest = kspace.shape
-    return kspace.reshape(t, d * z, *rest)
-
-
-def measured_points(
-    kspace: Complex[np.ndarray, "t d c h w"], where: str
-) -> Bool[np.ndarray, "_t h _w"]:
-    """The mask that an array shows by its zeros, in its smallest form.
-
-    Integers rounded from small samples are exact zeros too. Then single components
-    (real or imaginary, of one coil) are zero about as often as not; where there are
-    more of those than of samples that are zero throughout, zeros are values, and only
-    whole lines of them are a mark.
-
-    Args:
-        kspace: zero where nothing was measured.
-        where: file and variable, for messages.
-
-    Returns:
-        ``1|t h 1|w``.
-
-    Raises:
-        DataError: where everything is zero.
-    """
-    mask = np.any(kspace != 0, axis=(1, 2))
-    if not mask.any():
-        raise DataError(f"{where} is zero everywhere")
-    touched = mask.any(axis=-1, keepdims=True)
-    if _rounded_samples(kspace, mask) > np.sum(touched & ~mask):
-        return _smallest(touched)
-    # Readouts may end in zeros (asymmetric echo), at the same place in all lines.
-    acquired = np.broadcast_to(touched & mask.any(axis=(0, 1)), mask.shape)
-    return _smallest(touched if np.array_equal(mask, acquired) else mask)
-
-
-def _rounded_samples(
-    kspace: Complex[np.ndarray, "t d c h w"], mask: Bool[np.ndarray, "t h w"]
-) -> int:
-    """How many measured samples have a real or imaginary part of exactly zero."""
-    zero = np.zeros(mask.shape, bool)
-    for part in (np.real(kspace), np.imag(kspace)):
-        if part.any():  # else k-space is real, which says nothing
-            zero |= (part == 0).any(axis=(1, 2))
-    return int(np.sum(zero & mask))
-
-
-def _warn_off_centre(kspace: Complex[np.ndarray, "t d c h w"], where: str) -> None:
-    """Say so where the energy lies at the edges, as before an fftshift."""
-    energy = np.sum(np.abs(kspace) ** 2, axis=(0, 1, 2), dtype=np.float64)
-    for axis, name in enumerate("hw"):
-        profile, n = energy.sum(axis=1 - axis), energy.shape[axis]
-        near = max(n // 16, 1)
-        if n < 4 * near + 2:
-            continue
-        ends = np.roll(profile, near)[: 2 * near + 1].sum()
-        middle = profile[n // 2 - near : n // 2 + near + 1].sum()
-        if ends > 10 * middle:
-            warnings.warn(
-                f"{where}: the energy of k-space lies at the ends of axis '{name}', "
-                "expected in its middle: images will be wrong; apply fftshift to the "
-                "file's k-space",
-                stacklevel=3,
-            )
-
-
-def fully_sampled(measured: Bool[np.ndarray, "_t h _w"]) -> bool:
-    """Whether all that lies between the outermost measured samples was measured.
-
-    Edges may be missing: partial Fourier, or lines that were never to be acquired.
-    """
-    frame = np.asarray(measured.all(axis=0))
-    rows, columns = (
-        np.flatnonzero(measured.any(axis=axes)) for axes in ((0, 2), (0, 1))
-    )
-    inside = frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return bool(inside.all())
 
 
 def _kind(path: Path) -> str:
@@ -321,7 +231,7 @@ def _fastmri(path: Path, wanted: Sequence[int] | None) -> KspaceFile:
     kspace = np.ascontiguousarray(kspace)
     where = f"{path}: 'kspace'"
     measured = measured_points(kspace, where)
-    _warn_off_centre(kspace, where)
+    warn_off_centre(kspace, where)
     masks = [one.mask for one in slices if one.mask is not None]
     if masks:
         if any((mask != masks[0]).any() for mask in masks):
@@ -345,7 +255,13 @@ def _fastmri(path: Path, wanted: Sequence[int] | None) -> KspaceFile:
         reference=np.stack(references).swapaxes(-1, -2) if references else None,
         size=(min(columns, h), min(rows, w)),
         transposed=True,
+        affine=_voxels(slices[0].voxel_mm),
     )
+
+
+def _voxels(sizes: tuple[float, ...] | None) -> Float[np.ndarray, "4 4"] | None:
+    """Voxel sizes in mm without a place."""
+    return None if sizes is None else np.diag([*sizes, 1.0])
 
 
 def _ismrmrd(path: Path, dataset: str, slices: Sequence[int] | None) -> KspaceFile:
@@ -366,15 +282,26 @@ def _ismrmrd(path: Path, dataset: str, slices: Sequence[int] | None) -> KspaceFi
     kspace = arrange(kspace.astype(np.complex64), "tdczhw", where)
     return KspaceFile(
         kspace=_take(kspace, slices, where),
-        measured=_smallest(measured[:, 0, :, None]),
+        measured=smallest(measured[:, 0, :, None]),
         size=size,
+        affine=_about_centre(scan.affine, size or (ky, kx), kz, slices),
     )
 
 
-def _smallest(mask: Bool[np.ndarray, "t h w"]) -> Bool[np.ndarray, "_t h _w"]:
-    """One frame where all are equal."""
-    return (
-        mask[:1]
-        if np.array_equal(mask, np.broadcast_to(mask[:1], mask.shape))
-        else mask
-    )
+def _about_centre(
+    affine: Float[np.ndarray, "4 4"] | None,
+    size: tuple[int, int],
+    partitions: int,
+    slices: Sequence[int] | None,
+) -> Float[np.ndarray, "4 4"] | None:
+    """An affine from the centre of the first slice on as one from the first voxel on.
+
+    Images are cropped around ``n // 2``, which is where the centre is.
+    """
+    if affine is None:
+        return None
+    first = min(slices) if slices else 0
+    start = [-(size[1] // 2), -(size[0] // 2), first - partitions // 2, 1]
+    moved = affine.copy()
+    moved[:3, 3] = affine[:3] @ start
+    return moved

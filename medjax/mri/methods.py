@@ -19,6 +19,8 @@ from medjax.mri.espirit import espirit_maps
 from medjax.mri.masks import calibration_region, describe
 from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
+SOFT = ("zero_filled", "cg_sense", "grappa", "espirit_sense")
+"""Methods that can do with several sets of maps: they look at none, or at all."""
 CALIBRATED = ("grappa", "espirit_sense")
 """Methods that need a fully sampled centre even where maps are given."""
 Method = Literal[
@@ -33,10 +35,11 @@ Method = Literal[
 METHODS: tuple[Method, ...] = get_args(Method)
 
 Reconstruct = Callable[
-    [Complex[Array, "t c h w"], Bool[Array, "_t h _w"], Complex[Array, "c h w"]],
+    [Complex[Array, "t c h w"], Bool[Array, "_t h _w"], Complex[Array, "*m c h w"]],
     Float[Array, "t h w"],
 ]
-"""Undersampled k-space, mask and sensitivity maps to magnitude images."""
+"""Undersampled k-space, mask and sensitivity maps to magnitude images; with several
+sets of maps these have an axis more."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def reason_against(
     coils: int,
     mask: Bool[np.ndarray, "_t h _w"],
     maps: bool,
+    sets: int = 1,
 ) -> str | None:
     """Why a method cannot be used on a series, or None.
 
@@ -138,7 +142,10 @@ def reason_against(
         coils: of the series.
         mask: what is sampled.
         maps: whether sensitivity maps came along.
+        sets: of those maps.
     """
+    if sets > 1 and method not in SOFT:
+        return several_sets(sets)
     if method == "low_rank_plus_sparse" and frames < 2:
         return "needs a series of frames"
     if method in ("grappa", "espirit_sense") and coils < 2:
@@ -150,6 +157,11 @@ def reason_against(
     return None
 
 
+def several_sets(count: int) -> str:
+    """Why most methods cannot use maps of several sets."""
+    return f"the maps come in {count} sets, which cg_sense alone can use"
+
+
 def methods(config: ClassicalConfig) -> dict[str, Reconstruct]:
     """All classical reconstructions under one signature."""
 
@@ -157,6 +169,11 @@ def methods(config: ClassicalConfig) -> dict[str, Reconstruct]:
         return classical.zero_filled(kspace)
 
     def cg_sense(kspace: Array, mask: Array, maps: Array) -> Array:
+        if maps.ndim == 4:
+            images = classical.soft_sense(
+                kspace, maps, mask, lam=config.cg_lam, iterations=config.cg_iterations
+            )
+            return sense.rss(images)
         image = classical.cg_sense(
             kspace,
             maps,

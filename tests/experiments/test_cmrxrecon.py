@@ -13,10 +13,18 @@ from experiments import cmrxrecon as experiment
 from experiments import varnet
 from medjax.data import cfl, mat73
 from medjax.mri import cmrxrecon, masks, sense
-from medjax.mri.acquisitions import FileData, open_data
-from medjax.mri.cmrxrecon.scores import leaderboard
+from medjax.mri.acquisition_config import FileData, MaskConfig
+from medjax.mri.acquisitions import Acquisition, open_data
+from medjax.mri.cmrxrecon.scores import (
+    fit_maps,
+    image_scores,
+    leaderboard,
+    reference_of,
+)
+from medjax.mri.comparison import run as compare
 from medjax.mri.fourier import fft2c, ifft2c
-from medjax.mri.kspace_files import arrange, fully_sampled, read_kspace
+from medjax.mri.kspace_axes import arrange, fully_sampled
+from medjax.mri.kspace_files import read_kspace
 from medjax.mri.latent_transformer import CONFIGS as SINGLE_COIL
 from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.learned import Learned, open_run
@@ -52,7 +60,7 @@ def plane() -> np.ndarray:
 
 def reconstruct(*arguments: str) -> dict:
     asked = experiment.command(arguments)
-    return experiment.run(asked)
+    return compare(asked)
 
 
 def refusal(capsys, *arguments: str) -> str:
@@ -189,7 +197,7 @@ def test_times_of_a_file_give_maps(tmp_path, plane):
     assert "T2, black 0 to white" in (tmp_path / "report.html").read_text()
     data = FileData(tmp_path / "t.npy", times=(0.0, 35.0, 55.0), contrast="t2")
     acquisition = open_data(data)[0][1]()
-    fitted = experiment.fit_maps(experiment.reference_of(acquisition), acquisition)
+    fitted = fit_maps(reference_of(acquisition), acquisition)
     np.testing.assert_allclose(fitted[0, H // 2, W // 2], 45, rtol=1e-3)
 
 
@@ -212,7 +220,7 @@ def test_three_dimensional_scans_become_slices(plane):
     ],
 )
 def test_every_pattern_can_be_drawn(pattern, shape):
-    config = experiment.MaskConfig(pattern=pattern, acs=4)
+    config = MaskConfig(pattern=pattern, acs=4)
     mask = config.draw(3, 2, H, W)
     assert mask.shape == shape and masks.describe(mask).true > 1
 
@@ -351,10 +359,10 @@ def test_a_trained_run_reconstructs_beside_the_classical_methods(
     # On the run's own held-out phantom: the scores that it ended with.
     opened = open_run(tmp_path / "net")
     acquisition = phantom_of(small.data)
-    mask = jnp.asarray(experiment.MaskConfig(acs=4).draw(2, FRAMES, 16, 16))
+    mask = jnp.asarray(MaskConfig(acs=4).draw(2, FRAMES, 16, 16))
     kspace = sense.sample(jnp.asarray(acquisition["kspace"]), mask)
     image = opened(kspace, mask, jnp.asarray(acquisition["sensitivities"]))
-    scores = experiment.image_scores(
+    scores = image_scores(
         np.asarray(image)[:, None],
         np.abs(acquisition["image"])[:, None],
         *("T2map", "2023"),
@@ -397,7 +405,7 @@ def test_a_system_of_fixed_scale_sees_the_magnitude_it_was_trained_on(
     latent, plane, quick_to_compile
 ):
     opened = open_run(latent)
-    mask = jnp.asarray(experiment.MaskConfig(acs=8).draw(2, FRAMES, H, W))
+    mask = jnp.asarray(MaskConfig(acs=8).draw(2, FRAMES, H, W))
     kspace = sense.sample(jnp.asarray(np.stack([plane] * FRAMES)), mask)
     maps = jnp.asarray(np.ones((COILS, H, W), np.complex64) / COILS**0.5)
     image = opened(kspace, mask, maps)
@@ -421,7 +429,7 @@ def test_a_system_of_fixed_scale_sees_the_magnitude_it_was_trained_on(
 def series_of(frames=FRAMES, coils=COILS, contrast=None, size=(H, W)):
     kspace = np.zeros((frames, 1, coils, *size), np.complex64)
     measured = np.ones((1, size[0], 1), bool)
-    return experiment.Acquisition("x", "x", kspace, measured, contrast=contrast)
+    return Acquisition("x", "x", kspace, measured, contrast=contrast)
 
 
 def test_what_the_weights_do_not_fit_is_skipped_by_name(

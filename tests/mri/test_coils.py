@@ -7,7 +7,7 @@ import pytest
 
 from medjax.data import mat73
 from medjax.mri import coils, espirit, masks, sense
-from medjax.mri.fourier import fft2c
+from medjax.mri.fourier import fft2c, ifft2c
 from tests.laws import assert_linear, complex_normal, norm
 
 COILS, H, W = 4, 24, 22
@@ -79,6 +79,46 @@ def test_compression_is_linear_and_refuses_too_many_coils(scene):
     assert_linear(lambda k: coils.compress(k, matrix), kspace, other)
     with pytest.raises(ValueError, match=r"virtual=9 is not in 1\.\.4"):
         coils.compression_matrix(kspace, virtual=9)
+
+
+def test_geometric_compression_keeps_more_and_turns_smoothly(scene):
+    """Its optimum at every readout position is at least the common one's there."""
+    maps, _, kspace = scene
+    common = coils.compression_matrix(kspace, virtual=2)
+    own = coils.geometric_compression(kspace, virtual=2)
+    identity = own @ jnp.conj(jnp.swapaxes(own, -1, -2))
+    np.testing.assert_allclose(
+        identity, np.broadcast_to(np.eye(2), (W, 2, 2)), atol=1e-5
+    )
+    kept = [norm(coils.compress(kspace, m)) / norm(kspace) for m in (common, own)]
+    assert kept[0] < kept[1] < 1
+    steps = np.abs(np.diff(np.asarray(own), axis=0)).max()
+    assert steps < 0.3  # unaligned eigenvectors jump by up to 2
+    virtual = coils.compress(maps, own, image=True)
+    images = coils.compress(
+        sense.expand(disc().astype(np.complex64), maps), own, image=True
+    )
+    np.testing.assert_allclose(virtual * disc(), images, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["svd", "geometric"])
+def test_all_coils_kept_reconstruct_the_same(scene, how):
+    maps, _, kspace = scene
+    make = coils.compression_matrix if how == "svd" else coils.geometric_compression
+    matrix = make(kspace, virtual=COILS)
+    mask = masks.equispaced(H, acceleration=2, acs=6)
+    turned = coils.compress(kspace, matrix)
+    np.testing.assert_allclose(
+        sense.rss(ifft2c(turned)), sense.rss(ifft2c(kspace)), atol=1e-5
+    )
+    solved = [
+        sense.solve(sense.sample(k, mask), m, mask, lam=1e-3, iterations=15)
+        for k, m in (
+            (kspace, maps),
+            (turned, coils.compress(maps, matrix, image=True)),
+        )
+    ]
+    np.testing.assert_allclose(solved[1], solved[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("estimate", [coils.walsh_maps, coils.inati_maps])

@@ -113,6 +113,36 @@ def espirit_sense(
         crop=crop,
         sets=sets,
     )
+    return soft_sense(kspace, maps, mask, lam=lam, iterations=iterations)
+
+
+@functools.partial(jax.jit, static_argnames="iterations")
+def soft_sense(
+    kspace: Complex[Array, "*b c h w"],
+    maps: Complex[Array, "sets c h w"],
+    mask: ArrayLike,
+    *,
+    lam: ArrayLike = 0.01,
+    iterations: int = 12,
+) -> Complex[Array, "*b sets h w"]:
+    """Least squares over several sets of maps: one image for each (Uecker 2014).
+
+    Where the field of view folds, a pixel shows two places of the object, and one map
+    per coil cannot explain both.
+
+    Args:
+        kspace: measured k-space; leading axes are frames.
+        maps: sets of sensitivity maps, each of unit norm or zero.
+        mask: sampling mask, shared by the frames or one for each.
+        lam: Tikhonov weight, relative to the operator.
+        iterations: conjugate gradient steps from zero.
+
+    Returns:
+        One complex image per set; ``sense.rss`` over sets is the magnitude image.
+    """
+    c, h, w = kspace.shape[-3:]
+    sets = maps.shape[0]
+    frames = kspace.reshape(-1, c, h, w)
     weight = jnp.asarray(lam, kspace.real.dtype).astype(kspace.dtype)
     every = jnp.asarray(mask)
     every = jnp.broadcast_to(every, (*kspace.shape[:-3], *every.shape[-2:]))

@@ -1,4 +1,4 @@
-"""The CMRxRecon challenges (2023, 2024): files, splits, preparation and scores.
+"""The CMRxRecon challenges (2023, 2024, 2025): files, splits, preparation and scores.
 
 Wang et al., arXiv 2309.10836 and Sci Data 2024 11:687. The data need a registration
 (Synapse syn51471091, syn52965326); :func:`fabricate` writes a small tree of the same

@@ -13,14 +13,30 @@
         FullSample/P001/T1map.mat
         Mask_Task1/P001/T1map_mask_Uniform4.mat
         UnderSample_Task1/P001/T1map_kus_Uniform4.mat
+
+2025 (several centres and scanners, whose patients are numbered each for itself)::
+
+    MultiCoil/{Cine,Mapping,LGE,...}/
+        TrainingSet/FullSample/Center001/UIH_30T_umr780/P001/T1map.mat
+        TrainingSet/Mask_TaskAll/Center001/UIH_30T_umr780/P001/T1map_mask_Uniform8.mat
+        ValidationSet/UnderSample_TaskR1/Center006/Siemens_30T_Prisma/P007/
+            T1map_kus_ktRadial8.mat
+
+The layout of 2025 is that of published listings and of scripts that read it; nobody has
+run this on the real tree. Not verified: where the masks of the validation set lie (any
+folder ``Mask_Task*`` is searched), whether full k-space is called ``kspace`` or
+``kspace_full`` everywhere (the first file decides), and times, which no listing shows:
+nominal ones are used, with a warning.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Literal
 
-Edition = Literal[2023, 2024]
-EDITIONS: tuple[Edition, ...] = (2023, 2024)
+from medjax.data import mat73
+
+Edition = Literal[2023, 2024, 2025]
+EDITIONS: tuple[Edition, ...] = (2023, 2024, 2025)
 
 _FOLDERS = {
     "t1map": "Mapping",
@@ -30,6 +46,12 @@ _FOLDERS = {
     "tagging": "Tagging",
     "flow2d": "Flow2d",
     "blackblood": "BlackBlood",
+    "t2smap": "Mapping",
+    "t1rho": "T1rho",
+    "t1w": "T1w",
+    "t2w": "T2w",
+    "lge": "LGE",
+    "perfusion": "Perfusion",
 }
 
 
@@ -38,7 +60,7 @@ class SeriesFiles:
     """The files of one series of one patient; optional ones are ``None`` if absent.
 
     Attributes:
-        patient: e.g. ``"P001"``.
+        patient: e.g. ``"P001"``, in 2025 ``"Center001/UIH_30T_umr780/P001"``.
         name: e.g. ``"T1map"``, ``"cine_sax"``.
         kspace: the ``.mat`` file of k-space.
         key: its variable.
@@ -72,11 +94,11 @@ def find(
     Args:
         root: the folder that holds ``MultiCoil`` and ``SingleCoil``.
         name: ``T1map``, ``T2map``, ``cine_sax``, ``cine_lax``, ``aorta_sag``, ...
-        edition: 2023 or 2024.
+        edition: 2023, 2024 or 2025.
         coils: multi-coil, or 2023's emulated single-coil data.
         subset: ``TrainingSet``, ``ValidationSet`` or ``TestSet``.
         sampling: ``"full"``; the acceleration in 2023 (``"4"``, ``"8"``, ``"10"``); the
-            pattern in 2024 (``"Uniform4"``, ``"ktRadial8"``).
+            pattern since 2024 (``"Uniform4"``, ``"ktRadial8"``).
 
     Returns:
         One entry per patient that has such a series.
@@ -92,6 +114,8 @@ def find(
     if edition not in EDITIONS:
         raise ValueError(f"edition={edition} is none of {EDITIONS}")
     top = Path(root) / coils / modality / subset
+    if edition == 2025:
+        return _find_2025(top, name, coils, sampling)
     find_in = _find_2023 if edition == 2023 else _find_2024
     folder, file, key = find_in(name, coils, sampling)
     if not (top / folder).is_dir():
@@ -149,3 +173,46 @@ def _find_2024(name: str, coils: str, sampling: str) -> tuple[str, str, str]:
         return "FullSample", f"{name}.mat", "kspace_full"
     task = "2" if sampling.startswith("kt") else "1"
     return f"UnderSample_Task{task}", f"{name}_kus_{sampling}.mat", "kus"
+
+
+def _find_2025(
+    top: Path, name: str, coils: str, sampling: str
+) -> tuple[SeriesFiles, ...]:
+    """Files of all centres and scanners, by the same place in the folders beside."""
+    if coils != "MultiCoil":
+        raise ValueError(f"coils='{coils}': the 2025 edition is MultiCoil only")
+    full = sampling == "full"
+    kind = "FullSample" if full else "UnderSample_Task*"
+    file = f"{name}.mat" if full else f"{name}_kus_{sampling}.mat"
+    folders = sorted(p for p in top.glob(kind) if p.is_dir())
+    if not folders:
+        raise FileNotFoundError(f"{top / kind}: no such folder of CMRxRecon 2025")
+    places: dict[Path, Path] = {}  # a patient may be in several tasks
+    for folder in folders:
+        for kspace in sorted(folder.glob(f"*/*/*/{file}")):
+            places.setdefault(kspace.parent.relative_to(folder), kspace)
+    if not places:
+        raise FileNotFoundError(
+            f"{top / kind}: no {file} in <centre>/<scanner>/<patient> below"
+        )
+    key = "kus"
+    if full:
+        stored = mat73.variables(next(iter(places.values())))
+        key = next((k for k in ("kspace", "kspace_full") if k in stored), "kspace")
+    found = []
+    for place, kspace in sorted(places.items()):
+        masks = sorted(top.glob(f"Mask_Task*/{place}/{name}_mask_{sampling}.mat"))
+        times = kspace.with_name(f"{name}.csv")
+        found.append(
+            SeriesFiles(
+                patient=place.as_posix(),
+                name=name,
+                kspace=kspace,
+                key=key,
+                mask=None if full or not masks else masks[0],
+                mask_key="mask",
+                times=times if times.is_file() else None,
+                labels=None,
+            )
+        )
+    return tuple(found)

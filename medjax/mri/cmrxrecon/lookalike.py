@@ -54,7 +54,8 @@ def fabricate(
     Args:
         root: where; need not exist.
         edition: 2023 (multi- and single-coil, all accelerations, times, segmentations)
-            or 2024 (multi-coil, ``Uniform`` and k-t masks in folders of their own).
+            2024 (multi-coil, ``Uniform`` and k-t masks in folders of their own), or
+            2025 (the same by centre and scanner, without times).
         patients: how many, P001 on.
         series: ``(name, patient number)`` to a scan; the ellipse phantom by default.
 
@@ -73,8 +74,7 @@ def fabricate(
     for number in range(1, patients + 1):
         for name in SHAPES:
             scan = make(name, number)
-            writer = _write_2023 if edition == 2023 else _write_2024
-            written += writer(Path(root), f"P{number:03d}", name, scan)
+            written += WRITERS[edition](Path(root), f"P{number:03d}", name, scan)
     return written
 
 
@@ -211,3 +211,40 @@ def _write_times(path: Path, times: np.ndarray, depth: int) -> None:
     rows = ["," + ",".join(f"Slice{i + 1}" for i in range(depth)) + ","]
     rows += [f"{i + 1}," + f"{t:g}," * depth for i, t in enumerate(times)]
     path.write_text("\n".join([*rows, "," * (depth + 1)]) + "\n")
+
+
+def _write_2025(root: Path, patient: str, name: str, scan: Scan) -> list[Path]:
+    """Two centres with a patient of each number, sampled for two tasks."""
+    h, w = scan.kspace.shape[-2:]
+    top = root / "MultiCoil" / "Mapping"
+    written = []
+
+    def write(folder: str, place: str, file: str, **arrays: np.ndarray) -> None:
+        path = top / folder / place / patient / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mat73.write(path, arrays)
+        written.append(path)
+
+    for place, task in (
+        ("Center001/UIH_30T_umr780", "R1"),
+        ("Center006/Siemens_30T_Prisma", "R2"),
+    ):
+        write("TrainingSet/FullSample", place, f"{name}.mat", kspace=scan.kspace)
+        for acceleration in (4, 8):
+            pattern = f"Uniform{acceleration}"
+            mask = np.broadcast_to(_lines(h, acceleration)[:, None], (h, w))
+            mask_file = f"{name}_mask_{pattern}.mat"
+            stored = mask.astype(np.float64)
+            write("TrainingSet/Mask_TaskAll", place, mask_file, mask=stored)
+            write(f"ValidationSet/Mask_Task{task}", place, mask_file, mask=stored)
+            sampled = (scan.kspace * mask).astype(np.complex64)
+            folder = f"ValidationSet/UnderSample_Task{task}"
+            write(folder, place, f"{name}_kus_{pattern}.mat", kus=sampled)
+    return written
+
+
+WRITERS: dict[Edition, Callable[[Path, str, str, Scan], list[Path]]] = {
+    2023: _write_2023,
+    2024: _write_2024,
+    2025: _write_2025,
+}

@@ -54,7 +54,7 @@ def prepare(
         folder: where the sets will lie, e.g. ``folder/t1map_9x10x144x512``.
         name: ``T1map``, ``T2map``, ``cine_sax``, ...
         split: split name to patients; patients in none are left out.
-        edition: 2023 or 2024.
+        edition: 2023, 2024 or 2025.
         coils: multi- or single-coil.
         acs: central lines the maps are estimated from.
         ledger: counts slices; says whether a damaged file stops the preparation or is

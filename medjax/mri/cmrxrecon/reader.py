@@ -39,6 +39,7 @@ class Series:
         labels: 1 LV, 2 myocardium, 3 RV, whatever the file's order; ``None`` if absent.
         patient: e.g. ``"P001"``.
         name: e.g. ``"T1map"``.
+        affine: indices ``w h d`` to mm, which the segmentation alone knows.
     """
 
     kspace: Complex[np.ndarray, "t d c h w"]
@@ -47,6 +48,7 @@ class Series:
     labels: Int[np.ndarray, "d h w"] | None
     patient: str
     name: str
+    affine: Float[np.ndarray, "4 4"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Slice:
     labels: Int[np.ndarray, "h w"] | None
     patient: str
     name: str
+    affine: Float[np.ndarray, "4 4"] | None = None
 
 
 def read_series(
@@ -110,6 +113,7 @@ def read_slice(
         labels=None if whole.labels is None else whole.labels[0],
         patient=whole.patient,
         name=whole.name,
+        affine=whole.affine,
     )
 
 
@@ -177,13 +181,16 @@ def _read(
     finite(files.kspace, kspace, f"variable '{files.key}' in single precision", AXES)
     frames, slices, _, h, w = kspace.shape
     times = read_times(files.times, name=files.name, frames=frames, slices=depth)
+    labels = _labels(files, label_names, (depth, h, w))
+    kept = slice(first, first + slices)
     return Series(
         kspace=kspace,
         mask=_mask(files, frames, h, w),
         times=None if times is None else times[first : first + slices],
-        labels=_labels(files, label_names, (depth, h, w), slice(first, first + slices)),
+        labels=None if labels is None else labels.data[kept],
         patient=files.patient,
         name=files.name,
+        affine=None if labels is None else _from_slice(labels.affine, first),
     )
 
 
@@ -205,13 +212,14 @@ def _labels(
     files: SeriesFiles,
     names: dict[int, str] | None,
     shape: tuple[int, int, int],
-    kept: slice,
-) -> Int[np.ndarray, "d h w"] | None:
+) -> nifti.Volume | None:
+    """The segmentation in this library's axes and numbers, with the file's affine."""
     if files.labels is None:
         return None
     kind = "mapping" if files.name.lower().endswith("map") else "cine"
     names = names or LABELS[kind]
-    stored = nifti.read_labels(files.labels).data
+    volume = nifti.read_labels(files.labels)
+    stored = volume.data
     stored = stored[..., None] if stored.ndim == 2 else stored
     labels = stored.transpose()
     if labels.shape != shape:
@@ -225,4 +233,13 @@ def _labels(
     lookup = np.zeros(max(names) + 1, np.int32)
     for number, meaning in names.items():
         lookup[number] = _ORDER[meaning]
-    return lookup[labels[kept]]
+    return dataclasses.replace(volume, data=lookup[labels])
+
+
+def _from_slice(
+    affine: Float[np.ndarray, "4 4"], first: int
+) -> Float[np.ndarray, "4 4"]:
+    """The affine of a volume whose first slices are left out."""
+    moved = affine.copy()
+    moved[:3, 3] += first * affine[:3, 2]
+    return moved

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 
 from medjax.mri.reconstruction_scores import MAP_RANGE
 from medjax.mri.relaxometry import fit_t1, fit_t2
@@ -37,6 +37,8 @@ class Kept:
         transposed: whether pictures are to be turned.
         images: magnitudes by method.
         maps: fitted maps by method.
+        coil_maps: sensitivity maps of every slice, one or more sets; None where no
+            method looked at any.
         rows: scores, one row per method.
     """
 
@@ -58,6 +60,7 @@ class Kept:
     maps: dict[str, Float[np.ndarray, "d h w"] | None] = dataclasses.field(
         default_factory=dict
     )
+    coil_maps: Complex[np.ndarray, "d m c h w"] | None = None
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def is_like(self, other: "Kept") -> bool:

@@ -11,7 +11,7 @@ from medjax.mri.acquisitions import Acquisition, root_sum_of_squares
 from medjax.mri.cmrxrecon import aggregate_2023, official_scores, ranking_crop
 from medjax.mri.evaluation import fastmri_metrics
 from medjax.mri.fourier import centre_crop
-from medjax.mri.kspace_files import fully_sampled
+from medjax.mri.kspace_axes import fully_sampled
 from medjax.mri.map_evaluation import map_errors
 from medjax.mri.reconstruction_scores import (
     IMAGE_SCORES,
