@@ -11,6 +11,7 @@ from jaxtyping import Array, Complex
 
 from medjax.data import ismrmrd, mat73, npy
 from medjax.data.boundary import DataError, finite
+from medjax.mri.acquisition_config import Pattern
 from medjax.mri.acquisitions import Acquisition
 from medjax.mri.cmrxrecon.scores import reference_of
 from medjax.mri.coils import (
@@ -40,6 +41,19 @@ class CoilConfig:
     compression: Compression = "svd"
     """svd: one combination for the image (Huang 2008). geometric: one for every readout
     position, which keeps more with as few (Zhang 2013); for masks of whole lines."""
+
+    def check(self, pattern: Pattern) -> None:
+        """Refuses a pattern of points where whole lines are combined.
+
+        Raises:
+            ValueError: naming the flag.
+        """
+        points = pattern in ("kt_radial", "variable_density")
+        if self.compress is not None and self.compression == "geometric" and points:
+            raise ValueError(
+                "coils.compression: geometric needs masks of whole lines, mask.pattern "
+                f"is {pattern}"
+            )
 
 
 def open_noise(config: CoilConfig) -> Complex[np.ndarray, "c c"] | None:

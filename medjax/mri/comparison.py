@@ -53,6 +53,7 @@ from medjax.mri.methods import (
     reason_against,
     several_sets,
 )
+from medjax.mri.published import open_checkpoints
 from medjax.mri.writing import WriteFormat, listed, write_series
 from medjax.progress import Progress, say
 from medjax.report.run import save_evaluation
@@ -77,6 +78,9 @@ class Comparison(Generic[D]):
     """Settings of the classical reconstructions, and of the maps that all share."""
     learned: tuple[Path, ...] = ()
     """Folders of trained runs: their systems reconstruct beside the others."""
+    checkpoints: tuple[Path, ...] = ()
+    """Published weights of fastMRI's U-Net or VarNet or of PromptMR, as safetensors:
+    which it is, and of what size, names and shapes of the tensors tell."""
     peers: bool = False
     """Also run sigpy and pygrappa (the extra "peers") on the same data."""
     protocol: Protocol | None = None
@@ -185,16 +189,11 @@ def check(config: Comparison[Any]) -> None:
     Raises:
       ValueError: naming the flag.
     """
-    if not (config.methods or config.peers or config.learned):
+    if not (config.methods or config.peers or config.learned or config.checkpoints):
         raise ValueError("methods is empty, expected one at least")
     if not config.mask.acceleration:
         raise ValueError("mask.acceleration is empty, expected one number at least")
-    points = config.mask.pattern in ("kt_radial", "variable_density")
-    if config.coils.compression == "geometric" and config.coils.compress and points:
-        raise ValueError(
-            f"coils.compression: geometric needs masks of whole lines, mask.pattern is "
-            f"{config.mask.pattern}"
-        )
+    config.coils.check(config.mask.pattern)
     if config.repeats < 0:
         raise ValueError(f"repeats={config.repeats}, expected 0 at least")
     if config.write_submission is not None:
@@ -223,6 +222,10 @@ def ready_methods(config: Comparison[Any]) -> dict[str, Reconstruct]:
 
         ready |= peers(config.classical)
     learned = open_runs(config.learned)
+    published = open_checkpoints(config.checkpoints)
+    if twice := sorted(learned.keys() & published.keys()):
+        raise ValueError(f"checkpoints: {twice} are runs already: rename the files")
+    learned |= published
     if twice := sorted(ready.keys() & learned.keys()):
         raise ValueError(f"learned: {twice} are methods already: rename the folders")
     return {**ready, **learned}

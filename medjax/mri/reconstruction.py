@@ -75,10 +75,10 @@ Reconstruct k-space with it, beside the classical methods:
 
     python -m experiments.cmrxrecon file --data.path scan.mat --learned {run}
 
-and in Python, from k-space [t, c, h, w], mask and coil maps to magnitudes:
+and in Python, from a k-space file or array to magnitudes [t, d, h, w]:
 
     import medjax
-    images = medjax.load({path})(kspace, mask, maps)
+    images = medjax.load({path}).reconstruct("scan.mat")
 """
 
 

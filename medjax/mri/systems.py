@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from medjax.mri.image_unet import ImageUNetConfig, image_unet_system
 from medjax.mri.latent_transformer import SingleCoilConfig, latent_transformer_system
 from medjax.mri.promptmr import PromptMRConfig, promptmr_system
 from medjax.mri.scans import Contrast
@@ -18,12 +19,15 @@ from medjax.mri.varnet import VarNetConfig, varnet_system
 from medjax.train.record import load_record, save_record
 from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
-ReconstructionConfig = SingleCoilConfig | UnrolledConfig | VarNetConfig | PromptMRConfig
+ReconstructionConfig = (
+    SingleCoilConfig | UnrolledConfig | VarNetConfig | PromptMRConfig | ImageUNetConfig
+)
 FAMILIES: Mapping[str, tuple[type, Callable[[Any], ReconstructionSystem]]] = {
     "latent_transformer": (SingleCoilConfig, latent_transformer_system),
     "unrolled": (UnrolledConfig, unrolled_system),
     "varnet": (VarNetConfig, varnet_system),
     "promptmr": (PromptMRConfig, promptmr_system),
+    "image_unet": (ImageUNetConfig, image_unet_system),
 }
 """The class of a system's settings and what makes the system of them."""
 
@@ -48,9 +52,10 @@ def build(
     config: ReconstructionConfig, kernels: ReconstructionKernels
 ) -> ReconstructionSystem:
     """The system of these settings, with the chosen kernels."""
-    config = dataclasses.replace(
-        config, implementation=kernels.implementation, lines=kernels.lines
-    )
+    if not isinstance(config, ImageUNetConfig):  # which has no data consistency
+        config = dataclasses.replace(
+            config, implementation=kernels.implementation, lines=kernels.lines
+        )
     return FAMILIES[family(config)][1](config)
 
 

@@ -83,8 +83,10 @@ def write_series(
     Returns:
         The paths.
     """
-    parts = (acquisition.name, acquisition.series, found.sampling)
-    place = folder / "_".join(dict.fromkeys(re.sub(r"[\s/]+", "_", p) for p in parts))
+    parts = [acquisition.series, found.sampling]
+    if not acquisition.name.startswith(acquisition.series):  # a file is its own series
+        parts = [acquisition.name, *parts]
+    place = folder / "_".join(re.sub(r"[\s/]+", "_", part) for part in parts)
     place.mkdir(parents=True, exist_ok=True)
     every = found.images | (
         {} if found.reference is None else {"reference": found.reference}

@@ -17,7 +17,13 @@ from flax import traverse_util
 
 from medjax.data.boundary import in_short
 from medjax.typing import Variables
-from medjax.weights.names import TABLES, TO_FLAX, TO_TORCH, Network, Table
+from medjax.weights.names import (
+    TABLES,
+    Network,
+    Table,
+    to_flax_layout,
+    to_torch_layout,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +32,13 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
 def from_torch(
-    tensors: Mapping[str, np.ndarray], network: Network, variables: Variables
+    tensors: Mapping[str, np.ndarray], network: Network | Table, variables: Variables
 ) -> dict[str, Any]:
     """Fills variables with the tensors of a PyTorch state dict.
 
     Args:
       tensors: Arrays by PyTorch's names.
-      network: Whose name table to use.
+      network: Whose name table to use; or a table itself.
       variables: The network's own, for structure, shapes, dtypes and shardings; arrays,
         or the `jax.ShapeDtypeStruct`s of `jax.eval_shape`. Not changed.
 
@@ -43,51 +49,59 @@ def from_torch(
       ValueError: Tensors that are missing, not expected, or of another shape; the
         first few are named.
     """
-    table = TABLES[network]
+    table, called = _table(network)
     wanted: dict[str, Any] = {**traverse_util.flatten_dict(dict(variables), sep="/")}
     filled: dict[str, jax.Array] = {}
+    parts: dict[str, dict[int, np.ndarray]] = {}
     unexpected, skipped, misshapen = [], [], []
     wrapped = _wrapper(list(tensors))
     for original, tensor in tensors.items():
         name = _modern(original.removeprefix(wrapped), table)
         if _any(table.silent, name):
             continue
-        path, layout = table.to_flax(name) or (None, "same")
+        path, layout, place = table.to_flax(name) or (None, "same", None)
         if path is None or path not in wanted:
             # A head, or a layer beyond those of a truncated network.
             known = _any(table.optional, name) or _beyond(path, wanted)
             (skipped if known else unexpected).append(original)
             continue
         like = wanted[path]
-        order = TO_FLAX.get(layout)
-        if order is not None and tensor.ndim == len(order):
-            tensor = tensor.transpose(order)
-        if tensor.shape != like.shape:
-            misshapen.append(f"{original}: {tensor.shape} for {path} {like.shape}")
+        tensor = to_flax_layout(layout, tensor)
+        shape = like.shape if place is None else like.shape[1:]
+        if tensor.shape != shape:
+            misshapen.append(f"{original}: {tensor.shape} for {path} {shape}")
             continue
+        if place is not None:
+            found = parts.setdefault(path, {})
+            found[place] = tensor
+            if sorted(found) != list(range(like.shape[0])):
+                if place >= like.shape[0]:
+                    misshapen.append(f"{original}: one more than {path} {like.shape}")
+                continue
+            tensor = np.stack([found[i] for i in range(like.shape[0])])
         value = np.ascontiguousarray(tensor.astype(like.dtype))
         filled[path] = jax.device_put(value, getattr(like, "sharding", None))
     missing = sorted(set(wanted) - set(filled)) if not misshapen else []
     problems = {
         "no place for": unexpected,
-        "nothing for": [(table.to_torch(p) or (p,))[0] for p in missing],
+        "nothing for": [(table.to_torch(p) or ([p],))[0][0] for p in missing],
         "another shape in": misshapen,
     }
     if any(problems.values()):
         raise ValueError(
-            f"tensors: do not fit a {network}; "
+            f"tensors: do not fit a {called}; "
             + "; ".join(f"{k} {in_short(sorted(v))}" for k, v in problems.items() if v)
         )
     if skipped:
-        log.info("%s: left aside %s", network, ", ".join(sorted(skipped)))
+        log.info("%s: left aside %s", called, ", ".join(sorted(skipped)))
     return traverse_util.unflatten_dict(filled, sep="/")
 
 
-def to_torch(network: Network, variables: Variables) -> dict[str, np.ndarray]:
+def to_torch(network: Network | Table, variables: Variables) -> dict[str, np.ndarray]:
     """A PyTorch state dict, complete for ``load_state_dict(strict=True)``.
 
     Args:
-      network: Whose name table to use.
+      network: Whose name table to use; or a table itself.
       variables: All of the network's collections, on this host.
 
     Returns:
@@ -97,21 +111,22 @@ def to_torch(network: Network, variables: Variables) -> dict[str, np.ndarray]:
     Raises:
       ValueError: Variables that are not of this network.
     """
-    table = TABLES[network]
+    table, called = _table(network)
     tensors: dict[str, np.ndarray] = {}
     unexpected = []
     for path, leaf in traverse_util.flatten_dict(dict(variables), sep="/").items():
-        found = table.to_torch(path)
+        value = np.asarray(leaf)
+        found = table.to_torch(path, len(value) if value.ndim else 1)
         if found is None:
             unexpected.append(path)
             continue
-        name, layout = found
-        value = np.asarray(leaf)
-        if layout != "same":
-            value = value.transpose(TO_TORCH[layout])
-        tensors[name] = np.ascontiguousarray(value)
+        names, rule = found
+        for name, one in zip(names, value if rule.stacked else [value], strict=True):
+            tensors[name] = np.ascontiguousarray(
+                to_torch_layout(rule.layout, np.asarray(one))
+            )
     if unexpected:
-        raise ValueError(f"variables: not of a {network}: {sorted(unexpected)}")
+        raise ValueError(f"variables: not of a {called}: {sorted(unexpected)}")
     for pattern, counter in table.counters:
         for found in [re.fullmatch(pattern, name) for name in tensors]:
             if found:
@@ -119,6 +134,33 @@ def to_torch(network: Network, variables: Variables) -> dict[str, np.ndarray]:
     for name, source in table.tied:
         tensors[name] = tensors[source].copy()
     return tensors
+
+
+def part(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The tensors of one block of a network, under its own names.
+
+    Args:
+      tensors: Of the whole, by PyTorch's names.
+      prefix: What stands before the block's names, such as ``cascades.0.model.``.
+
+    Raises:
+      ValueError: There are none.
+    """
+    found = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    if not found:
+        raise ValueError(f"prefix: no tensor begins with {prefix!r}")
+    return found
+
+
+def _table(network: Network | Table) -> tuple[Table, str]:
+    """The table and what it is called."""
+    if isinstance(network, Table):
+        return network, network.name
+    return TABLES[network], network
 
 
 def _wrapper(names: list[str]) -> str:

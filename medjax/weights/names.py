@@ -13,11 +13,59 @@ import dataclasses
 import re
 from typing import Literal, NamedTuple
 
-Layout = Literal["same", "dense", "conv"]
+import numpy as np
 
-TO_FLAX: dict[Layout, tuple[int, ...]] = {"dense": (1, 0), "conv": (2, 3, 1, 0)}
-TO_TORCH: dict[Layout, tuple[int, ...]] = {"dense": (1, 0), "conv": (3, 2, 0, 1)}
-"""Axis orders; ``"same"`` has none."""
+Layout = Literal[
+    "same",
+    "dense",
+    "conv",
+    "conv_turned",
+    "up",
+    "up_turned",
+    "prompt",
+    "prompt_turned",
+    "scalar",
+]
+"""``up``: a transposed convolution, which runs over its kernel backwards here.
+``turned``: the height of their images is the width of ours."""
+
+TO_FLAX: dict[Layout, tuple[int, ...]] = {
+    "dense": (1, 0),
+    "conv": (2, 3, 1, 0),
+    "conv_turned": (3, 2, 1, 0),
+    "up": (2, 3, 0, 1),
+    "up_turned": (3, 2, 0, 1),
+    "prompt": (0, 2, 3, 1),
+    "prompt_turned": (0, 3, 2, 1),
+}
+"""Axis orders; the others have none. Of prompts, after the leading axis of one."""
+PROMPTS = ("prompt", "prompt_turned")
+BACKWARDS = ("up", "up_turned")
+
+
+def to_flax_layout(layout: Layout, tensor: np.ndarray) -> np.ndarray:
+    """PyTorch's tensor as Flax keeps it; of an unexpected rank, as it is."""
+    if layout == "scalar" and tensor.size == 1:
+        return tensor.reshape(())
+    if layout in PROMPTS and tensor.ndim == 5 and len(tensor) == 1:
+        tensor = tensor[0]
+    order = TO_FLAX.get(layout)
+    if order is None or tensor.ndim != len(order):
+        return tensor
+    turned = tensor.transpose(order)
+    return turned[::-1, ::-1] if layout in BACKWARDS else turned
+
+
+def to_torch_layout(layout: Layout, value: np.ndarray) -> np.ndarray:
+    """The inverse."""
+    if layout == "scalar":
+        return value.reshape(1)
+    if layout in BACKWARDS:
+        value = value[::-1, ::-1]
+    order = TO_FLAX.get(layout)
+    tensor = value if order is None else value.transpose(np.argsort(order))
+    return tensor[None] if layout in PROMPTS else tensor
+
 
 Network = Literal["resnet", "vit", "bert", "bert_mlm"]
 
@@ -28,6 +76,8 @@ class Rule(NamedTuple):
     torch: str
     flax: str
     layout: Layout = "same"
+    stacked: str = ""
+    """The ``{x}`` whose tensors are one array of ours, on its first axis (cascades)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,19 +96,33 @@ class Table:
     """Names that PyTorch wants with the value 0: (regex of a name, the counter's)."""
     tied: tuple[tuple[str, str], ...] = ()
     """Names that PyTorch wants as a copy of another: (name, source)."""
+    name: str = ""
+    """Of the network, for messages."""
 
-    def to_flax(self, name: str) -> tuple[str, Layout] | None:
-        """Path and layout of a PyTorch name; None: not of this network."""
+    def to_flax(self, name: str) -> tuple[str, Layout, int | None] | None:
+        """Path, layout and place on the leading axis of a PyTorch name.
+
+        None: not of this network. The place is None where an array is one tensor.
+        """
         for rule in self.rules:
             if (found := match(rule.torch, name)) is not None:
-                return rule.flax.format(**found), rule.layout
+                place = int(found[rule.stacked]) if rule.stacked else None
+                return rule.flax.format(**found), rule.layout, place
         return None
 
-    def to_torch(self, path: str) -> tuple[str, Layout] | None:
-        """PyTorch name and layout of one of our paths; None: not of this network."""
+    def to_torch(self, path: str, count: int = 1) -> tuple[list[str], Rule] | None:
+        """PyTorch's names of one of our paths, and the rule; None: not of this network.
+
+        Args:
+            path: One of ours.
+            count: Of the tensors on its leading axis, where they are stacked.
+        """
         for rule in self.rules:
             if (found := match(rule.flax, path)) is not None:
-                return rule.torch.format(**found), rule.layout
+                if not rule.stacked:
+                    return [rule.torch.format(**found)], rule
+                every = [{**found, rule.stacked: i} for i in range(count)]
+                return [rule.torch.format(**one) for one in every], rule
         return None
 
 

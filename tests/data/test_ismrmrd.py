@@ -8,6 +8,7 @@ import pytest
 
 from medjax.data import ismrmrd
 from medjax.data.boundary import DataError
+from medjax.mri.kspace_files import read_kspace
 
 IDX = np.dtype(
     [
@@ -28,6 +29,8 @@ HEAD = np.dtype(
         ("discard_pre", "<u2"),
         ("discard_post", "<u2"),
         ("center_sample", "<u2"),
+        *((name, "<f4", (3,)) for name in ("position", "read_dir", "phase_dir")),
+        ("slice_dir", "<f4", (3,)),
         ("idx", IDX),
     ]
 )
@@ -64,6 +67,8 @@ def write(path, readouts, header):
         head["flags"] = readout.get("flags", 0)
         head["idx"]["kspace_encode_step_1"] = readout["line"]
         for name in ("discard_pre", "discard_post"):
+            head[name] = readout.get(name, 0)
+        for name in ("position", "read_dir", "phase_dir", "slice_dir"):
             head[name] = readout.get(name, 0)
         for name in ("slice", "phase"):
             head["idx"][name] = readout.get(name, 0)
@@ -125,6 +130,40 @@ def test_partial_fourier_and_asymmetric_echo_move_the_centre_to_the_middle(tmp_p
     np.testing.assert_array_equal(scan.sampled.squeeze(), [0, 0, 1, 1, 1, 1])
     # line 1 was the centre: it lies at 6 // 2; sample 2 of the echo lies at 8 // 2
     np.testing.assert_array_equal(kspace[3], [0, 0, 2, 2, 2, 2, 2, 2])
+
+
+def test_voxels_lie_where_the_readouts_say(tmp_path, kspace):
+    """Readout to the head, phase encoding to the left, slices 9 mm apart."""
+    way = {"read_dir": (0, 0, 1), "phase_dir": (1, 0, 0), "slice_dir": (0, 1, 0)}
+    lines = [
+        {**one, **way, "position": (5, -20 + 9 * one["slice"], 7)}
+        for one in every_line(kspace)
+    ]
+    write(tmp_path / "a.h5", lines, xml())
+    affine = ismrmrd.read(tmp_path / "a.h5").affine
+    # Away from the centre of the first slice; left and posterior are negative in NIfTI.
+    np.testing.assert_allclose(affine @ [0, 0, 0, 1], [-5, 20, 7, 1])
+    np.testing.assert_allclose(affine @ [1, 0, 1, 1], [-5, 20 - 9, 7 + 50, 1])
+    np.testing.assert_allclose(affine @ [0, 1, 0, 1], [-5 - 50, 20, 7, 1])
+    found = read_kspace(tmp_path / "a.h5")
+    assert found.size == (6, 4)  # the middle of the image is where it was
+    np.testing.assert_allclose(found.affine @ [2, 3, 0, 1], [-5, 20, 7, 1])
+    second = read_kspace(tmp_path / "a.h5", slices=(1,))
+    np.testing.assert_allclose(second.affine @ [2, 3, 0, 1], [-5, 11, 7, 1])
+    write(tmp_path / "b.h5", every_line(kspace), xml())
+    sizes = ismrmrd.read(tmp_path / "b.h5").affine
+    np.testing.assert_allclose(sizes, np.diag([50.0, 50.0, 8.0, 1.0]))
+
+
+def test_noise_readouts_are_read_apart(tmp_path, kspace):
+    noise = [{"data": kspace[0, :, 3 + i], "line": 0, "flags": 1 << 18} for i in (0, 1)]
+    write(tmp_path / "a.h5", [*noise, *every_line(kspace)], xml())
+    found = ismrmrd.read_noise(tmp_path / "a.h5")
+    expected = np.concatenate([kspace[0, :, 3], kspace[0, :, 4]], axis=1)
+    np.testing.assert_array_equal(found, expected)
+    write(tmp_path / "b.h5", every_line(kspace), xml())
+    with pytest.raises(DataError, match="has no noise readouts"):
+        ismrmrd.read_noise(tmp_path / "b.h5")
 
 
 def test_noise_is_left_out_reversed_lines_are_turned_repeats_averaged(tmp_path):

@@ -61,7 +61,7 @@ HALF = ("--mask.acceleration", "2", "--mask.acs", "8")
 def test_images_coil_maps_and_relaxation_maps_are_written(path, tmp_path, capsys):
     out = tmp_path / "out"
     run(path, tmp_path, *MAPPED, *HALF, "--write", out)
-    place = out / "scan.npy_scan_R2"
+    place = out / "scan_R2"
     printed = capsys.readouterr().out
     names = [
         *("cg_sense", "cg_sense_t2", "cg_sense_t2_sd", "cg_sense_t2_fault"),

@@ -17,6 +17,7 @@ def nothing(folder: Path) -> list[str]:
 
 CASES = [
     ("kernels_alone", nothing, [], ["found 8 of 8", "films and reports (8, 8)"]),
+    ("reconstruct_and_map", nothing, ["36"], ["nominal R 4", "t1.nii.gz written"]),
 ]
 """Example, what it is given, further arguments, and what it has to say."""
 

@@ -7,10 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from medjax.mri import promptmr
 from medjax.mri.fourier import fft2c, ifft2c
+from medjax.mri.published import read_published
 from medjax.mri.sense import rss
+from medjax.weights import from_torch, part, to_torch
+from medjax.weights.reconstruction import prompt_unet
+from medjax.weights.reconstruction import promptmr as promptmr_names
 
 # Compiling is what these tests wait for.
 HASTE = {"xla_backend_optimization_level": 0}
@@ -40,59 +45,99 @@ def random_variables(shapes, seed=0):
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def torch_prompt_unet(torch, p, x):
-    """The published network's definition, with a slope per block."""
+def torch_prompt_unet(torch, tensors, x):
+    """The published network's definition, on tensors under its own names."""
     f = torch.nn.functional
+    state = {name: torch.tensor(np.array(value)) for name, value in tensors.items()}
 
-    def tensor(a):
-        return torch.tensor(np.asarray(a))
-
-    def conv(q, z, stride=1):
-        weight = tensor(q["kernel"]).permute(3, 2, 0, 1)
-        bias = tensor(q["bias"]) if "bias" in q else None
+    def conv(name, z, stride=1):
+        weight, bias = state[f"{name}.weight"], state.get(f"{name}.bias")
         return f.conv2d(z, weight, bias, stride, weight.shape[-1] // 2)
 
-    def block(q, z):
-        y = f.prelu(conv(q["conv_0"], z), tensor(q["slope"]).reshape(1))
-        y = conv(q["conv_1"], y)
-        weights = conv(q["squeeze"], f.adaptive_avg_pool2d(y, 1)).relu()
-        return z + y * conv(q["excite"], weights).sigmoid()
+    def block(name, z):
+        y = f.prelu(conv(f"{name}.body.0", z), state[f"{name}.body.1.weight"])
+        y = conv(f"{name}.body.2", y)
+        weights = conv(f"{name}.CA.conv_du.0", f.adaptive_avg_pool2d(y, 1)).relu()
+        return z + y * conv(f"{name}.CA.conv_du.2", weights).sigmoid()
 
-    def prompt(q, z):
-        logits = z.mean((2, 3)) @ tensor(q["mixer"]["kernel"]) + tensor(
-            q["mixer"]["bias"]
+    def prompt(name, z):
+        logits = f.linear(
+            z.mean((2, 3)),
+            state[f"{name}.linear_layer.weight"],
+            state[f"{name}.linear_layer.bias"],
         )
-        patterns = tensor(q["patterns"]).permute(0, 3, 1, 2)
+        patterns = state[f"{name}.prompt_param"][0]
         mixed = torch.einsum("bk,kchw->bchw", logits.softmax(1), patterns)
-        return conv(q["conv"], f.interpolate(mixed, z.shape[2:], mode="bilinear"))
+        mixed = f.interpolate(mixed, z.shape[2:], mode="bilinear")
+        return conv(f"{name}.dec_conv3x3", mixed)
 
-    z, skips = conv(p["embed"], x), []
-    for i in range(3):
-        z = block(p[f"encoder_{i}_0"], z)
+    z, skips = conv("feat_extract", x), []
+    for i in (1, 2, 3):
+        z = block(f"enc_level{i}.encoder.0", z)
         skips.append(z)
-        z = conv(p[f"down_{i}"], z, stride=2)
-    z = block(p["bottleneck_0"], z)
-    for i in (2, 1, 0):
-        z = torch.cat([z, prompt(p[f"prompt_{i}"], z)], 1)
-        z = conv(p[f"reduce_{i}"], block(p[f"decoder_{i}_0"], z))
-        z = conv(p[f"up_{i}"], f.interpolate(z, scale_factor=2, mode="bilinear"))
-        z = block(p[f"fused_{i}_0"], z + block(p[f"skip_{i}_0"], skips[i]))
-    return conv(p["head"], z)
+        z = conv(f"enc_level{i}.down", z, stride=2)
+    z = block("bottleneck.0", z)
+    for i in (3, 2, 1):
+        z = torch.cat([z, prompt(f"prompt_level{i}", z)], 1)
+        z = conv(f"dec_level{i}.reduce", block(f"dec_level{i}.fuse.0", z))
+        z = f.interpolate(z, scale_factor=2, mode="bilinear")
+        z = conv(f"dec_level{i}.up.1", z)
+        skip = block(f"skip_attn{i}.skip_attn.0", skips[i - 1])
+        z = block(f"dec_level{i}.ca", z + skip)
+    return conv("conv_last", z)
 
 
-def test_prompt_unet_equals_its_definition_in_torch():
+@pytest.mark.parametrize("turned", [False, True])
+def test_prompt_unet_equals_its_definition_in_torch(turned):
+    """Through the name table, which is read back to the same weights."""
     torch = pytest.importorskip("torch", reason="parity needs PyTorch (extra: parity)")
     x = np.random.default_rng(1).normal(size=(2, 16, 24, 6)).astype(np.float32)
     net = promptmr.PromptUNet(NET, 6)
-    variables = random_variables(
-        jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(x))
-    )
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(x))
+    variables = random_variables(shapes)
     ours = jax.jit(net.apply)(variables, jnp.asarray(x))
-    theirs = torch_prompt_unet(
-        torch, variables["params"], torch.tensor(x).permute(0, 3, 1, 2)
-    ).permute(0, 2, 3, 1)
+    table = prompt_unet(turned=turned)
+    tensors = to_torch(table, variables)
+    image = torch.tensor(x).permute(0, 3, 2, 1) if turned else None
+    image = torch.tensor(x).permute(0, 3, 1, 2) if image is None else image
+    theirs = torch_prompt_unet(torch, tensors, image)
+    theirs = theirs.permute(0, 3, 2, 1) if turned else theirs.permute(0, 2, 3, 1)
     scale = float(theirs.abs().max())
     np.testing.assert_allclose(ours / scale, theirs / scale, atol=2e-5)
+    again = from_torch(tensors, table, shapes)
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+def test_published_weights_tell_their_sizes(tmp_path):
+    """A whole network under its own names, as Lightning saves it."""
+    batch = batch_of()
+    system = promptmr.promptmr_system(SMALL)
+    shapes = jax.eval_shape(system.init, jax.random.key(0), batch)
+    variables = random_variables(shapes)
+    tensors = to_torch(promptmr_names(), variables)
+    one = "cascades.1.model.unet.enc_level1.down.weight"
+    kernel = variables["params"]["cascades"]["network"]["unet"]["down_0"]["kernel"][1]
+    np.testing.assert_array_equal(tensors[one], np.transpose(kernel, (3, 2, 1, 0)))
+    wrapped = {f"promptmr.{name}": tensor for name, tensor in tensors.items()}
+    wrapped["loss.w"] = np.ones((1, 1, 7, 7), np.float32)
+    save_file(wrapped, tmp_path / "p.safetensors")
+    found = read_published(tmp_path / "p.safetensors")
+    assert found.config == SMALL
+    jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
+    # A block alone, by the names it has in the whole.
+    block = part(tensors, "cascades.1.model.unet.")
+    net = promptmr.PromptUNet(NET, 6)
+    own = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 16, 16, 6)))
+    single = from_torch(block, prompt_unet(), own)["params"]
+    whole = variables["params"]["cascades"]["network"]["unet"]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[1]), single, whole)
+    del wrapped["promptmr.cascades.1.dc_weight"]
+    save_file(wrapped, tmp_path / "p.safetensors")
+    with pytest.raises(ValueError, match=r"p\.safetensors: .*cascades\.1\."):
+        read_published(tmp_path / "p.safetensors")
+    save_file({"fc.weight": np.ones(3, "f4")}, tmp_path / "p.safetensors")
+    with pytest.raises(ValueError, match="expected fastMRI's U-Net or VarNet, or Prom"):
+        read_published(tmp_path / "p.safetensors")
 
 
 def batch_of(b=1, t=3, c=2, h=10, w=8):

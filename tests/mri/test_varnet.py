@@ -9,10 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from medjax.mri import masks, varnet
 from medjax.mri.fourier import fft2c, ifft2c
+from medjax.mri.published import read_published
 from medjax.mri.sense import rss
+from medjax.weights import from_torch, part, to_torch
+from medjax.weights.reconstruction import fastmri_unet
 from medjax_kernels import compat
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fastmri_varnet.npz"
@@ -25,41 +29,6 @@ def golden():
         return {name: stored[name] for name in stored.files}
 
 
-def unet_params(golden, prefix, *, turned):
-    """Our U-Net's parameters from the published names.
-
-    ``turned`` swaps height and width: phase encoding is their width and our height.
-    """
-
-    def conv(name):
-        order = (3, 2, 1, 0) if turned else (2, 3, 1, 0)
-        return {"kernel": golden[f"{prefix}.{name}.weight"].transpose(order)}
-
-    def up(name):
-        # A transposed convolution runs over its kernel backwards in JAX.
-        order = (3, 2, 0, 1) if turned else (2, 3, 0, 1)
-        kernel = golden[f"{prefix}.{name}.weight"].transpose(order)
-        return {"kernel": kernel[::-1, ::-1]}
-
-    def block(name):
-        return {f"conv_{i}": conv(f"{name}layers.{4 * i}") for i in (0, 1)}
-
-    return {
-        "down_0": block("down_sample_layers.0."),
-        "down_1": block("down_sample_layers.1."),
-        "down_2": block("conv."),
-        "up_0": {
-            "up": up("up_transpose_conv.0.layers.0"),
-            "block": block("up_conv.0."),
-        },
-        "up_1": {
-            "up": up("up_transpose_conv.1.layers.0"),
-            "block": block("up_conv.1.0."),
-        },
-        "head": conv("up_conv.1.1") | {"bias": golden[f"{prefix}.up_conv.1.1.bias"]},
-    }
-
-
 def as_ours(x):
     """Swap height and width, and add what axes are missing."""
     return jnp.asarray(np.swapaxes(x, -1, -2))
@@ -67,29 +36,21 @@ def as_ours(x):
 
 def test_norm_unet_equals_the_published_module(golden):
     net = varnet.NormUNet(chans=2, pools=2)
-    params = {"unet": unet_params(golden, "norm_unet/unet", turned=False)}
     image = jnp.asarray(golden["norm_unet_in"][:, 0])
-    out = jax.jit(net.apply)({"params": params}, image)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), image)
+    table = fastmri_unet(pools=2, turned=False, under="unet/")
+    variables = from_torch(part(golden, "norm_unet/unet."), table, shapes)
+    out = jax.jit(net.apply)(variables, image)
     np.testing.assert_allclose(out, golden["norm_unet_out"][:, 0], atol=1e-4)
 
 
-def test_varnet_equals_the_published_module(golden):
-    cascades = [
-        {
-            "dc_weight": golden[f"varnet/cascades.{i}.dc_weight"],
-            "norm_unet": {
-                "unet": unet_params(
-                    golden, f"varnet/cascades.{i}.model.unet", turned=True
-                )
-            },
-        }
-        for i in (0, 1)
-    ]
-    sens = unet_params(golden, "varnet/sens_net.norm_unet.unet", turned=True)
-    params = {
-        "cascades": jax.tree.map(lambda *x: np.stack(x), *cascades),
-        "sens_net": {"norm_unet": {"unet": sens}},
-    }
+def test_varnet_equals_the_published_module(golden, tmp_path):
+    """Its weights under its own names, as a checkpoint; sizes from their shapes."""
+    published = part(golden, "varnet/")
+    save_file(published, tmp_path / "varnet.safetensors")
+    found = read_published(tmp_path / "varnet.safetensors")
+    assert found.config == SMALL
+    params = found.variables["params"]
     mask = jnp.asarray(golden["mask"])[:, None]
     kspace = as_ours(golden["kspace"])
     maps = varnet.SensitivityNet(SMALL).apply(
@@ -97,10 +58,14 @@ def test_varnet_equals_the_published_module(golden):
     )
     np.testing.assert_allclose(maps, as_ours(golden["sensitivities"]), atol=1e-4)
     batch = {"kspace": kspace[:, None], "mask": mask[None, None]}
-    out = varnet.varnet_system(SMALL).reconstruct({"params": params}, batch)
+    out = varnet.varnet_system(SMALL).reconstruct(found.variables, batch)
     np.testing.assert_allclose(
         out[:, 0], as_ours(golden["varnet_out"]), rtol=1e-4, atol=1e-4
     )
+    back = to_torch(found.table, found.variables)
+    assert back.keys() == published.keys()
+    for name, tensor in published.items():
+        np.testing.assert_array_equal(back[name], tensor, err_msg=name)
 
 
 def test_ssim_loss_equals_the_published_one(golden):
