@@ -158,11 +158,17 @@ def state_shardings(
     params = param_shardings(state.params, mesh, rules)
     trainable, _ = partition(params, frozen)
     everywhere = replicated(mesh)
+    # Statistics are small, and every device needs them in every forward pass: only a
+    # rule that is written out (of the members of an ensemble) splits them.
+    written = [(name, rule) for name, rule in rules if not callable(rule)]
+    if written:
+        extra = param_shardings(state.extra, mesh, written)
+    else:
+        extra = jax.tree.map(lambda _: everywhere, state.extra)
     return TrainState(
         step=everywhere,
         params=params,
-        # Statistics are small, and every device needs them in every forward pass.
-        extra=jax.tree.map(lambda _: everywhere, state.extra),
+        extra=extra,
         opt_state=opt_state_shardings(tx, state.opt_state, trainable, mesh),
         ema=None if state.ema is None else trainable,
     )

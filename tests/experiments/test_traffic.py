@@ -16,6 +16,8 @@ from medjax.mri.latent_transformer import CONFIGS as SINGLE_COIL
 from medjax.mri.series import at_magnitude
 from medjax.mri.systems import ReconstructionKernels
 from medjax.mri.systems import build as build_reconstruction
+from medjax.train.ensemble import ensemble, members_apart
+from medjax.train.optimizer import OptimizerConfig
 from medjax.vlp.contrastive import ContrastConfig
 from medjax.vlp.convirt import CONFIGS as CONVIRT
 from medjax.vlp.convirt import convirt
@@ -125,6 +127,27 @@ def test_parameters_stay_split_through_remat_and_accumulation(
     rest = sum(c.total_bytes for c in found) - sum(c.total_bytes for c in vectors)
     assert rest <= 3 * accumulate * (size(state.params) + size(state.extra))
     assert any(c.kind == "all-gather" for c in found), "nothing was split"
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_nothing_travels_between_members_of_an_ensemble(name, request):
+    """Two of every system in one program: along ``model`` there are the numbers of the
+    log and the guard, and nothing else."""
+    if not request.config.getoption("--traffic"):
+        pytest.skip("a compilation each: pytest --traffic")
+    system, specs = SYSTEMS[name](name)
+    both = ensemble(system, 2)
+    found, _ = collectives_of(
+        both,
+        specs,
+        (4, 1, 2),
+        optimizer=members_apart(OptimizerConfig(clip_norm=1.0)),
+        rules=both.rules,
+    )
+    mesh = {"data": 4, "fsdp": 1, "model": 2}
+    between = [one for one in found if "model" in one.axes(mesh)]
+    assert all(dims == () for one in between for _, dims in one.shapes), between
+    assert any(one.axes(mesh) == ("data",) for one in found)
 
 
 def test_no_whole_batch_of_a_large_convolutional_network_travels():

@@ -15,7 +15,12 @@ import numpy as np
 from medjax.train.collectives import Collective, read_collectives
 from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from medjax.train.sharding import batch_sharding, replicated
+from medjax.train.sharding import (
+    DEFAULT_RULES,
+    Rules,
+    batch_sharding,
+    replicated,
+)
 from medjax.train.state import TrainState, make_state_init, state_shardings
 from medjax.train.step import make_train_step
 
@@ -24,19 +29,28 @@ QUICK = {
     "xla_llvm_disable_expensive_passes": True,
 }
 """The SPMD partitioner runs long before the backend that these options spare."""
+CLIPPED = OptimizerConfig(clip_norm=1.0)
 
 Specs = Mapping[str, tuple[tuple[int, ...], Any]]
 
 
 def collectives_of(
-    system: Any, specs: Specs, sizes: tuple[int, int], **options: Any
+    system: Any,
+    specs: Specs,
+    sizes: tuple[int, ...],
+    *,
+    optimizer: OptimizerConfig = CLIPPED,
+    rules: Rules = DEFAULT_RULES,
+    **options: Any,
 ) -> tuple[list[Collective], TrainState]:
-    """Collectives of a system's step over a mesh of (data, fsdp), and its state.
+    """Collectives of a system's step over a mesh, and its state.
 
     Args:
       system: with ``init``, ``loss`` and ``frozen``.
       specs: of the global batch: names to shapes and dtypes.
-      sizes: devices along ``data`` and ``fsdp``.
+      sizes: devices along ``data``, ``fsdp`` and, if not 1, ``model``.
+      optimizer: the update rule.
+      rules: sharding rules over parameter names.
       **options: of `make_train_step`.
 
     Returns:
@@ -44,7 +58,6 @@ def collectives_of(
     """
     mesh = make_mesh(MeshConfig(*sizes))
     frozen = tuple(system.frozen)
-    optimizer = OptimizerConfig(clip_norm=1.0)
     tx, schedule = make_optimizer(optimizer, 10), make_schedule(optimizer, 10)
     averages = options.get("ema") is not None
     make_state = make_state_init(system.init, tx, frozen, ema=averages)
@@ -65,7 +78,7 @@ def collectives_of(
         key = placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
         proceed = jax.ShapeDtypeStruct((), jnp.bool, sharding=everywhere)
         shapes = jax.eval_shape(make_state, key, batch)
-        shardings = state_shardings(shapes, tx, frozen, mesh)
+        shardings = state_shardings(shapes, tx, frozen, mesh, rules)
         step = make_train_step(
             system.loss, tx, schedule, shardings, mesh, frozen=frozen, **options
         )
