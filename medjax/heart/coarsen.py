@@ -18,25 +18,19 @@ from jaxtyping import Float, Float32, Int, Int32
 from scipy.spatial import KDTree
 
 from medjax.heart.meshes import Topology
-from medjax.nn.graph import Table, edges_of, grouped, neighbours
+from medjax.nn.graph import Descent, Table, edges_of, grouped, neighbours
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Level:
+class Level(Descent):
     """A coarser level and the way to it from the finer one and back.
 
     Attributes:
         kept: the finer level's vertex that every coarse vertex is.
-        members: finer vertices of every cluster.
-        between: the coarse vertices that every finer one lies between.
-        weights: of those, not negative, with sum one.
         neighbours: coarse vertices beside every coarse vertex.
     """
 
     kept: Table
-    members: Table
-    between: Table
-    weights: Float32[np.ndarray, "n 3"]
     neighbours: Table
 
     @property

@@ -123,6 +123,11 @@ class Topology:
         return np.unique(np.sort(_directed(self.faces), axis=1), axis=0)
 
     @functools.cached_property
+    def edge_ends(self) -> Table:
+        """The two vertices of every edge."""
+        return Table.of(self.edges, self.count)
+
+    @functools.cached_property
     def neighbours(self) -> Table:
         """The vertices beside every vertex."""
         one, other = self.edges.T
