@@ -35,7 +35,10 @@ class Format:
 
 
 ROOMS = {
-    "mri": ("nifti", "matlab", "matlab5", "fastmri", "ismrmrd", "arrays", "cmrxrecon"),
+    "mri": (
+        *("nifti", "matlab", "matlab5", "fastmri", "ismrmrd", "arrays", "series"),
+        "cmrxrecon",
+    ),
     "vlp": (
         *("images", "dicom", "tables", "openi", "trees"),
         *("words", "vocabulary", "config"),

@@ -5,12 +5,16 @@ from pathlib import Path
 import h5py
 import nibabel
 import numpy as np
+import pydicom
 import scipy.io
+from pydicom.uid import ExplicitVRLittleEndian
 
 from medjax.data import cfl, fastmri_h5, ismrmrd, mat73, nifti
+from medjax.data.dicom_series import read_series as read_images_of
 from medjax.mri.cmrxrecon.layout import SeriesFiles
 from medjax.mri.cmrxrecon.reader import read_series
-from medjax.mri.kspace_files import read_kspace, read_maps
+from medjax.mri.image_series import read_images
+from medjax.mri.kspace_files import read_kspace, read_maps, read_mask
 from tests.mutation import inside
 from tests.mutation import mutators as m
 from tests.mutation.formats import Format
@@ -102,14 +106,15 @@ ACQUISITION = np.dtype([("head", HEAD), ("traj", FLOATS), ("data", FLOATS)])
 
 
 def _build_ismrmrd(folder: Path) -> None:
-    rows = np.zeros(12, ACQUISITION)
+    rows = np.zeros(13, ACQUISITION)
     for i, row in enumerate(rows):
         head = row["head"]
         head["number_of_samples"], head["active_channels"] = 8, 2
         head["center_sample"] = 4
-        head["idx"]["kspace_encode_step_1"] = i % 6
-        head["idx"]["slice"] = i // 6
-        row["data"] = kspace(12, 2, 8)[i].ravel().view(np.float32)
+        head["idx"]["kspace_encode_step_1"] = (i - 1) % 6
+        head["idx"]["slice"] = (i - 1) // 6 % 2
+        head["flags"] = (1 << 18) * (i == 0)  # noise
+        row["data"] = kspace(13, 2, 8)[i].ravel().view(np.float32)
         row["traj"] = np.zeros(0, np.float32)
     for name, how in (("whole.h5", {}), ("chunked.h5", {"chunks": (5,)})):
         with h5py.File(folder / name, "w") as file:
@@ -120,6 +125,7 @@ def _build_ismrmrd(folder: Path) -> None:
 def _build_arrays(folder: Path) -> None:
     cfl.write(folder / "bart", kspace(8, 6, 1, 3))
     np.save(folder / "array.npy", kspace(3, 8, 6))
+    np.save(folder / "mask.npy", np.arange(48).reshape(8, 6) % 2 == 0)
 
 
 def _build_cmrxrecon(folder: Path) -> None:
@@ -145,6 +151,33 @@ def _series(folder: Path) -> object:
         )
     )
     return series
+
+
+PATIENT = "Mustermann^Erika"
+
+
+def _build_series(folder: Path) -> None:
+    """Two echoes of two slices as a scanner sends them, and the same as npz."""
+    place = folder / "scan"
+    place.mkdir()
+    signal = np.arange(2 * 2 * 8 * 6, dtype=np.uint16).reshape(2, 2, 8, 6)
+    for t, d in np.ndindex(2, 2):
+        data = pydicom.Dataset()
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.PatientName = PATIENT
+        data.Rows, data.Columns = 8, 6
+        data.SamplesPerPixel, data.PixelRepresentation = 1, 0
+        data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+        data.PhotometricInterpretation = "MONOCHROME2"
+        data.RescaleSlope, data.RescaleIntercept = "2", "1"
+        data.EchoTime, data.InstanceNumber = str(10 + 30 * t), str(t)
+        data.PixelSpacing, data.SliceThickness = [1.5, 2.0], "8"
+        data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        data.ImagePositionPatient = [0, 0, 8 * d]
+        data.PixelData = signal[t, d].tobytes()
+        data.save_as(place / f"{t}{d}.dcm")
+    np.savez(place / "s.npz", signal=signal, echo_times=[10.0, 40.0])
 
 
 def _every(pattern: str, read):
@@ -197,6 +230,7 @@ FORMATS = {
         build=_build_ismrmrd,
         reads={
             "read": _every("*.h5", ismrmrd.read),
+            "read_noise": _every("*.h5", ismrmrd.read_noise),
             "read_kspace": _every("*.h5", read_kspace),
         },
         damage={"*.h5": HDF5},
@@ -208,10 +242,21 @@ FORMATS = {
             "bart maps": lambda folder: read_maps(folder / "bart.cfl"),
             "cfl": lambda folder: cfl.read(folder / "bart.hdr"),
             "npy": lambda folder: read_kspace(folder / "array.npy"),
+            "npy mask": lambda folder: read_mask(folder / "mask.npy"),
             "npy maps": lambda folder: read_maps(folder / "array.npy"),
         },
         damage={"*.cfl": m.BYTES, "*.hdr": m.TEXT, "*.npy": (*m.BYTES, *m.TEXT[:6])},
         also=("bart",),
+    ),
+    "series": Format(
+        build=_build_series,
+        reads={
+            "dicom": lambda folder: read_images_of(sorted(folder.glob("scan/*.dcm"))),
+            "npz": lambda folder: read_images([folder / "scan" / "s.npz"]),
+        },
+        damage={"scan/*.dcm": m.BYTES, "scan/*.npz": m.BYTES},
+        also=("scan",),
+        secret=PATIENT,
     ),
     "cmrxrecon": Format(
         build=_build_cmrxrecon,
