@@ -43,6 +43,9 @@ class ImageUNetConfig:
     dtype: DTypeLike = jnp.float32
 
 
+CONFIGS = {"tiny": ImageUNetConfig(chans=8, pools=2), "repo": ImageUNetConfig()}
+
+
 class ImageUNet(nn.Module):
     """Magnitudes in, magnitudes out, frame by frame."""
 

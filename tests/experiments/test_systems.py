@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import latent_transformer, promptmr, varnet
+from medjax.mri import image_unet, unrolled
 from medjax.mri import latent_transformer as single_coil
 from medjax.mri import promptmr as prompts
-from medjax.mri import unrolled
 from medjax.mri import varnet as variational
 from medjax.mri.systems import FAMILIES, ReconstructionKernels, Trained, build, family
 
@@ -18,6 +18,7 @@ EVERY = [
     *unrolled.CONFIGS.values(),
     *variational.CONFIGS.values(),
     *prompts.CONFIGS.values(),
+    *image_unet.CONFIGS.values(),
 ]
 FEW_LINES = {
     "kspace": jax.ShapeDtypeStruct((1, 3, 2, 16, 16), jnp.complex64),
