@@ -15,7 +15,8 @@ def load(run: str | Path) -> Any:
 
     Returns:
         A `medjax.vlp.pretrained.Pretrained` (``embed_images``, ``embed_texts``,
-        ``zero_shot``, ``nearest``) or a `medjax.mri.learned.Learned`
+        ``zero_shot``, ``nearest``), a `medjax.vlp.finetuned.Finetuned` (``predict``)
+        or a `medjax.mri.learned.Learned`
         (``reconstruct``).
 
     Raises:
@@ -27,17 +28,22 @@ def load(run: str | Path) -> Any:
     family = read_family(run)
     # Imported where they are needed: a domain costs a second, and its own libraries.
     from medjax.mri.systems import FAMILIES as RECONSTRUCTIONS
+    from medjax.vlp.finetuned import FAMILY as CLASSIFIER
     from medjax.vlp.systems import FAMILIES as PAIRS
 
     if family in PAIRS:
         from medjax.vlp.pretrained import open_pair
 
         return open_pair(run)
+    if family == CLASSIFIER:
+        from medjax.vlp.finetuned import open_classifier
+
+        return open_classifier(run)
     if family in RECONSTRUCTIONS:
         from medjax.mri.learned import open_run
 
         return open_run(run)
-    known = ", ".join([*PAIRS, *RECONSTRUCTIONS])
+    known = ", ".join([*PAIRS, CLASSIFIER, *RECONSTRUCTIONS])
     raise DataError(
         f"{run / RECORD}: a run of {family!r}, which this version does not know; it "
         f"knows {known}"

@@ -87,7 +87,8 @@ def revive(kind: type, values: Any, parsers: Parsers = NO_PARSERS) -> Any:
         if hint in parsers:
             fields[name] = parsers[hint](value)
         elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            fields[name] = revive(hint, value, parsers)
+            made = isinstance(value, hint)  # one that was made of its fields before
+            fields[name] = value if made else revive(hint, value, parsers)
         elif fits(value, hint):
             fields[name] = tuple(value) if isinstance(value, list) else value
         else:

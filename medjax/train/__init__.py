@@ -12,6 +12,7 @@ from medjax.train.preemption import Preempted
 from medjax.train.settings import TrainConfig
 from medjax.train.sharding import fsdp, replicate, shard_batch
 from medjax.train.state import TrainState
+from medjax.train.stopping import StoppingConfig
 
 __all__ = [
     "DataIterator",
@@ -20,6 +21,7 @@ __all__ = [
     "NonFiniteError",
     "OptimizerConfig",
     "Preempted",
+    "StoppingConfig",
     "TrainConfig",
     "TrainState",
     "Writer",

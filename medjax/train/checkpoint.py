@@ -18,10 +18,11 @@ because restoring always passes the shapes together with the shardings wanted no
 
 import asyncio
 import base64
+import dataclasses
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -92,6 +93,21 @@ class DataState:
         )
 
 
+@dataclasses.dataclass
+class _Latest:
+    """Which checkpoints orbax keeps: the latest, and those that are protected."""
+
+    keep: int
+    protected: frozenset[int] = frozenset()
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        latest = len(checkpoints) - self.keep
+        return [
+            i >= latest or checkpoint.step in self.protected
+            for i, checkpoint in enumerate(checkpoints)
+        ]
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -102,11 +118,11 @@ class Checkpoints:
 
     def __init__(self, folder: Folder, *, keep: int = 2) -> None:
         self._folder = _absolute(folder)
-        policy: Any = ocp.training.preservation_policies.LatestN(keep)
+        self._policy: Any = _Latest(keep)
         with reading(self._folder, "folder of checkpoints"):
             self._checkpointer = ocp.training.Checkpointer(
                 str(self._folder),
-                preservation_policy=policy,
+                preservation_policy=self._policy,
                 cleanup_tmp_directories=True,
             )
 
@@ -115,6 +131,10 @@ class Checkpoints:
         """Step of the newest complete checkpoint."""
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
+
+    def protect(self, steps: Collection[int]) -> None:
+        """Keeps these steps, however old they get, until others are named."""
+        self._policy.protected = frozenset(steps)
 
     def save(
         self, state: TrainState, data: Any, settings: Mapping[str, Any], *, wait: bool

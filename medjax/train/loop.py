@@ -30,6 +30,7 @@ from jax.sharding import Mesh
 from medjax.progress import Progress, say
 from medjax.train import lock, speed, watch
 from medjax.train import settings as run_settings
+from medjax.train import stopping as stopped
 from medjax.train.agree import on_first
 from medjax.train.checkpoint import Checkpoints
 from medjax.train.feed import DataIterator, Fed, Feed
@@ -52,6 +53,7 @@ from medjax.train.state import (
     state_shardings,
 )
 from medjax.train.step import Loss, make_train_step
+from medjax.train.stopping import Stopping, StoppingConfig
 from medjax.train.storage import Folder, Growing, run_folder
 from medjax.typing import Key, Variables
 
@@ -78,6 +80,7 @@ def fit(
     mesh: Mesh | MeshConfig = DEFAULT_MESH,
     rules: Rules = DEFAULT_RULES,
     evals: Sequence[Eval] = (),
+    stopping: StoppingConfig | None = None,
     pretrained: Variables | None = None,
     config: Any = None,
     phase: str = "train",
@@ -97,6 +100,9 @@ def fit(
       mesh: The mesh, or its axis sizes.
       rules: Sharding rules over parameter names.
       evals: Hooks called as ``hook(state, step)``; they return scalars to log.
+      stopping: Which of these scalars decides that the run may end before its last
+        step; the checkpoint with the best one is then kept beside the latest. Every
+        process has to see the same scalars.
       pretrained: Host arrays that replace initialised variables on a fresh start.
       config: Settings of the experiment (dataclass or dict), kept in ``config.json``.
       phase: What the progress calls this training.
@@ -157,7 +163,8 @@ def fit(
             state = new_state(init_key, fed.device)
             if pretrained is not None:
                 state = overlay(state, pretrained)
-        if int(state.step) >= train.steps:
+        rule = stopping and stopped.resumed(workdir, stopping, start=start)
+        if int(state.step) >= train.steps or (rule and rule.exhausted):
             return state
 
         train_step = make_train_step(
@@ -178,7 +185,16 @@ def fit(
             Writer(workdir, step=start or 0, config=settings, wandb=train.wandb)
         )
         run = _Run(
-            workdir, held, train, settings, guard, checkpoints, feed, writer, evals
+            workdir=workdir,
+            held=held,
+            train=train,
+            settings=settings,
+            guard=guard,
+            checkpoints=checkpoints,
+            feed=feed,
+            writer=writer,
+            evals=evals,
+            stopping=rule,
         )
         progress = Progress(phase, train.steps, "steps", done=int(state.step))
         with watch.phase(watch.OUTSIDE):
@@ -198,6 +214,7 @@ class _Run:
     feed: Feed
     writer: Writer
     evals: Sequence[Eval]
+    stopping: Stopping | None
 
     def advance(
         self,
@@ -220,6 +237,10 @@ class _Run:
         unchecked: tuple[int, Fed, Mapping[str, jax.Array]] | None = None
 
         with trace, progress:
+            if self.stopping and self.stopping.owes(start) and self._due(start):
+                # Asked to leave there, the run saved at once and left this for later.
+                if self._evaluate(state, start)[1]:
+                    return state
             for n in range(start + 1, train.steps + 1):
                 if n > start + 1:
                     began = time.perf_counter()
@@ -239,7 +260,7 @@ class _Run:
                 last = n == train.steps
                 logs = n == 1 or last or n % train.log_every == 0
                 saves = last or n % train.checkpoint_every == 0
-                evaluates = last or (train.eval_every > 0 and n % train.eval_every == 0)
+                evaluates = self._due(n)
                 signum = self.guard.requested(n)
                 asked = signum is not None and not last
                 # Step n - 1 is looked at while n runs, so that the device always has
@@ -265,19 +286,24 @@ class _Run:
                     }
                     self.writer.write(n, {**row, **rates, **program})
                     progress.remark = f"loss {row['loss']:.4g}"
+                ends = False
                 with clock.excluded():
                     if evaluates and not asked:
-                        self._evaluate(state, n)
+                        better, ends = self._evaluate(state, n)
+                        saves = saves or better or ends
                     if saves or asked:
                         # After the rows: a resume from here keeps them.
                         self.held.check(now=True)
+                        wait = last or asked or ends
                         with watch.phase("save"):
                             self.checkpoints.save(
-                                state, fed.after, self.settings, wait=last or asked
+                                state, fed.after, self.settings, wait=wait
                             )
                 if signum is not None and not last:
                     logger.warning("saved and stopped by signal %d, step %d", signum, n)
                     raise Preempted(n, signum)
+                if ends:
+                    break
         return state
 
     def _check(
@@ -291,13 +317,31 @@ class _Run:
             self.checkpoints.save(state, fed.before, self.settings, wait=True)
             raise record_nonfinite(self.workdir, n, fed, metrics)
 
-    def _evaluate(self, state: TrainState, n: int) -> None:
-        """Runs the hooks and logs what they return."""
+    def _due(self, n: int) -> bool:
+        """Whether the hooks are to see the state after step n."""
+        every = self.train.eval_every
+        return n == self.train.steps or (every > 0 and n % every == 0)
+
+    def _evaluate(self, state: TrainState, n: int) -> tuple[bool, bool]:
+        """Runs the hooks and logs what they return.
+
+        Returns:
+          Whether this is the best state so far, and whether the run is to end.
+        """
+        found: dict[str, Any] = {}
         for evaluate in self.evals:
             with watch.phase("evaluate"):
-                scores = evaluate(state, n)
-            if scores:
-                self.writer.write(n, {f"eval/{k}": float(v) for k, v in scores.items()})
+                found |= evaluate(state, n)
+        if found:
+            self.writer.write(n, {f"eval/{k}": float(v) for k, v in found.items()})
+        if self.stopping is None:
+            return False, False
+        before = self.stopping.best
+        better = self.stopping.see(n, found)
+        # The one before is kept until the new one is whole.
+        steps = (before, self.stopping.best)
+        self.checkpoints.protect([step for step in steps if step is not None])
+        return better, self.stopping.exhausted
 
 
 class _Trace:

@@ -76,6 +76,9 @@ class OptimizerConfig:
     """Factor of each decay of `step`."""
     poly_power: float = 0.9
     """Exponent of `poly`."""
+    rates: tuple[tuple[str, float], ...] = ()
+    """Regex and factor: parameters that learn at so many times the rate; of several
+    that match the first counts. A trained tower learns slower than a new head."""
     frozen: tuple[str, ...] = ()
     """Regexes of parameter names that are not trained: no gradient, no state."""
 
@@ -187,6 +190,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     if config.name == "adamw":
         parts.append(decay)
     parts.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
+    if config.rates:
+        parts.append(_rates(config.rates))
     inner = optax.chain(*parts)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -222,11 +227,27 @@ def _clip_members(norm: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
+def _rates(rates: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
+    """Multiplies updates, decay included, by the factor of their parameter's name."""
+
+    def factor(path: Any, update: jax.Array) -> jax.Array:
+        name = _name(path)
+        return update * next((f for p, f in rates if re.search(p, name)), 1.0)
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(factor, updates)
+    )
+
+
+def _name(path: Any) -> str:
+    return "/".join(str(getattr(key, "key", key)) for key in path)
+
+
 def _weight_decay(rate: float, exempt: tuple[str, ...]) -> optax.GradientTransformation:
     """Adds ``rate * parameter`` to the update of every parameter not exempt."""
 
     def add(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
-        name = "/".join(str(getattr(key, "key", key)) for key in path)
+        name = _name(path)
         if any(re.search(pattern, name) for pattern in exempt):
             return update
         return update + rate * param

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from medjax.vlp import mflag as mflag
     from medjax.vlp.augment import AUGMENTATIONS as AUGMENTATIONS
     from medjax.vlp.augment import AugmentConfig as AugmentConfig
+    from medjax.vlp.classifier import ClassifierConfig as ClassifierConfig
     from medjax.vlp.contrastive import ContrastConfig as ContrastConfig
     from medjax.vlp.contrastive import contrast as contrast
     from medjax.vlp.contrastive import normalise as normalise
@@ -26,12 +27,17 @@ if TYPE_CHECKING:
     from medjax.vlp.datasets import Table as Table
     from medjax.vlp.datasets import open_prepared as open_prepared
     from medjax.vlp.datasets import prepare as prepare
+    from medjax.vlp.export import export_pair as export_pair
     from medjax.vlp.films import Film as Film
     from medjax.vlp.films import find_films as find_films
     from medjax.vlp.films import read_film as read_film
+    from medjax.vlp.finetuned import Finetuned as Finetuned
+    from medjax.vlp.finetuned import open_classifier as open_classifier
+    from medjax.vlp.finetuning import Finetuning as Finetuning
     from medjax.vlp.heads import MlpHead as MlpHead
     from medjax.vlp.heads import ProjectionHead as ProjectionHead
     from medjax.vlp.imitate import ImitateConfig as ImitateConfig
+    from medjax.vlp.labelled import LabelledConfig as LabelledConfig
     from medjax.vlp.mflag import MFlagConfig as MFlagConfig
     from medjax.vlp.pretrained import Pretrained as Pretrained
     from medjax.vlp.pretrained import open_pair as open_pair
@@ -55,6 +61,7 @@ __getattr__, __dir__ = exported(
     __name__,
     {
         "augment": ("AUGMENTATIONS", "AugmentConfig"),
+        "classifier": ("ClassifierConfig",),
         "contrastive": ("ContrastConfig", "contrast", "normalise"),
         "convirt": ("ConvirtConfig",),
         "corpus": ("Corpus", "CorpusConfig", "open_corpus"),
@@ -66,9 +73,13 @@ __getattr__, __dir__ = exported(
             "open_prepared",
             "prepare",
         ),
+        "export": ("export_pair",),
         "films": ("Film", "find_films", "read_film"),
+        "finetuned": ("Finetuned", "open_classifier"),
+        "finetuning": ("Finetuning",),
         "heads": ("MlpHead", "ProjectionHead"),
         "imitate": ("ImitateConfig",),
+        "labelled": ("LabelledConfig",),
         "mflag": ("MFlagConfig",),
         "pretrained": ("Pretrained", "open_pair"),
         "pretraining": ("Pretraining",),

@@ -58,6 +58,8 @@ class CorpusConfig:
     """Of a table: column with train, valid or test."""
     label_columns: tuple[str, ...] = ()
     """Of a table: columns of labels, 1, 0 or empty."""
+    class_column: str | None = None
+    """Of a table: column with one class name per row; becomes one label per class."""
     uncertain: Literal["ignore", "zero", "one"] | None = None
     """Of a table: what a label of -1 becomes; None: it is refused."""
     patients: int = 3000
@@ -249,5 +251,6 @@ def _reader(config: CorpusConfig) -> Reader:
         patient=config.patient_column,
         split=config.split_column,
         labels=config.label_columns,
+        classes=config.class_column,
         uncertain=config.uncertain,
     )

@@ -1,4 +1,4 @@
-"""Many films by a trained pair of towers: resumable, and no film goes silently."""
+"""Many films by a trained run: resumable, and no film goes silently."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ from medjax.data.boundary import reading
 from medjax.data.ledger import Ledger, OnError, Skip
 from medjax.progress import Progress
 from medjax.vlp.films import Film
+from medjax.vlp.finetuned import Finetuned
 from medjax.vlp.pretrained import Pretrained
 
 PART = 2048
@@ -33,25 +34,27 @@ def read_lines(path: Path) -> list[str]:
 
 
 def embed_in_parts(
-    pair: Pretrained,
+    pair: Pretrained | Finetuned,
     films: Sequence[Film],
     out: Path,
     *,
     ledger: Ledger,
     batch_size: int,
 ) -> tuple[list[str], np.ndarray]:
-    """Embeds films, keeping finished parts beside ``out`` until all are done.
+    """Embeds or classifies films, keeping finished parts beside ``out`` until the end.
 
     Args:
-      pair: The towers.
+      pair: Two towers, or a classifier.
       films: What to embed.
       out: Where the result will go; parts lie in ``<out>.parts``.
       ledger: Collects what cannot be read.
       batch_size: Films at a time.
 
     Returns:
-      Ids and embeddings of the films that could be read.
+      Ids of the films that could be read, and embeddings or probabilities.
     """
+    classifies = isinstance(pair, Finetuned)
+    work = pair.predict_films if classifies else pair.embed_films
     folder = out.with_name(f"{out.name}.parts")
     asked = json.dumps([pair.checksum, [(f.id, str(f.path)) for f in films]])
     name = hashlib.sha256(asked.encode()).hexdigest()[:16]
@@ -64,7 +67,7 @@ def embed_in_parts(
             path = folder / f"{name}_{start}.npz"
             if not path.exists():
                 part = Ledger("skip", log=ledger.log)
-                kept, found = pair.embed_films(some, ledger=part, batch_size=batch_size)
+                kept, found = work(some, ledger=part, batch_size=batch_size)
                 faults = [(skip.id, skip.reason) for skip in part.skipped]
                 draft = path.with_suffix(".draft")
                 with draft.open("wb") as file:

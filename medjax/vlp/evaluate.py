@@ -42,6 +42,73 @@ class ProbesConfig:
 Encoders = Mapping[str, Callable[[Variables, Mapping[str, jax.Array]], jax.Array]]
 
 
+class Encoder:
+    """Functions of (variables, batch) over all rows of a source, compiled once.
+
+    Args:
+      encoders: what to compute, by name; each gives an array with leading axis b.
+      mesh: the batch is split over it.
+      batch_size: of the global batch, rounded up to what the mesh can split.
+    """
+
+    def __init__(self, encoders: Encoders, *, mesh: Mesh, batch_size: int) -> None:
+        self.mesh, self.names = mesh, tuple(encoders)
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        self.size = -(-batch_size // shards) * shards
+
+        @functools.partial(jax.jit, out_shardings=replicated(mesh))
+        def run(variables: Variables, batch: Mapping[str, jax.Array]) -> Any:
+            return {
+                name: fn(variables, batch).astype(jnp.float32)
+                for name, fn in encoders.items()
+            }
+
+        self._run = run
+
+    def __call__(
+        self,
+        variables: Variables,
+        source: Source,
+        *,
+        label: str = "encode",
+        unit: str = "films",
+    ) -> dict[str, np.ndarray]:
+        """Runs them.
+
+        Args:
+          variables: of the model, on the mesh.
+          source: rows; every field must be numeric.
+          label: of the progress.
+          unit: what a row is, in the plural.
+
+        Returns:
+          One float32 array per encoder, row by row in the order of the source, on
+          every process.
+        """
+        config = PipelineConfig(
+            batch_size=self.size, shuffle=False, epochs=1, remainder="pad", prefetch=2
+        )
+        stream = build_pipeline(
+            source,
+            config,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        parts: list[dict[str, np.ndarray]] = []
+        progress = Progress(label, len(source), unit)
+        with jax.set_mesh(self.mesh), progress:
+            for batch in stream:
+                out = self._run(variables, shard_batch(batch, self.mesh))
+                parts.append(
+                    {k: np.asarray(v.addressable_data(0)) for k, v in out.items()}
+                )
+                progress.advance(min(self.size, len(source) - progress.done))
+        return {
+            name: np.concatenate([p[name] for p in parts])[: len(source)]
+            for name in self.names
+        }
+
+
 def encode(
     encoders: Encoders,
     variables: Variables,
@@ -52,51 +119,9 @@ def encode(
     label: str = "encode",
     unit: str = "films",
 ) -> dict[str, np.ndarray]:
-    """Runs functions of (variables, batch) over all rows of a source.
-
-    Args:
-      encoders: what to compute, by name; each gives an array with leading axis b.
-      variables: of the model, on the mesh.
-      source: rows; every field must be numeric.
-      mesh: the batch is split over it.
-      batch_size: of the global batch, rounded up to what the mesh can split.
-      label: of the progress.
-      unit: what a row is, in the plural.
-
-    Returns:
-      One float32 array per encoder, row by row in the order of the source, on every
-      process.
-    """
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    size = -(-batch_size // shards) * shards
-    config = PipelineConfig(
-        batch_size=size, shuffle=False, epochs=1, remainder="pad", prefetch=2
-    )
-    stream = build_pipeline(
-        source,
-        config,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-
-    @functools.partial(jax.jit, out_shardings=replicated(mesh))
-    def run(variables: Variables, batch: Mapping[str, jax.Array]) -> Any:
-        return {
-            name: fn(variables, batch).astype(jnp.float32)
-            for name, fn in encoders.items()
-        }
-
-    parts: list[dict[str, np.ndarray]] = []
-    progress = Progress(label, len(source), unit)
-    with jax.set_mesh(mesh), progress:
-        for batch in stream:
-            out = run(variables, shard_batch(batch, mesh))
-            parts.append({k: np.asarray(v.addressable_data(0)) for k, v in out.items()})
-            progress.advance(min(size, len(source) - progress.done))
-    return {
-        name: np.concatenate([p[name] for p in parts])[: len(source)]
-        for name in encoders
-    }
+    """An `Encoder` that is called once."""
+    run = Encoder(encoders, mesh=mesh, batch_size=batch_size)
+    return run(variables, source, label=label, unit=unit)
 
 
 def encode_texts(

@@ -8,24 +8,19 @@ Everything runs jitted, in batches of one shape, split over the devices of this 
 """
 
 import dataclasses
-import functools
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from medjax.data.ledger import Ledger
 from medjax.train.checkpoint import load_variables, saved_steps
 from medjax.train.mesh import MeshConfig, make_mesh
-from medjax.train.sharding import batch_sharding, flatten, replicated
-from medjax.typing import Variables
-from medjax.vlp.films import Film, read_films
+from medjax.train.sharding import replicated
+from medjax.vlp.applied import Applied
+from medjax.vlp.films import Film
 from medjax.vlp.probes import prompt_embeddings
 from medjax.vlp.prompts import prompts
 from medjax.vlp.system import PretrainingSystem
@@ -37,36 +32,16 @@ Prompts = Mapping[str, tuple[Sequence[str], Sequence[str]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """Two trained towers with all that they need to be used.
+class Pretrained(Applied):
+    """Two trained towers with all that they need to be used; see `Applied`.
 
     Attributes:
-        folder: of the run.
-        record: its settings.
-        step: updates behind the weights.
-        system: its pure functions.
-        variables: the weights, averaged ones where the run keeps an average.
         tokenizer: of its report tower.
-        mesh: of the devices that share the work.
     """
 
-    folder: Path
     record: PairRecord
-    step: int
     system: PretrainingSystem
-    variables: Variables
     tokenizer: Tokenizer
-    mesh: Mesh
-
-    @functools.cached_property
-    def checksum(self) -> str:
-        """SHA-256 over names, shapes, dtypes and bytes of all weights."""
-        digest = hashlib.sha256()
-        for name, leaf in sorted(flatten(self.variables).items()):
-            value = np.asarray(leaf)
-            digest.update(f"{name} {value.shape} {value.dtype}".encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
-        return digest.hexdigest()
 
     def embed_images(
         self, images: Sequence[str | Path] | np.ndarray, *, batch_size: int = 64
@@ -85,13 +60,13 @@ class Pretrained:
             DataError: For a file that cannot be read.
             ValueError: For an array that is no stack of prepared films.
         """
-        return self._images("image_embedding", images, batch_size)
+        return self.image_rows("image_embedding", images, batch_size)
 
     def image_features(
         self, images: Sequence[str | Path] | np.ndarray, *, batch_size: int = 64
     ) -> Float[np.ndarray, "n d"]:
         """What the image tower knows, before any projection; as `embed_images`."""
-        return self._images("image_features", images, batch_size)
+        return self.image_rows("image_features", images, batch_size)
 
     def embed_films(
         self, films: Sequence[Film], *, ledger: Ledger, batch_size: int = 64
@@ -106,15 +81,9 @@ class Pretrained:
         Returns:
             Ids and, row by row, float32 embeddings.
         """
-        record, ids, rows = self.record, [], []
-        chunks = read_films(
-            films, record.image_size, record.resize, chunk=batch_size, ledger=ledger
+        return self.film_rows(
+            "image_embedding", films, ledger=ledger, batch_size=batch_size
         )
-        for kept, pixels in chunks:
-            ids += [film.id for film in kept]
-            rows.append(self._apply("image_embedding", pixels, batch_size))
-        width = rows[0].shape[1] if rows else 0
-        return ids, np.concatenate([np.zeros((0, width), np.float32), *rows])
 
     def embed_texts(
         self, texts: Sequence[str], *, batch_size: int = 64
@@ -129,7 +98,7 @@ class Pretrained:
             float32, one row per text.
         """
         ids = self.tokenizer.encode(list(texts), self.record.text.max_length)
-        return self._apply("text_embedding", ids, batch_size)
+        return self.rows("text_embedding", ids, batch_size)
 
     def zero_shot(
         self,
@@ -202,52 +171,6 @@ class Pretrained:
         found = [_top(part, corpus, k) for part in parts]
         rows, cosines = (np.concatenate(side) for side in zip(*found, strict=True))
         return rows, cosines
-
-    def _images(self, name: str, images: Any, batch_size: int) -> np.ndarray:
-        if isinstance(images, np.ndarray):
-            size = self.record.image_size
-            if images.dtype != np.uint8 or images.shape[1:] != (size, size):
-                raise ValueError(
-                    f"images: expected files, or uint8 films of shape [n, {size}, "
-                    f"{size}], got {images.dtype} of shape {images.shape}"
-                )
-            return self._apply(name, images, batch_size)
-        films = [Film(str(path), Path(path)) for path in images]
-        record, ledger = self.record, Ledger("raise")
-        chunks = read_films(
-            films, record.image_size, record.resize, chunk=batch_size, ledger=ledger
-        )
-        return np.concatenate([self._apply(name, x, batch_size) for _, x in chunks])
-
-    @functools.cached_property
-    def _compiled(self) -> dict[str, Callable[[Variables, Any], Any]]:
-        everywhere, split = replicated(self.mesh), batch_sharding(self.mesh)
-        return {
-            name: jax.jit(
-                lambda v, x, apply=apply: apply(v, x).astype(jnp.float32),
-                in_shardings=(everywhere, split),
-                out_shardings=split,
-            )
-            for name, apply in self.system.apply.items()
-        }
-
-    def _apply(
-        self, name: str, rows: Shaped[np.ndarray, "n *shape"], batch_size: int
-    ) -> np.ndarray:
-        """One function of the system over rows, in batches of one shape."""
-        devices = self.mesh.size
-        size = -(-batch_size // devices) * devices
-        parts = []
-        with jax.set_mesh(self.mesh):
-            for start in range(0, len(rows), size):
-                part = rows[start : start + size]
-                missing = np.repeat(part[-1:], size - len(part), axis=0)
-                padded = np.concatenate([part, missing])
-                out = self._compiled[name](self.variables, padded)
-                parts.append(np.asarray(out)[: len(part)])
-        if not parts:
-            raise ValueError(f"{name}: expected one row at least, got none")
-        return np.concatenate(parts)
 
 
 def _known(names: Sequence[str]) -> Prompts:

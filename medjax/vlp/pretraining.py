@@ -28,6 +28,7 @@ from medjax.vlp.contrastive import ContrastConfig, ContrastImplementation
 from medjax.vlp.corpus import Corpus, CorpusConfig, Rows, open_corpus
 from medjax.vlp.datasets import PreparedSource
 from medjax.vlp.evaluate import ProbesConfig, encode, evaluate
+from medjax.vlp.export import export_pair
 from medjax.vlp.report_tower import LanguageConfig, train_language_model
 from medjax.vlp.show import show
 from medjax.vlp.system import PretrainingSystem
@@ -37,7 +38,6 @@ from medjax.vlp.towers import (
     TextTowerConfig,
     check_vocabulary,
     load_towers,
-    save_towers,
 )
 from medjax.weights import checkpoint_digest
 
@@ -224,8 +224,7 @@ def run(
     variables = on_host(variables, mesh)
 
     def keep() -> None:
-        towers_folder = config.workdir / "towers"
-        save_towers(towers_folder, variables, config.image, text, corpus.tokenizer)
+        export_pair(config.workdir / "towers", record, variables, corpus.tokenizer)
         show(config.workdir, results, found, corpus, title=config.about)
 
     on_first(keep, what="report")

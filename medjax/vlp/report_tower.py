@@ -16,9 +16,9 @@ import jax
 from jax.sharding import Mesh
 
 from medjax import weights
-from medjax.data.ledger import DataError
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.train.agree import on_first
+from medjax.train.asked import check_asked
 from medjax.train.loop import fit
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
@@ -68,7 +68,10 @@ def train_language_model(
     folder = workdir / "checkpoint"
     text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
     asked = settings_of(corpus, text, config, seed=seed)
-    on_first(lambda: check_asked(workdir, asked), what="report tower's settings")
+    on_first(
+        lambda: check_asked(workdir, asked, what="report tower", result=folder),
+        what="report tower's settings",
+    )
     if on_first(folder.exists, what="trained report tower"):
         return folder
     init, loss = masked_language_model(text)
@@ -124,34 +127,3 @@ def settings_of(
         "reports": corpus.metadata["source_hash"],
         "vocabulary": hashlib.sha256(words.encode()).hexdigest(),
     }
-
-
-def check_asked(workdir: Path, asked: dict[str, Any]) -> None:
-    """Holds a folder to the settings it was started with, which it keeps beside it.
-
-    Raises:
-      DataError: they differ, or the folder does not say them.
-    """
-    path = workdir / "asked.json"
-    if path.exists():
-        kept = json.loads(path.read_text())
-        changed = sorted(
-            name for name in {*kept, *asked} if kept.get(name) != asked.get(name)
-        )
-        if changed:
-            was = {name: kept.get(name) for name in changed}
-            now = {name: asked.get(name) for name in changed}
-            raise DataError(
-                f"workdir: the report tower in {workdir} was trained with {was}, now "
-                f"{now}: use another workdir"
-            )
-    elif (workdir / "checkpoint").exists():
-        raise DataError(
-            f"workdir: {workdir} holds a report tower without {path.name}, which says "
-            "how it was trained: use another workdir"
-        )
-    elif jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".part")
-        draft.write_text(json.dumps(asked, indent=1, sort_keys=True))
-        draft.rename(path)

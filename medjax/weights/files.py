@@ -22,11 +22,9 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 HOW_TO_CONVERT = (
     "Pickled weights are not read, because unpickling runs the code in the file. "
-    "Convert once, where PyTorch is installed and you trust the file: "
-    "python -c \"import torch, safetensors.torch as s; d = torch.load('in.bin', "
-    "map_location='cpu', weights_only=True); s.save_file({k: v.clone().contiguous() "
-    "for k, v in d.items()}, 'model.safetensors')\". On a hub, a converted copy often "
-    "waits as a pull request: owner/name@refs/pr/1."
+    "Convert it once, where PyTorch is installed: python -m experiments.convert FILE "
+    "FOLDER. On a hub, a converted copy often waits as a pull request: "
+    "owner/name@refs/pr/1."
 )
 
 

@@ -67,7 +67,7 @@ def to_torch_layout(layout: Layout, value: np.ndarray) -> np.ndarray:
     return tensor[None] if layout in PROMPTS else tensor
 
 
-Network = Literal["resnet", "vit", "bert", "bert_mlm"]
+Network = Literal["resnet", "vit", "bert", "bert_mlm", "head"]
 
 
 class Rule(NamedTuple):
@@ -256,9 +256,20 @@ BERT_MLM = Table(
 )
 """``BertForMaskedLM``, for variables with the parts ``bert`` and ``head``."""
 
+HEAD = Table(
+    rules=(
+        *dense("linear{i}", "linear{i}"),
+        *batch_norm("bn{i}", "bn{i}"),
+    ),
+    silent=(r".*\.num_batches_tracked",),
+    counters=((r"(.*)\.running_mean", r"\1.num_batches_tracked"),),
+)
+"""A projection head: two linear layers, with or without a BatchNorm behind each."""
+
 TABLES: dict[Network, Table] = {
     "resnet": RESNET,
     "vit": VIT,
     "bert": BERT,
     "bert_mlm": BERT_MLM,
+    "head": HEAD,
 }

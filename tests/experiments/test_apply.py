@@ -4,8 +4,6 @@ import csv
 import json
 import shutil
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,49 +11,15 @@ from PIL import Image
 import medjax
 from experiments import embed, retrieve, zero_shot
 from medjax.data.boundary import DataError
-from medjax.train.checkpoint import Checkpoints
-from medjax.train.state import TrainState
-from medjax.vlp.convirt import ConvirtConfig
 from medjax.vlp.films import find_films
-from medjax.vlp.systems import PairRecord
-from medjax.vlp.tokens import train_tokenizer
-from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
+from tests.vlp.pairs import random_pair
 
 TEXTS = ["No pneumothorax.", "There is a small left pleural effusion.", "Normal."]
-SIZE = 32
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a run whose weights are random: what is tested is their use."""
-    folder = tmp_path_factory.mktemp("runs") / "convirt"
-    tokenizer = train_tokenizer(TEXTS * 2, vocab_size=80)
-    record = PairRecord(
-        system=ConvirtConfig(features=16, frozen_text_layers=0, text="report"),
-        image=ImageTowerConfig("vit_tiny"),
-        text=TextTowerConfig("tiny", vocab_size=tokenizer.vocab_size, max_length=16),
-        image_size=SIZE,
-        resize="mgca",
-        compared="report",
-        data="test",
-        findings=("Edema",),
-    )
-    record.save(folder, tokenizer)
-    system = record.build(folder)
-    batch = {
-        "image": jnp.zeros((2, SIZE, SIZE), jnp.uint8),
-        "report": jnp.zeros((2, 16), jnp.int32),
-    }
-    variables = dict(jax.jit(system.init)(jax.random.key(0), batch))
-    state = TrainState(
-        step=jnp.ones((), jnp.int32),
-        params=variables.pop("params"),
-        extra=variables,
-        opt_state={"none": jnp.zeros(())},
-    )
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(state, {}, {}, wait=True)
-    return folder
+    return random_pair(tmp_path_factory.mktemp("runs") / "convirt", TEXTS)
 
 
 @pytest.fixture(scope="module")

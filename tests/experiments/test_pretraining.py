@@ -22,6 +22,7 @@ from medjax.train.optimizer import OptimizerConfig
 from medjax.vlp import show
 from medjax.vlp.corpus import Corpus
 from medjax.vlp.pretraining import run
+from medjax.vlp.tokens import SPECIAL
 
 TIMED = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
 
@@ -159,11 +160,16 @@ def test_towers_leave_as_checkpoints_and_start_another_system(trained, folder):
         steps=1,
         lr=0.0,
         image=str(towers / "image"),
-        text=str(trained[0] / "language" / "checkpoint"),
-        root=folder / "data",
+        text=str(towers / "text"),
     )
+    again = dataclasses.replace(config.data, prepared=folder / "again")
+    config = dataclasses.replace(config, data=again)
     results = run(config, convirt.convirt, devices=jax.devices()[:1])
     check_results(results, folder / "convirt")
+    # Tokenised by the tower's own tokenizer, texts are words and not [UNK].
+    reports = Corpus(folder / "again", max_tokens=32).column("train", "report")
+    ids = np.concatenate(reports)
+    assert (ids == SPECIAL.index("[UNK]")).mean() < 0.01 < (ids > len(SPECIAL)).mean()
     for tower in ("image", "text"):
         before = load_file(towers / tower / "model.safetensors")
         after = load_file(folder / "convirt/towers" / tower / "model.safetensors")

@@ -183,3 +183,18 @@ def test_members_are_clipped_as_if_alone():
 def test_a_flag_that_would_do_nothing_is_refused(options, named):
     with pytest.raises(ValueError, match=named):
         make_optimizer(OptimizerConfig(**options), 10)
+
+
+def test_parameters_learn_at_their_own_rate():
+    params = {"tower": {"w": jnp.ones(3)}, "head": {"w": jnp.ones(3)}}
+    slopes = jax.tree.map(lambda w: 2.0 * w, params)
+    config = OptimizerConfig(
+        name="adamw", lr=0.1, weight_decay=0.5, rates=(("^tower/", 0.25),)
+    )
+    updates = {}
+    for name, rates in (("own", config.rates), ("one", ())):
+        tx = make_optimizer(dataclasses.replace(config, rates=rates), 10)
+        updates[name], _ = tx.update(slopes, tx.init(params), params)
+    own, one = updates["own"], updates["one"]
+    np.testing.assert_array_equal(own["head"]["w"], one["head"]["w"])
+    np.testing.assert_allclose(own["tower"]["w"], 0.25 * one["tower"]["w"], rtol=1e-6)

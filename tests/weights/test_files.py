@@ -127,9 +127,9 @@ class Bomb:
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "best.pth", "model.pt"])
 def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path, name, variables):
     (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ValueError, match="is a pickle.*safetensors.torch"):
+    with pytest.raises(ValueError, match="is a pickle.*experiments.convert"):
         load(tmp_path / name, "bert", variables)
-    with pytest.raises(FileNotFoundError, match=f"{name}.*safetensors.torch"):
+    with pytest.raises(FileNotFoundError, match=f"{name}.*experiments.convert"):
         load(tmp_path, "bert", variables)
 
 

@@ -1,0 +1,82 @@
+"""A pair of towers as a folder that PyTorch uses alone.
+
+::
+
+    image/            model.safetensors under torchvision's or timm's names, config.json
+    text/             the same under Hugging Face's names, and the tokenizer
+    heads.safetensors image_head.* and text_head.*: from the towers to the shared space
+    preparation.json  how a film and a text become input
+    prompts.json      the sentences of each class, for zero-shot scores
+
+``experiments/examples/zero_shot_in_pytorch.py`` reads it without this library, and each
+of the two towers is a checkpoint that a run can start from.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from medjax.typing import Variables
+from medjax.vlp.augment import NORMALISATIONS, evaluation
+from medjax.vlp.prompts import NOUNS, PROMPTS_VERSION, SENTENCES, prompts
+from medjax.vlp.systems import PairRecord
+from medjax.vlp.tokens import Tokenizer
+from medjax.vlp.towers import save_towers
+from medjax.weights import to_torch
+
+HEADS = ("image_head", "text_head")
+
+
+def export_pair(
+    folder: Path, record: PairRecord, variables: Variables, tokenizer: Tokenizer
+) -> None:
+    """Writes the folder.
+
+    Args:
+      folder: Made if it does not exist.
+      record: Of the run; its report tower's checkpoint, if named, is there to be read.
+      variables: The system's, on this host.
+      tokenizer: The report tower's.
+    """
+    save_towers(folder, variables, record.image, record.text, tokenizer)
+    tensors: dict[str, np.ndarray] = {}
+    for head in HEADS:
+        own = {name: tree[head] for name, tree in variables.items() if head in tree}
+        tensors |= {f"{head}.{k}": v for k, v in to_torch("head", own).items()}
+    save_file(tensors, folder / "heads.safetensors", metadata={"format": "pt"})
+    names = dict.fromkeys([*record.findings, *NOUNS, *SENTENCES])
+    sentences = {name: [list(side) for side in prompts(name)] for name in names}
+    for file, content in (
+        ("preparation.json", preparation(record)),
+        ("prompts.json", sentences),
+    ):
+        (folder / file).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def preparation(record: PairRecord) -> dict[str, Any]:
+    """How a film and a text become input: everything that is not a weight."""
+    seen = evaluation(record.system.augment)
+    mean, std = NORMALISATIONS[seen.normalise]
+    return {
+        "architecture": record.image.architecture,
+        "image_size": record.image_size,
+        "resize": record.resize,
+        "crop_area": seen.crop_area[0],
+        "input_size": seen.size,
+        "mean": list(mean),
+        "std": list(std),
+        "pool": record.text.pool,
+        "max_length": record.text.max_length,
+        "compared": record.compared,
+        "prompts": PROMPTS_VERSION,
+    }
+
+
+def with_sizes(record: PairRecord, reports: Path) -> PairRecord:
+    """The record of an opened run, whose report tower's sizes lie in its folder."""
+    text = dataclasses.replace(record.text, checkpoint=str(reports))
+    return dataclasses.replace(record, text=text)

@@ -1,0 +1,291 @@
+"""Films with labels to learn, of any prepared set: which, how split, how many.
+
+Whatever is named becomes a prepared set once, as for pre-training; here rows are chosen
+from it by lists of ids and by the share of training labels that may be used.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from medjax.data.boundary import DataError
+from medjax.data.images import ResizeMode
+from medjax.data.ledger import OnError
+from medjax.data.records import METADATA, RecordSource
+from medjax.vlp.corpus import Corpus, CorpusConfig, open_corpus
+from medjax.vlp.films import TABLES
+from medjax.vlp.splits import SPLITS, Overlaps, Splits, Studies, assign
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledConfig:
+    """Which films and labels."""
+
+    data: Path | None = None
+    """A prepared set, a table (CSV, TSV, JSONL) of image paths and labels, or a raw
+    data set with --format; None: the embedded data."""
+    format: Literal[
+        "auto", "prepared", "table", "mimic", "chexpert", "nih", "rsna", "covidx"
+    ] = "auto"
+    """What lies there; auto: a prepared set or a table, by looking."""
+    target: tuple[str, ...] = ()
+    """Labels to learn, by name; of a table its columns of 1, 0 or nothing. Default: all
+    that a set has."""
+    classes: str | None = None
+    """Of a table: column with one class name per row, in place of target."""
+    column: str = "image"
+    """Of a table: column or {pattern} of the image path."""
+    patient: str | None = None
+    """Of a table: column of the patient; splits are drawn by patient."""
+    split: str | None = None
+    """Of a table: column with train, valid or test."""
+    uncertain: Literal["ignore", "zero", "one"] | None = None
+    """Of a table: what a label of -1 becomes; None: it is refused."""
+    on_error: OnError = "raise"
+    """A file that cannot be read, a duplicate id: stop, or count and list it."""
+    prepared: Path | None = None
+    """Where raw data are prepared to; default: data/ in the run's folder."""
+    image_size: int | None = None
+    """Side of the stored films; None: what the tower was trained on."""
+    resize: ResizeMode | None = None
+    """How a film becomes that square; None: as the tower was trained."""
+    patients: int = 600
+    """Of the embedded data: how many."""
+    train_ids: Path | None = None
+    """List of ids (text or CSV) to train on; no list: the set's own splits."""
+    valid_ids: Path | None = None
+    """List of ids to stop by."""
+    test_ids: Path | None = None
+    """List of ids to test on."""
+    overlaps: Overlaps = "refuse"
+    """Patients in more than one split: refuse them, or count them and go on."""
+    fraction: float = 1.0
+    """Share of the training films whose labels may be used: 0.01, 0.1, 1. Drawn
+    uniformly, not stratified, as in MGCA's protocol."""
+    seed: int = 0
+    """Of embedded data, drawn splits, the fraction, and the shuffle."""
+    batch_size: int = 64
+    """Of the global batch."""
+    workers: int = 0
+    """Interpreters that read beside each process; 0: threads."""
+
+
+class LabelledFilms:
+    """Some rows of a prepared set: film, labels, and what stands in memory for it.
+
+    Attributes:
+        labels: 1, 0 or NaN for unknown; row by row.
+        patients: numbers, equal for films of one patient.
+        ids: of the studies.
+        columns: features to hand out in place of films; empty: none.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        places: Sequence[tuple[str, int]],
+        *,
+        labels: Float[np.ndarray, "n k"],
+        patients: Int[np.ndarray, " n"],
+        ids: list[str],
+    ) -> None:
+        self._sources = {
+            split: RecordSource(folder, split, fields=["image"])
+            for split in dict.fromkeys(split for split, _ in places)
+        }
+        self._places = list(places)
+        self.labels, self.patients, self.ids = labels, patients, ids
+        self.columns: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, row: SupportsIndex) -> dict[str, Any]:
+        index = row.__index__()
+        if self.columns:
+            held = {name: column[index] for name, column in self.columns.items()}
+        else:
+            held = {"image": self.film(index)}
+        return {**held, "labels": self.labels[index]}
+
+    def film(self, row: int) -> np.ndarray:
+        """uint8 [size, size]."""
+        split, place = self._places[row]
+        return self._sources[split][place]["image"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Everything that fine-tuning asks of data.
+
+    Attributes:
+        corpus: the prepared set.
+        names: of the labels.
+        parts: films by split; of ``train`` the share that may be used.
+        splits: who is where, and what was found about it.
+    """
+
+    corpus: Corpus
+    names: tuple[str, ...]
+    parts: dict[str, LabelledFilms]
+    splits: Splits
+
+    def lines(self) -> list[str]:
+        """What there is, for the terminal."""
+        held, whole = len(self.parts["train"]), len(self.splits.rows["train"])
+        used = f"training on {held} of {whole} films"
+        return [*self.splits.lines(), used, f"labels: {', '.join(self.names)}"]
+
+
+def open_labelled(
+    config: LabelledConfig, folder: Path, *, image_size: int, resize: ResizeMode
+) -> Labelled:
+    """The films and labels that flags name, prepared if that was not done before.
+
+    Args:
+        config: What to read.
+        folder: Where raw and embedded data are prepared to, unless the flags say.
+        image_size: Side of the films that the tower was trained on.
+        resize: How they were prepared.
+
+    Raises:
+        DataError: A wrong folder or label, splits that overlap or are empty, labels
+            that nothing can be learned from.
+    """
+    if not 0.0 < config.fraction <= 1.0:
+        raise ValueError(f"fraction: expected (0, 1], got {config.fraction}")
+    corpus = open_corpus(
+        _corpus(config, image_size, resize), folder, tokenizer=None, max_tokens=512
+    )
+    if "image" not in corpus.metadata["fields"]:
+        raise DataError(f"data: {corpus.folder} has no films")
+    names = _names(config, corpus)
+    every = _Every.read(corpus)
+    lists = dict(
+        zip(SPLITS, (config.train_ids, config.valid_ids, config.test_ids), strict=True)
+    )
+    splits = assign(every.studies, lists, overlaps=config.overlaps)
+    if empty := [split for split in SPLITS if not splits.rows[split]]:
+        raise DataError(
+            f"data: {corpus.folder} has no films in {empty}; name lists of ids, a "
+            "column of splits, or bring more patients"
+        )
+    columns = [corpus.findings.index(name) for name in names]
+    chosen = {split: np.asarray(rows) for split, rows in splits.rows.items()}
+    chosen["train"] = _subsample(chosen["train"], config.fraction, config.seed)
+    parts = {
+        split: every.films(corpus, rows, columns) for split, rows in chosen.items()
+    }
+    check_learnable(names, {split: part.labels for split, part in parts.items()})
+    return Labelled(corpus, names, parts, splits)
+
+
+def check_learnable(names: Sequence[str], labels: dict[str, np.ndarray]) -> None:
+    """Refuses labels of which nothing can be learned or judged.
+
+    Raises:
+        DataError: No label has both answers among the films of a split, or one has no
+            known answer to train on.
+    """
+    for split, values in labels.items():
+        both = (values == 1).any(0) & (values == 0).any(0)
+        if not both.any():
+            raise DataError(
+                f"data: of the {len(values)} films of the {split} split no label has "
+                "both answers, present and absent: take more films"
+            )
+    known = (~np.isnan(labels["train"])).sum(0)
+    if not known.all():
+        which = [name for name, count in zip(names, known, strict=True) if not count]
+        raise DataError(f"target: no training film has a known {', '.join(which)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Every:
+    """All studies of a set, read once."""
+
+    studies: Studies
+    places: list[tuple[str, int]]
+    labels: np.ndarray
+
+    @classmethod
+    def read(cls, corpus: Corpus) -> "_Every":
+        ids: list[str] = []
+        patients: list[int] = []
+        places: list[tuple[str, int]] = []
+        for split in corpus.splits:
+            rows = RecordSource(corpus.folder, split, fields=["id", "patient"])
+            found = [rows[i] for i in range(len(rows))]
+            ids += [row["id"] for row in found]
+            patients += [int(row["patient"]) for row in found]
+            places += [(split, i) for i in range(len(rows))]
+        labels = np.concatenate([corpus.labels(split) for split in corpus.splits])
+        studies = Studies(ids, patients, [split for split, _ in places])
+        return cls(studies, places, labels)
+
+    def films(
+        self, corpus: Corpus, rows: np.ndarray, columns: list[int]
+    ) -> LabelledFilms:
+        studies = self.studies
+        return LabelledFilms(
+            corpus.folder,
+            [self.places[int(i)] for i in rows],
+            labels=self.labels[rows][:, columns],
+            patients=np.asarray([studies.patients[int(i)] for i in rows]),
+            ids=[studies.ids[int(i)] for i in rows],
+        )
+
+
+def _corpus(
+    config: LabelledConfig, image_size: int, resize: ResizeMode
+) -> CorpusConfig:
+    """The same wish as pre-training would say it."""
+    kind: Any = config.format
+    if config.data is not None and kind == "auto":
+        is_table = config.data.suffix.lower() in TABLES
+        if not is_table and not (config.data / METADATA).is_file():
+            raise DataError(
+                f"data: {config.data} is neither a prepared set nor a table "
+                f"({', '.join(TABLES)}); --format names a raw data set"
+            )
+        kind = "table" if is_table else "prepared"
+    if kind == "table" and not (config.target or config.classes):
+        raise DataError("target: name the columns of labels, or --classes")
+    return CorpusConfig(
+        root=config.data,
+        format="prepared" if kind == "auto" else kind,
+        prepared=config.prepared,
+        on_error=config.on_error,
+        image_column=config.column,
+        text_column=None,
+        patient_column=config.patient,
+        split_column=config.split,
+        label_columns=() if config.classes else config.target,
+        class_column=config.classes,
+        uncertain=config.uncertain,
+        patients=config.patients,
+        image_size=config.image_size or image_size,
+        resize=config.resize or resize,
+        seed=config.seed,
+    )
+
+
+def _names(config: LabelledConfig, corpus: Corpus) -> tuple[str, ...]:
+    if not corpus.findings:
+        raise DataError(f"data: {corpus.folder} has no labels")
+    if missing := [name for name in config.target if name not in corpus.findings]:
+        raise DataError(
+            f"target: {corpus.folder} has no {missing}, its labels are "
+            f"{corpus.findings}"
+        )
+    return config.target or tuple(corpus.findings)
+
+
+def _subsample(rows: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """A share of the rows; a larger share of the same seed holds the smaller."""
+    most = max(1, round(fraction * len(rows)))
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:most])

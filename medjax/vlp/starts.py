@@ -1,0 +1,75 @@
+"""Towers to start from: of a run of this library, of another's checkpoint, of a hub."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from medjax.data.images import ResizeMode
+from medjax.train.checkpoint import load_variables, saved_steps
+from medjax.train.record import RECORD, read_family
+from medjax.typing import Variables
+from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig
+from medjax.vlp.classifier import ClassifierSystem
+from medjax.vlp.finetuned import FAMILY, ClassifierRecord, best_step
+from medjax.vlp.systems import PairRecord
+from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig, load_towers
+from medjax.weights import checkpoint_digest
+
+
+class Start(NamedTuple):
+    """A tower to start from."""
+
+    image: ImageTowerConfig
+    augment: AugmentConfig
+    image_size: int
+    resize: ResizeMode
+    variables: Variables
+    """Of the tower alone, as part of a system's; empty: a checkpoint to be read."""
+    identity: str
+
+
+def find_start(named: str, image: ImageTowerConfig) -> Start:
+    """The tower that a command names.
+
+    Args:
+      named: folder of a run, safetensors file or folder, or hub id.
+      image: the tower, where that is no run, which says it itself.
+
+    Raises:
+      ValueError: it names none.
+      DataError: a run whose record is damaged, or of a system without such a tower.
+    """
+    if not named:
+        raise ValueError(
+            "start: name what to start from: the folder of a run, a safetensors file "
+            "or folder, or a hub id such as timm/resnet50.tv_in1k"
+        )
+    folder = Path(named)
+    if not (folder / RECORD).is_file():
+        image = dataclasses.replace(image, checkpoint=named)
+        known = AUGMENTATIONS["eval"]
+        digest = checkpoint_digest(named)
+        return Start(image, known, 256, "mgca", {}, digest)
+    if read_family(folder) == FAMILY:
+        mine = ClassifierRecord.load(folder)
+        step, known = best_step(folder, mine.stopping), mine.system.augment
+        image, size, resize = mine.image, mine.image_size, mine.resize
+    else:
+        pair = PairRecord.load(folder)
+        steps, known = saved_steps(folder), pair.system.augment
+        if not steps:
+            raise ValueError(f"start: {folder} has no checkpoint yet: train it first")
+        step, image = steps[-1], pair.image
+        size, resize = pair.image_size, pair.resize
+    whole = load_variables(folder, step=step)
+    part = {k: {"image": v["image"]} for k, v in whole.items() if "image" in v}
+    image = dataclasses.replace(image, checkpoint=None, statistics="global")
+    return Start(image, known, size, resize, jax.device_get(part), f"{folder}@{step}")
+
+
+def load_tower(system: ClassifierSystem, image: ImageTowerConfig) -> Variables:
+    """The weights of a checkpoint."""
+    shapes = jax.eval_shape(system.init, jax.random.key(0), {})
+    return load_towers(shapes, image, TextTowerConfig())
