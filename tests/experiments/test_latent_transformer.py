@@ -303,4 +303,4 @@ def test_the_comparison_pairs_seeds_and_shows_mean_and_deviation():
     assert gain["high"] - gain["mean"] == pytest.approx(12.706 * 0.2, rel=0.03)
     text = table({"summary": summary, "differences": gains})
     assert "| 4 | Latent Transformer | 0.3000 ± 0.1414 |" in text
-    assert "| 4 | *attention: paired difference* | -0.3000 ± 0.2828 |" in text
+    assert "| 4 | *attention: paired difference* | -0.3000 [-2.8486, +2.2486] |" in text
