@@ -35,6 +35,7 @@ from experiments.compare.publishing import (
 )
 from medjax.train.ending import ends_in_words
 from medjax.train.launch import LaunchConfig, cpu_devices, launch
+from medjax.train.lock import hold
 from medjax.train.mesh import make_mesh
 from medjax.train.sharding import load_into, replicated
 from medjax.train.state import run_keys
@@ -288,9 +289,10 @@ def main() -> None:
     """Compares, prints the table, keeps the numbers."""
     config = tyro.cli(Comparison, description=__doc__)
     launch(config.launch)
-    results = compare(config)
-    name, shown = "compare_pretraining", table(results)
-    conclude(name, results, shown, config.workdir, publish=config.publish)
+    with hold(config.workdir):
+        results = compare(config)
+        name, shown = "compare_pretraining", table(results)
+        conclude(name, results, shown, config.workdir, publish=config.publish)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ from medjax.mri.unrolled import UnrolledConfig
 from medjax.mri.varnet import VarNetConfig
 from medjax.train.ending import ends_in_words
 from medjax.train.launch import LaunchConfig, launch
+from medjax.train.lock import hold
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 
@@ -372,9 +373,10 @@ def main() -> None:
     """Compares, prints the table, keeps the numbers."""
     config = tyro.cli(Comparison, description=__doc__)
     launch(config.launch)
-    results = compare(config)
-    name, shown = "compare_reconstruction", table(results)
-    conclude(name, results, shown, config.workdir, publish=config.publish)
+    with hold(config.workdir):
+        results = compare(config)
+        name, shown = "compare_reconstruction", table(results)
+        conclude(name, results, shown, config.workdir, publish=config.publish)
 
 
 if __name__ == "__main__":

@@ -57,8 +57,22 @@ class RecordWriter:
     def flush(self, split: str) -> None:
         """Hand the waiting rows of a split to TFDS."""
         if self.waiting[split]:
-            self.writer.add_examples({split: self.waiting[split]})
+            with _onto_disk(self.folder):
+                self.writer.add_examples({split: self.waiting[split]})
             self.waiting[split] = []
+
+
+@contextmanager
+def _onto_disk(folder: Path) -> Iterator[None]:
+    """Says as Python does what the format's writer says of a disk that takes no more.
+
+    Raises:
+        OSError: It is full, or cannot be written to.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{folder}: cannot be written: {error}") from error
 
 
 @contextmanager
@@ -86,6 +100,7 @@ def write_records(
     Raises:
         FileExistsError: If ``folder`` exists and ``overwrite`` is false, or if it is
             not a set that this function wrote.
+        OSError: If the disk is full, or cannot be written to.
         ValueError: If no row was added.
     """
     import tensorflow_datasets as tfds
@@ -123,7 +138,8 @@ def write_records(
             raise ValueError(f"{name}: no row was added, nothing to write")
         for split in writer.counts:
             writer.flush(split)
-        writer.writer.close_all()
+        with _onto_disk(building):
+            writer.writer.close_all()
         description = {
             "format": FORMAT,
             "name": name,
@@ -136,6 +152,11 @@ def write_records(
         if folder.exists():
             shutil.rmtree(folder)
         building.rename(folder)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        # A write that fails does not say where.
+        raise OSError(error.errno, error.strerror, str(folder)) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

@@ -21,6 +21,7 @@ MEASURED = {
     "eta_s",
     "mfu",
     "peak_memory_bytes",
+    "compiled_shapes",
 }
 """What the loop logs of every system; the rest are terms of the system's loss."""
 

@@ -209,6 +209,7 @@ def hold(workdir: str | os.PathLike[str]) -> Iterator[Lock]:
     if name in _held:
         yield _held[name]
         return
+    _check_named_alike(folder)
     lock = Lock(folder)
     token = on_first(lock.take, what=f"lock of {folder}")
     _held[name] = lock
@@ -223,6 +224,21 @@ def hold(workdir: str | os.PathLike[str]) -> Iterator[Lock]:
     finally:
         del _held[name]
         lock.release()
+
+
+def _check_named_alike(folder: Folder) -> None:
+    """Refuses processes that were given folders of different names.
+
+    Raises:
+      WorkdirError: Naming the folders.
+    """
+    names = everyone(os.fspath(folder), what="names of the workdir")
+    if len(set(names)) > 1:
+        given = ", ".join(f"process {i} {name}" for i, name in enumerate(names))
+        raise WorkdirError(
+            f"workdir: the processes of a run share one folder, but were given {given}"
+            "; run the same command everywhere"
+        )
 
 
 def _check_shared(lock: Lock, token: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 
 import numpy as np
 import pytest
@@ -193,3 +194,20 @@ def test_a_description_of_other_types_is_refused_by_name(folder, change):
     path.write_text("{")
     with pytest.raises(ValueError, match="metadata.json: not an intact"):
         read_metadata(folder)
+
+
+@pytest.mark.parametrize("most", [64, 4096])  # Python meets it, the format's writer
+def test_a_full_disk_is_an_error_of_the_disk_and_leaves_nothing(tmp_path, most):
+    whole = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, whole[1]))
+        with (
+            pytest.raises(OSError, match="File too large") as refused,
+            write_records(tmp_path / "set", name="demo", fields=FIELDS) as writer,
+        ):
+            for i in range(200):
+                writer.add("train", row(i))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, whole)
+    assert str(tmp_path) in str(refused.value)
+    assert not list(tmp_path.iterdir())

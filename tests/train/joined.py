@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from medjax.data.boundary import DataError
-from medjax.train import agree, watch
+from medjax.train import agree, lock, watch
 from medjax.train.ending import ends_in_words
 from medjax.train.launch import LaunchConfig, launch
 
@@ -58,6 +58,11 @@ def main():
     options = json.loads(sys.argv[1])
     launch(LaunchConfig(compile_cache=None, **options["launch"]))
     questions()
+    if workdir := options.get("workdir"):
+        lock.VISIBLE = 1.0
+        os.chdir(options.get("cwd", "."))
+        with lock.hold(workdir):
+            print("held", flush=True)
     watch.moved("step", 0)
     for meeting in range(options.get("meetings", 1000)):
         if meeting == 3 and jax.process_index() == options.get("victim"):

@@ -65,6 +65,36 @@ def test_a_second_run_is_refused_and_a_vanished_folder_is_an_error(tmp_path):
             process.wait()
 
 
+def test_processes_that_mean_two_folders_are_refused_by_name(tmp_path):
+    """Told apart by name, or, under one name, by what lies there."""
+    disks = [tmp_path / "disk_0", tmp_path / "disk_1"]
+    cases = {
+        "names": [{"workdir": str(disk)} for disk in disks],
+        "disks": [{"workdir": "run", "cwd": str(disk)} for disk in disks],
+    }
+    pairs = {}
+    for case, options in cases.items():
+        launch = {"coordinator": processes.free_address(), "num_processes": 2}
+        pairs[case] = []
+        for process, own in enumerate(options):
+            disks[process].mkdir(exist_ok=True)
+            settings = json.dumps({"launch": {**launch, "process_id": process}, **own})
+            command = [str(PROGRAM.with_name("joined.py")), settings]
+            log = tmp_path / case / f"{process}.log"
+            pairs[case].append(processes.start(command, log))
+    expected = {
+        "names": f"were given process 0 {disks[0]}, process 1 {disks[1]}; run",
+        "disks": "run is not the same folder for all processes: process 1 on "
+        f"{socket.gethostname()} cannot see",
+    }
+    for case, pair in pairs.items():
+        processes.finish(tmp_path / case, pair, [1, 1])
+        for process in (0, 1):
+            told = (tmp_path / case / f"{process}.log").read_text()
+            assert "error: workdir: " in told and expected[case] in told
+            assert "held" not in told and "Traceback" not in told
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Beats that need no patience."""

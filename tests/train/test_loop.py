@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from medjax import train
+from medjax.report.run import MEASURED
 from medjax.train.feed import Feed
 from medjax.train.log import Writer, truncate
 from medjax.train.preemption import PreemptionGuard
@@ -230,6 +232,8 @@ def test_the_step_is_traced_once_and_leaves_its_records(tmp_path):
     for name in ("grad_norm", "param_norm", "update_norm", "lr", "examples_per_s"):
         assert row[name] > 0
     assert row["peak_memory_bytes"] > 0 and row["mfu"] is None
+    # What the loop itself measures is no term of the loss on a run's page.
+    assert row.keys() - MEASURED <= {"error", "total"}
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert list(tmp_path.glob("events.out.tfevents.*"))
     written = json.loads((tmp_path / "config.json").read_text())
@@ -388,6 +392,16 @@ def test_a_resumed_log_drops_later_rows_and_a_torn_one(tmp_path):
     with Writer(tmp_path, step=2) as writer:
         writer.write(3, {"loss": float("inf"), "mfu": None})
     assert train.read_metrics(tmp_path)[-1] == {"step": 3, "loss": None, "mfu": None}
+
+
+def test_a_folder_that_vanished_is_not_made_again_by_its_log(tmp_path):
+    (tmp_path / "run").mkdir()
+    with Writer(tmp_path / "run") as w:
+        w.write(1, {"loss": 1.0})
+        shutil.rmtree(tmp_path / "run")
+        for step in range(2, 20):  # more than wait in the queue of events
+            w.write(step, {"loss": 1.0})
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("row", ["{}", "[1]", '{"step": 1, "loss": "x"}', "{"])

@@ -1,0 +1,90 @@
+"""Bad flags end with status 2, places that cannot be written with 1 and a sentence."""
+
+import re
+import sys
+
+import pytest
+
+from experiments import cmrxrecon, embed, retrieve, varnet, zero_shot
+from experiments.compare import pretraining, reconstruction, rounding
+from experiments.prepare import cmrxrecon as prepare_cmrxrecon
+from experiments.prepare import lookalike, reports
+from medjax.train import experiment
+
+COMPARISONS = (pretraining, reconstruction, rounding)
+
+
+def train(arguments, monkeypatch):
+    """A door of training, in this process."""
+    monkeypatch.setattr(sys, "argv", ["varnet.py", *arguments])
+    monkeypatch.setattr(experiment, "launch", lambda config: None)
+    return experiment.main(varnet.PRESETS, lambda config: pytest.fail("it ran"), "")
+
+
+@pytest.mark.parametrize(
+    "door",
+    [embed, zero_shot, retrieve, cmrxrecon, reports, prepare_cmrxrecon, lookalike],
+)
+def test_flags_that_nobody_knows_are_status_2(door, capsys):
+    with pytest.raises(SystemExit) as ended:
+        door.main(["--no-such-flag", "1"])
+    assert ended.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("door", COMPARISONS)
+def test_comparisons_and_training_too(door, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["compare", "--no-such-flag", "1"])
+    with pytest.raises(SystemExit) as ended:
+        door.main()
+    assert ended.value.code == 2
+    with pytest.raises(SystemExit) as ended:
+        train(["tiny", "--train.steps", "many"], monkeypatch)
+    assert ended.value.code == 2
+
+
+def test_a_folder_below_a_file_is_refused_before_any_work(
+    tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "t.csv").write_text(
+        "text,patient\n"
+        + "".join(f"The lungs are clear in {i}.,{i}\n" for i in range(9))
+    )
+    below = str(tmp_path / "file" / "run")
+
+    def refused(status):
+        told = capsys.readouterr().err.strip().split("\n")[-1]
+        assert status == 1, told
+        assert re.search(r"^error: .*/file.*: (Not a directory|File exists)$", told), (
+            told
+        )
+
+    refused(cmrxrecon.main(["phantom", "--workdir", below]))
+    refused(lookalike.main(["--root", below]))
+    table = ["table", "--root", str(tmp_path / "t.csv"), "--text", "text"]
+    table += ["--patient", "patient", "--image", "None"]
+    refused(reports.main([*table, "--out", below]))
+    refused(train(["tiny", "--workdir", below], monkeypatch))
+    for door in COMPARISONS:
+        monkeypatch.setattr(door, "launch", lambda config: None)
+        monkeypatch.setattr(door, "compare", lambda config: pytest.fail("it ran"))
+        monkeypatch.setattr(sys, "argv", ["compare", "--workdir", below])
+        refused(door.main())
+
+
+def test_sources_that_are_not_there_are_named(tmp_path, capsys):
+    absent = str(tmp_path / "absent")
+    doors = (
+        (reports, ["mimic", "--root", absent, "--out", f"{tmp_path}/a"]),
+        (prepare_cmrxrecon, ["--root", absent, "--out", f"{tmp_path}/b"]),
+        (cmrxrecon, ["file", "--data.path", absent, "--workdir", f"{tmp_path}/c"]),
+        (cmrxrecon, ["phantom", "--learned", absent, "--workdir", f"{tmp_path}/d"]),
+        (embed, [absent, "--images", absent, "--out", f"{tmp_path}/e.npz"]),
+        (zero_shot, [absent, "--images", absent, "--out", f"{tmp_path}/f.csv"]),
+        (retrieve, [absent, "--queries", absent, "--corpus", absent]),
+    )
+    for door, arguments in doors:
+        assert door.main(arguments) == 1
+        told = capsys.readouterr().err.strip().split("\n")[-1]
+        assert told.startswith("error: ") and absent in told
