@@ -2,8 +2,6 @@
 
 import csv
 import json
-import re
-import resource
 import shutil
 
 import numpy as np
@@ -173,35 +171,3 @@ def test_what_is_no_run_is_refused_by_name(content, message, tmp_path):
     with pytest.raises((DataError, FileNotFoundError), match=message) as refused:
         medjax.load(tmp_path)
     assert str(tmp_path) in str(refused.value)
-
-
-def last_line(captured):
-    """What a command ended with, which is no traceback."""
-    assert "Traceback" not in captured.err
-    return captured.err.strip().split("\n")[-1]
-
-
-def test_where_nothing_can_be_written_one_sentence_says_so(
-    run, films, tmp_path, capsys
-):
-    (tmp_path / "t.txt").write_text(TEXTS[0])
-    (tmp_path / "file").touch()
-    below = str(tmp_path / "file" / "out.csv")
-    for door, flags in (
-        (embed, ["--texts", str(tmp_path / "t.txt")]),
-        (zero_shot, ["--images", str(films)]),
-        (retrieve, ["--queries", str(films), "--corpus", str(films)]),
-    ):
-        assert door.main([str(run), *flags, "--out", below]) == 1
-        assert re.search(
-            r"error: .*file.*: Not a directory", last_line(capsys.readouterr())
-        )
-    # A full disk: not a byte more goes into any file.
-    whole = resource.getrlimit(resource.RLIMIT_FSIZE)
-    command = [str(run), "--texts", str(tmp_path / "t.txt")]
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, whole[1]))
-        assert embed.main([*command, "--out", str(tmp_path / "e.npz")]) == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, whole)
-    assert "too large" in last_line(capsys.readouterr())
