@@ -1,7 +1,7 @@
 """How far apart is the same run on other devices? Rounding, amplified by training.
 
-``python -m experiments.compare.rounding`` trains ConVIRT with a small ViT on one, four
-and eight host devices, at two learning rates, from the same weights and on the same
+``python -m experiments.compare.rounding`` trains the ``tiny`` IMITATE on one, four and
+eight host devices, at two learning rates, from the same weights and on the same
 batches, and compares the losses step by step with those of one device. Sums over a
 batch that is split are rounded in another order; what follows from that is training's
 doing, not the devices'. ``--publish`` writes
@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import tyro
 
-from experiments import convirt
+from experiments import imitate
 from experiments.compare.publishing import conclude
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.train.ending import ends_in_words
@@ -30,9 +30,7 @@ from medjax.train.settings import TrainConfig
 from medjax.vlp.corpus import open_corpus
 from medjax.vlp.system import PretrainingSystem
 
-PRESET = convirt.PRESETS["tiny"]
-IMAGE = dataclasses.replace(PRESET.image, architecture="vit_tiny")
-"""Compiled soon, on any number of devices."""
+PRESET = imitate.PRESETS["tiny"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +74,7 @@ def compare(config: Rounding) -> dict[str, Any]:
         data, config.workdir / "data", tokenizer=None, max_tokens=PRESET.text.max_length
     )
     text = dataclasses.replace(PRESET.text, vocab_size=corpus.tokenizer.vocab_size)
-    system = convirt.convirt(PRESET.system, IMAGE, text, PRESET.loss)
+    system = imitate.imitate(PRESET.system, PRESET.image, text, PRESET.loss)
     rows = []
     for rate in config.rates:
         for count in config.devices:
@@ -89,7 +87,7 @@ def compare(config: Rounding) -> dict[str, Any]:
             losses = _losses(system, stream, rate, count, config)
             rows.append({"rate": rate, "devices": count, "losses": losses})
     budget = {
-        "system": f"{PRESET.about}, {IMAGE.architecture}",
+        "system": PRESET.about,
         "steps": config.steps,
         "batch_size": config.batch_size,
         "image_size": config.image_size,
