@@ -13,7 +13,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32
@@ -81,8 +81,10 @@ def write(path: str | Path, mesh: Mesh) -> None:
     path = Path(path)
     _, writer = _known(path)
     if writer is None:
-        codes = {} if mesh.surface is None else {"surface": mesh.surface}
-        np.savez(path, vertices=mesh.vertices, faces=mesh.faces, **codes)
+        arrays: dict[str, Any] = {"vertices": mesh.vertices, "faces": mesh.faces}
+        if mesh.surface is not None:
+            arrays["surface"] = mesh.surface
+        np.savez(path, **arrays)
         return
     if mesh.vertices.ndim != 2:
         raise DataError(

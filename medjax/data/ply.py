@@ -47,7 +47,7 @@ class _Property(NamedTuple):
 
 class _Element(NamedTuple):
     name: str
-    count: int
+    rows: int
     properties: list[_Property]
 
 
@@ -92,7 +92,7 @@ def _header(text: str) -> tuple[str, list[_Element]]:
             order = ORDERS[words[1]]
         elif words[0] == "element":
             elements.append(_Element(words[1], int(words[2]), []))
-            if elements[-1].count < 0:
+            if elements[-1].rows < 0:
                 raise ValueError(f"element {words[1]} {words[2]}")
         elif words[0] == "property" and words[1] == "list":
             made = _Property(words[4], TYPES[words[3]], TYPES[words[2]])
@@ -115,14 +115,14 @@ class _Text:
         """Columns by name; of a list all values, and how many each row has."""
         widths = len(element.properties)
         if not any(p.length for p in element.properties):
-            rows = self._take(widths * element.count)
-            table = np.array(rows).reshape(element.count, widths)
+            rows = self._take(widths * element.rows)
+            table = np.array(rows).reshape(element.rows, widths)
             return {
                 p.name: table[:, i].astype(p.kind)
                 for i, p in enumerate(element.properties)
             }
         columns = _Columns(element)
-        for _ in range(element.count):
+        for _ in range(element.rows):
             for p in element.properties:
                 many = int(self._take(1)[0]) if p.length else 1
                 columns.add(p.name, np.array(self._take(many)).astype(p.kind))
@@ -146,7 +146,7 @@ class _Binary:
         """Columns by name; of a list all values, and how many each row has."""
         # Rows mostly have lists as long as the first one's: then they are one table.
         lengths, at = {}, self.at
-        for p in element.properties if element.count else []:
+        for p in element.properties if element.rows else []:
             if p.length:
                 lengths[p.name] = int(self._take(1, p.length)[0])
             self._take(lengths.get(p.name, 1), p.kind)
@@ -158,9 +158,9 @@ class _Binary:
             width = (lengths[p.name],) if p.name in lengths else ()
             fields.append((p.name, self.order + p.kind, width))
         dtype = np.dtype(fields)
-        raw = self.body[at : at + dtype.itemsize * element.count]
-        if len(raw) == dtype.itemsize * element.count:
-            table = np.frombuffer(raw, dtype, element.count) if raw else None
+        raw = self.body[at : at + dtype.itemsize * element.rows]
+        if len(raw) == dtype.itemsize * element.rows:
+            table = np.frombuffer(raw, dtype, element.rows) if raw else None
             if table is not None and all(
                 (table[f"{name} length"] == n).all() for name, n in lengths.items()
             ):
@@ -168,14 +168,14 @@ class _Binary:
                 return {
                     p.name: (
                         table[p.name].reshape(-1).astype(p.kind),
-                        np.full(element.count, lengths[p.name]),
+                        np.full(element.rows, lengths[p.name]),
                     )
                     if p.length
                     else table[p.name].astype(p.kind)
                     for p in element.properties
                 }
         columns = _Columns(element)
-        for _ in range(element.count):
+        for _ in range(element.rows):
             for p in element.properties:
                 many = int(self._take(1, p.length)[0]) if p.length else 1
                 columns.add(p.name, self._take(many, p.kind))

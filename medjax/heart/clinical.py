@@ -50,7 +50,7 @@ class Function:
     def features(self) -> dict[str, float]:
         """The numbers of :data:`FEATURES`; NaN where there is no right ventricle."""
         ends = {"ED": self.diastole, "ES": self.systole}
-        found = dict.fromkeys(FEATURES, float("nan"))
+        found: dict[str, float] = dict.fromkeys(FEATURES, float("nan"))
         for side in ("lv", "rv"):
             if side not in self.curves:
                 continue

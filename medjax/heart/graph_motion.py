@@ -173,7 +173,7 @@ class GraphMotion(nn.Module):
         _, found = shared(self, batch["vertices_ed"], None)
         return found
 
-    def _fixed(self, example: dict[str, Array], features: Array) -> dict[str, Array]:
+    def _fixed(self, example: Batch, features: Array) -> dict[str, Array]:
         """What is known at end-diastole, for all refinements."""
         topology, x = self.graph.topology, example["vertices_ed"]
         axes = heart_axes(x, topology, example["planes"][0])
@@ -199,7 +199,7 @@ class GraphMotion(nn.Module):
 
     def _seen(
         self,
-        example: dict[str, Array],
+        example: Batch,
         features: Array,
         fixed: dict[str, Array],
         x: Array,
@@ -225,7 +225,7 @@ class GraphMotion(nn.Module):
         return nodes, edges, frames
 
     def _sampled(
-        self, example: dict[str, Array], features: Array, x: Array, normal: Array
+        self, example: Batch, features: Array, x: Array, normal: Array
     ) -> Array:
         """Features of one frame's images at vertices, and intensities along normals."""
         c = self.config
@@ -300,7 +300,8 @@ def graph_motion(
         return total, ({name: value[-1] for name, value in terms.items()}, {})
 
     def vertices(variables: Variables, batch: Batch) -> Float[Array, "b n 3"]:
-        return module.apply(variables, {name: batch[name] for name in seen})[-1]
+        every = module.apply(variables, {name: batch[name] for name in seen})
+        return jnp.asarray(every)[-1]
 
     return MotionSystem(init, loss, {"vertices": vertices}, tuple(fields), topology)
 

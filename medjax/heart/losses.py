@@ -137,7 +137,7 @@ def wall_thickness(
         topology: with the faces.
         pairs: inner and outer vertex.
     """
-    ends = gather(vertices, pairs)
+    ends = gather(jnp.asarray(vertices), pairs)
     normals = gather(vertex_normals(vertices, topology), pairs)
     return jnp.sum((ends[:, 1] - ends[:, 0]) * normals[:, 0], axis=-1)
 

@@ -107,14 +107,14 @@ class Topology:
         hole, holes = _holes(edges, count)
         # Against the direction of the face beside it, as neighbours turn.
         fans = [edges[:, 1], edges[:, 0], count + hole]
-        rims = np.unique(np.stack([hole, edges[:, 0]], axis=-1), axis=0)
+        rims, inside = np.unique(np.stack([hole, edges[:, 0]]), axis=1)
         return cls(
             count=count,
             faces=faces,
             surface=surface,
             names=tuple(names),
             closing=np.stack(fans, axis=-1).astype(np.int32),
-            loops=Table.of(grouped(*rims.T, holes, empty=count), count),
+            loops=Table.of(grouped(rims, inside, holes, empty=count), count),
         )
 
     @functools.cached_property
@@ -185,14 +185,11 @@ class Topology:
                 ``neighbours``: by receiver, then by sender.
         """
         senders, receivers = edges_of(self.neighbours)
+        counts: dict[str, Any] = {"n_node": self.count, "n_edge": len(senders)}
+        counts = {name: np.array([n], np.int32) for name, n in counts.items()}
+        ends: dict[str, Any] = {"senders": senders, "receivers": receivers}
         return jraph.GraphsTuple(
-            nodes=nodes,
-            edges=edges,
-            senders=senders,
-            receivers=receivers,
-            globals=None,
-            n_node=np.array([self.count], np.int32),
-            n_edge=np.array([len(senders)], np.int32),
+            nodes=nodes, edges=edges, globals=None, **ends, **counts
         )
 
 
@@ -350,7 +347,8 @@ def vertex_normals(vertices: Points, topology: Topology) -> Points:
     if isinstance(cross, np.ndarray):
         total = np.zeros(vertices.shape, cross.dtype)
         for corner in topology.faces.T:
-            np.add.at(total, (..., corner, slice(None)), cross)
+            at: Any = (..., corner, slice(None))
+            np.add.at(total, at, cross)
         return unit(total)
     shape = (*cross.shape[:-1], 3, 3)
     spread = jnp.broadcast_to(cross[..., None, :], shape)
@@ -388,7 +386,9 @@ def _volume(vertices: Points, topology: Topology) -> Any:
     numpy = isinstance(at, np.ndarray)
     corners = topology.closed_corners
     a, b, c = (
-        (at[..., corners.index, :] if numpy else gather(at, corners))[..., i, :]
+        (at[..., corners.index, :] if numpy else gather(jnp.asarray(at), corners))[
+            ..., i, :
+        ]
         for i in range(3)
     )
     xp = np if numpy else jnp

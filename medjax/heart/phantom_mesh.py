@@ -67,8 +67,8 @@ def moving_mesh(
     )
     parts = [_wall(heart, a, c, around, rings) for a, c in walls]
     faces = [_wall_faces(around, rings)] * 2
+    columns = max(around // 2, 4)
     if right:
-        columns = max(around // 2, 4)
         parts.append(_right(heart, columns, rings))
         faces.append(_right_faces(columns, rings))
     counts = [len(p) for p in parts]

@@ -49,7 +49,7 @@ class Segments(NamedTuple):
     end: Float[Array, "s 2"]
     face: Int[Array, " s"]
     present: Bool[Array, " s"]
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Limits(NamedTuple):
@@ -83,7 +83,8 @@ def cut(
         size: room for segments.
     """
     corners = topology.closed_corners.index
-    row, column, away = jnp.moveaxis(to_plane(topology.closed(vertices), plane), -1, 0)
+    closed = jnp.asarray(topology.closed(vertices))
+    row, column, away = jnp.moveaxis(to_plane(closed, plane), -1, 0)
     above = jnp.take(away >= 0.0, corners, axis=0)
     mixed = jnp.any(above, axis=-1) & ~jnp.all(above, axis=-1)
     # The k-th triangle that is cut is where the count reaches k: no scatter, and past

@@ -13,11 +13,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from medjax.heart import losses, slicing
 from medjax.heart.coarsen import wall_pairs
-from medjax.heart.meshes import Topology
+from medjax.heart.meshes import Points, Topology
 from medjax.nn.graph import Table
 
 Supervision = Literal["contours", "meshes", "both"]
@@ -168,7 +169,7 @@ def weigh(terms: dict[str, Array], config: LossConfig) -> Array:
     )
 
 
-def pairs_of(topology: Topology, vertices: Array) -> Table | None:
+def pairs_of(topology: Topology, vertices: Points) -> Table | None:
     """Vertices across the wall of a mesh that has one.
 
     Args:
@@ -177,4 +178,4 @@ def pairs_of(topology: Topology, vertices: Array) -> Table | None:
     """
     if not {"endo", "epi"} <= set(topology.names):
         return None
-    return Table.of(wall_pairs(topology, vertices), topology.count)
+    return Table.of(wall_pairs(topology, np.asarray(vertices)), topology.count)

@@ -12,7 +12,7 @@ A bank is of training cases alone: `LesionBank.cases` names them, and
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -113,21 +113,22 @@ def brain_of(image: Float[np.ndarray, "*space"]) -> Bool[np.ndarray, "*space"]:
     Raises:
         DataError: for an image without any other value than 0.
     """
-    labels, count = ndimage.label(image != 0)
+    labels, count = components_of(image != 0, corners=False)
     if not count:
         raise DataError("image: all voxels are 0, so that there is no brain in it")
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return ndimage.binary_fill_holes(labels == sizes.argmax())
+    return np.asarray(ndimage.binary_fill_holes(labels == sizes.argmax()))
 
 
 def components_of(
-    mask: Bool[np.ndarray, "*space"],
+    mask: Bool[np.ndarray, "*space"], *, corners: bool = True
 ) -> tuple[Int[np.ndarray, "*space"], int]:
-    """Connected components over faces, edges and corners: numbers and how many."""
+    """Connected components over faces (and edges and corners): numbers, how many."""
     numbers = np.zeros(mask.shape, np.int32)
-    count = ndimage.label(mask, np.ones((3,) * mask.ndim), output=numbers)
-    return numbers, int(count)
+    near = ndimage.generate_binary_structure(mask.ndim, mask.ndim if corners else 1)
+    found: Any = ndimage.label(mask, near, output=numbers)
+    return numbers, int(found)
 
 
 def make_bank(
