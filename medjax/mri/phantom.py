@@ -200,16 +200,25 @@ def coil_maps(config: PhantomConfig, *, key: Key) -> Complex[Array, "c h w"]:
     return maps * jax.lax.rsqrt(power).astype(maps.dtype)
 
 
+def chest_weight(y: Float[Array, "h w"], x: Float[Array, "h w"]) -> Float[Array, "h w"]:
+    """How much of the heart's breathing motion a place shares; 0 in the chest wall.
+
+    Args:
+        y: rows from -1 to 1 across the chest's field of view.
+        x: columns likewise.
+    """
+    inside = jnp.clip(1 - (y / 0.78) ** 2 - (x / 0.84) ** 2, 0.0, 1.0)
+    return jnp.sin(jnp.pi / 2 * inside)
+
+
 def breathe(
     series: Float[Array, "t h w"],
     shift: Float[Array, " t"],
     config: PhantomConfig,
 ) -> Float[Array, "t h w"]:
     """Move the inside of the chest down by ``shift`` rows; the chest wall stays."""
-    y, x = _coordinates(config)
-    inside = jnp.clip(1 - (y / 0.78) ** 2 - (x / 0.84) ** 2, 0.0, 1.0)
-    weight = jnp.sin(jnp.pi / 2 * inside)
-    rows, columns = jnp.indices(y.shape, dtype=jnp.float32)
+    weight = chest_weight(*_coordinates(config))
+    rows, columns = jnp.indices(weight.shape, dtype=jnp.float32)
 
     def move(image: Array, rows_down: Array) -> Array:
         at = [rows - rows_down * weight, columns]
