@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
+from medjax.nn.blur import gaussian_blur
 from medjax.nn.warp import warp
 from medjax.typing import Key
 
@@ -342,21 +343,6 @@ def _intensity(
     if config.blur[1] > 0.0:
         chosen = u[4] < config.blur_probability
         sigma = _between(u[3], config.blur)
-        film = jnp.where(chosen, _blurred(film, sigma, config.blur[1]), film)
-    return film
-
-
-def _blurred(
-    film: Float[Array, "h w"], sigma: Float[Array, ""], largest: float
-) -> Float[Array, "h w"]:
-    """Separable Gaussian with reflected borders, cut at three of the largest sigma."""
-    radius = min(max(1, round(3 * largest)), film.shape[0] - 1)
-    taps = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
-    kernel = jnp.exp(-0.5 * (taps / jnp.maximum(sigma, 1e-3)) ** 2)
-    kernel = kernel / kernel.sum()
-    for _ in range(2):
-        padded = jnp.pad(film, ((radius, radius), (0, 0)), mode="reflect")
-        n = film.shape[0]
-        shifted = [kernel[i] * padded[i : i + n] for i in range(2 * radius + 1)]
-        film = sum(shifted[1:], shifted[0]).T
+        blurred = gaussian_blur(film, (sigma, sigma), largest=config.blur[1])
+        film = jnp.where(chosen, blurred, film)
     return film

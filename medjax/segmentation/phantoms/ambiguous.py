@@ -96,7 +96,8 @@ class Ambiguous(NamedTuple):
 def _grid(size: int) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
     """Rows and columns from the middle, pixels."""
     at = jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2.0
-    return tuple(jnp.meshgrid(at, at, indexing="ij"))
+    y, x = jnp.meshgrid(at, at, indexing="ij")
+    return y, x
 
 
 def draw_scene(config: AmbiguousConfig, *, key: Key) -> Scene:

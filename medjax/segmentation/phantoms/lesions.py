@@ -91,6 +91,7 @@ class LesionPhantom(NamedTuple):
         organ: the brain.
         voxels: of each lesion; 0 behind the last.
         centres: of each lesion, indices; meaningless behind the last.
+        density: of centres, not normalised.
     """
 
     image: Float[Array, "*space"]
@@ -98,6 +99,7 @@ class LesionPhantom(NamedTuple):
     organ: Bool[Array, "*space"]
     voxels: Int[Array, " n"]
     centres: Int[Array, "n r"]
+    density: Float[Array, "*space"]
 
 
 def _offsets(shape: tuple[int, ...]) -> Float[Array, "r *space"]:
@@ -273,7 +275,7 @@ def lesion_phantom(config: LesionConfig, *, key: Key) -> LesionPhantom:
     image = gaussian_blur(image, widths, largest=config.blur)
     image = image + config.noise * jax.random.normal(noise_key, image.shape)
     image = jnp.where(brain.brain, image, 0.0)
-    return LesionPhantom(image, components, brain.brain, voxels, centres)
+    return LesionPhantom(image, components, brain.brain, voxels, centres, brain.density)
 
 
 def load_moments(config: LesionConfig) -> tuple[float, float]:

@@ -74,17 +74,34 @@ def shifted_case(
         return ambiguous_case(config, annotators=annotators, key=key)
     case = ambiguous_case(config, annotators=annotators, key=key)
     key = jax.random.fold_in(key, 1)
-    image = case.image
+    return case._replace(image=shifted_image(case.image, config, shift, level, key=key))
+
+
+def shifted_image(
+    image: Float[Array, "h w"],
+    config: AmbiguousConfig,
+    shift: Shift,
+    level: int,
+    *,
+    key: Key,
+) -> Float[Array, "h w"]:
+    """An image under any shift but that of anatomy.
+
+    Args:
+        image: as the configuration's cases are.
+        config: whose noise it has.
+        shift: which.
+        level: strength minus one.
+        key: of noise and motion.
+    """
     if shift == "noise":
         more = math.sqrt(max(NOISE[level] ** 2 - config.noise**2, 0.0))
-        image = image + more * jax.random.normal(key, image.shape)
-    elif shift == "blur":
-        image = gaussian_blur(image, (BLUR[level],) * 2, largest=BLUR[level])
-    elif shift == "gamma":
-        image = _gamma(image, GAMMA[level])
-    else:
-        image = moved_halfway(image, MOTION[level], key=key)
-    return case._replace(image=image)
+        return image + more * jax.random.normal(key, image.shape)
+    if shift == "blur":
+        return gaussian_blur(image, (BLUR[level],) * 2, largest=BLUR[level])
+    if shift == "gamma":
+        return _gamma(image, GAMMA[level])
+    return moved_halfway(image, MOTION[level], key=key)
 
 
 def _gamma(image: Float[Array, "h w"], exponent: float | None) -> Float[Array, "h w"]:

@@ -1,4 +1,4 @@
-"""Phantom cases that the tests of LesionMix share."""
+"""Phantom cases that the tests of LesionMix share: one compilation for all."""
 
 import functools
 
@@ -7,26 +7,43 @@ import numpy as np
 
 from medjax.segmentation.lesionmix.bank import Case, LesionBank, make_bank
 from medjax.segmentation.lesionmix.host import Host, batch_of, host_of
-from medjax.segmentation.phantoms.lesions import LesionConfig, lesion_phantom
+from medjax.segmentation.phantoms.lesions import (
+    LesionConfig,
+    LesionPhantom,
+    lesion_phantom,
+)
 
 SPACING = (1.0, 1.0)
 CONFIG = LesionConfig(
-    shape=(48, 48), window=20, lesions=(8.0, 8.0), slots=16, largest=80
+    shape=(48, 48), window=20, lesions=(7.0, 9.0), slots=20, largest=60
 )
-MOST = 16
+SOLID = LesionConfig(
+    shape=(20, 24, 22), window=16, lesions=(8.0, 8.0), slots=8, largest=60
+)
+MOST = 20
 
 
 @functools.cache
-def phantoms(count: int = 8) -> tuple[Case, ...]:
-    """Cases with about eight lesions each."""
+def drawn(count: int = 128) -> LesionPhantom:
+    """Very many phantoms."""
     keys = jax.random.split(jax.random.key(0), count)
-    drawn = jax.jit(jax.vmap(lambda key: lesion_phantom(CONFIG, key=key)))(keys)
-    image, numbers, organ = (
-        np.asarray(x) for x in (drawn.image, drawn.components, drawn.organ)
-    )
+    many = jax.jit(jax.vmap(lambda key: lesion_phantom(CONFIG, key=key)))(keys)
+    return jax.tree.map(np.asarray, many)
+
+
+@functools.cache
+def phantoms() -> tuple[Case, ...]:
+    """Eight cases with about eight lesions each."""
+    many = drawn()
     return tuple(
-        Case(f"case{i}", image[i], numbers[i] > 0, organ[i], SPACING)
-        for i in range(count)
+        Case(
+            f"case{i}",
+            many.image[i],
+            many.components[i] > 0,
+            many.organ[i],
+            SPACING,
+        )
+        for i in range(8)
     )
 
 

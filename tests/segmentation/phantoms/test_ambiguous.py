@@ -1,7 +1,8 @@
 """The ambiguous phantom: its probability is that of its annotators, its floors hold."""
 
+import dataclasses
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -14,7 +15,12 @@ from medjax.segmentation.phantoms.ambiguous import (
     floors,
     probability,
 )
-from medjax.segmentation.phantoms.shifts import SHIFTS, STRENGTHS, shifted_case
+from medjax.segmentation.phantoms.shifts import (
+    ANATOMY,
+    SHIFTS,
+    shifted_case,
+    shifted_image,
+)
 
 CONFIG = AmbiguousConfig(size=24, satellite=1.0)
 ANNOTATORS = 20_000
@@ -84,25 +90,40 @@ def test_an_image_tells_what_is_in_it(plain):
     assert image[inside].mean() - image[outside].mean() == pytest.approx(0.5, abs=0.06)
 
 
+@pytest.mark.parametrize("level", [0, 2])
 @pytest.mark.parametrize("shift", [s for s in SHIFTS if s != "anatomy"])
-def test_a_shift_changes_the_image_alone(shift, plain):
-    key = jax.random.key(5)
-    case = shifted_case(CONFIG, shift, 2, annotators=2, key=key)
-    np.testing.assert_array_equal(case.annotations, plain.annotations)
-    np.testing.assert_array_equal(case.probability, plain.probability)
-    assert np.abs(np.asarray(case.image - plain.image)).max() > 0.1
+def test_a_shift_changes_the_image_as_it_says(shift, level, plain):
+    image = plain.image
+    out = shifted_image(image, CONFIG, shift, level, key=jax.random.key(6))
+    gap = np.asarray(out - image)
+    assert np.isfinite(gap).all() and np.abs(gap).max() > 0.1
     if shift == "noise":
-        sd = float(jnp.std(case.image - plain.image))
-        assert sd == pytest.approx(np.sqrt(0.24**2 - 0.08**2), rel=0.1)
+        expected = np.sqrt((0.16, 0.24, 0.32)[level] ** 2 - 0.08**2)
+        assert gap.std() == pytest.approx(expected, rel=0.1)
+    elif shift == "gamma":
+        assert float(out.min()) == pytest.approx(float(image.min()), abs=1e-5)
+        assert float(out.max()) == pytest.approx(float(image.max()), abs=1e-5)
+        # Brighter in between, or turned round.
+        order = np.corrcoef(np.ravel(out), np.ravel(image))[0, 1]
+        assert order > 0.9 if level == 0 else order == pytest.approx(-1, abs=1e-5)
+    elif shift == "blur":
+        assert np.abs(np.diff(out)).mean() < np.abs(np.diff(image)).mean() / 2
+    else:
+        # A magnitude of the image's energy: a shift changes phases alone.
+        assert float(out.min()) >= 0
+        assert float((out**2).sum()) == pytest.approx(float((image**2).sum()), rel=1e-4)
 
 
 def test_other_anatomy_has_its_own_truth():
     shapes = []
-    for strength in STRENGTHS:
-        key = jax.random.key(6)
-        case = shifted_case(CONFIG, "anatomy", strength, annotators=2, key=key)
-        shapes.append(np.asarray(case.probability > 0.5).sum())
-    assert shapes[0] > 0 and shapes[1] > 0 and shapes[2] == 0
+    for objects in ANATOMY:
+        config = dataclasses.replace(CONFIG, objects=objects)
+        scene = draw_scene(config, key=jax.random.key(6))
+        shapes.append(int((np.asarray(scene.distance) < 0).sum()))
+        assert not scene.disc.any()
+    assert shapes[0] > 50 and shapes[1] > 50 and shapes[2] == 0
+    bare = shifted_case(CONFIG, "anatomy", 3, annotators=2, key=jax.random.key(6))
+    assert not bare.annotations.any() and float(bare.probability.max()) < 1e-6
 
 
 def test_another_strength_is_refused():
