@@ -15,9 +15,9 @@ def load(run: str | Path) -> Any:
 
     Returns:
         A `medjax.vlp.pretrained.Pretrained` (``embed_images``, ``embed_texts``,
-        ``zero_shot``, ``nearest``), a `medjax.vlp.finetuned.Finetuned` (``predict``)
-        or a `medjax.mri.learned.Learned`
-        (``reconstruct``).
+        ``zero_shot``, ``nearest``), a `medjax.vlp.finetuned.Finetuned` (``predict``),
+        a `medjax.mri.learned.Learned` (``reconstruct``) or a
+        `medjax.segmentation.pretrained.Segmenter` (``predict``).
 
     Raises:
         FileNotFoundError: Where the folder is not a run's.
@@ -28,6 +28,7 @@ def load(run: str | Path) -> Any:
     family = read_family(run)
     # Imported where they are needed: a domain costs a second, and its own libraries.
     from medjax.mri.systems import FAMILIES as RECONSTRUCTIONS
+    from medjax.segmentation.pretrained import FAMILIES as SEGMENTATIONS
     from medjax.vlp.finetuned import FAMILY as CLASSIFIER
     from medjax.vlp.systems import FAMILIES as PAIRS
 
@@ -43,7 +44,11 @@ def load(run: str | Path) -> Any:
         from medjax.mri.learned import open_run
 
         return open_run(run)
-    known = ", ".join([*PAIRS, CLASSIFIER, *RECONSTRUCTIONS])
+    if family in SEGMENTATIONS:
+        from medjax.segmentation.pretrained import open_run as open_segmenter
+
+        return open_segmenter(run)
+    known = ", ".join([*PAIRS, CLASSIFIER, *RECONSTRUCTIONS, *SEGMENTATIONS])
     raise DataError(
         f"{run / RECORD}: a run of {family!r}, which this version does not know; it "
         f"knows {known}"

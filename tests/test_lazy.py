@@ -14,7 +14,7 @@ from medjax.lazy import exported
 
 ROOMS = [
     room
-    for room in ("medjax", "medjax.vlp", "medjax.mri")
+    for room in ("medjax", "medjax.vlp", "medjax.mri", "medjax.segmentation")
     if hasattr(importlib.import_module(room), "__getattr__")
 ]
 

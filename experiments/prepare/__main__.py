@@ -1,18 +1,20 @@
 """The doors of preparation: radiographs and reports by data set, k-space, a look-alike.
 
 ``python -m experiments.prepare mimic|chexpert|nih|rsna|covidx|openi|table ...`` for
-radiographs and reports, ``cmrxrecon`` for k-space, ``lookalike`` for a small tree in
-the challenge's layout.
+radiographs and reports, ``cmrxrecon`` for k-space, ``segmentation`` for images and
+label maps, ``lookalike`` for a small tree in the challenge's layout.
 """
 
 import sys
 
-from experiments.prepare import cmrxrecon, lookalike, reports
+from experiments.prepare import cmrxrecon, lookalike, reports, segmentation
 
 if __name__ == "__main__":
     given = sys.argv[1:]
     if given[:1] == ["cmrxrecon"]:
         sys.exit(cmrxrecon.main(given[1:]))
+    if given[:1] == ["segmentation"]:
+        sys.exit(segmentation.main(given[1:]))
     if given[:1] == ["lookalike"]:
         sys.exit(lookalike.main(given[1:]))
     sys.exit(reports.main(given))

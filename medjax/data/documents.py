@@ -68,7 +68,8 @@ def revive(kind: type, values: Any, parsers: Parsers = NO_PARSERS) -> Any:
 
     Args:
         kind: The dataclass.
-        values: Its fields; those that are absent keep their defaults.
+        values: Its fields; those that are absent keep their defaults, and dataclasses
+            among them that are made already stay.
         parsers: For fields of a type that JSON does not have.
 
     Raises:
@@ -81,44 +82,68 @@ def revive(kind: type, values: Any, parsers: Parsers = NO_PARSERS) -> Any:
     unknown = sorted(values.keys() - hints.keys())
     if unknown:
         raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}")
-    fields = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if hint in parsers:
-            fields[name] = parsers[hint](value)
-        elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            made = isinstance(value, hint)  # one that was made of its fields before
-            fields[name] = value if made else revive(hint, value, parsers)
-        elif fits(value, hint):
-            fields[name] = tuple(value) if isinstance(value, list) else value
-        else:
-            wanted = hint.__name__ if isinstance(hint, type) else hint
-            raise ValueError(
-                f"{kind.__name__}.{name}: expected {wanted}, got {_say(value)}"
-            )
+    fields = {
+        name: _revived(f"{kind.__name__}.{name}", value, hints[name], parsers)
+        for name, value in values.items()
+    }
     return kind(**fields)
 
 
-def fits(value: Any, hint: Any) -> bool:
+def _revived(name: str, value: Any, hint: Any, parsers: Parsers) -> Any:
+    """One field, or what is inside of one: lists are tuples again, to any depth."""
+    if hint in parsers:
+        return parsers[hint](value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        made = isinstance(value, hint)
+        return value if made else revive(hint, value, parsers)
+    if not fits(value, hint, parsers):
+        wanted = hint.__name__ if isinstance(hint, type) else hint
+        raise ValueError(f"{name}: expected {wanted}, got {_say(value)}")
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        chosen = next(one for one in inner if fits(value, one, parsers))
+        return _revived(name, value, chosen, parsers)
+    if not isinstance(value, list):
+        return value
+    if origin is tuple and inner:
+        kinds = inner[:1] * len(value) if inner[-1:] == (...,) else inner
+    else:
+        kinds = inner[:1] * len(value) or (Any,) * len(value)
+    parts = zip(value, kinds, strict=True)
+    return tuple(_revived(name, one, kind, parsers) for one, kind in parts)
+
+
+def fits(value: Any, hint: Any, parsers: Parsers = NO_PARSERS) -> bool:
     """Whether a value from JSON can stand for a type; a list may stand for a tuple.
 
     Args:
         value: What was parsed.
         hint: A type, a union, a ``Literal``, or a tuple, sequence or mapping of them.
             What JSON cannot hold (an array, a function) fits nothing; ``Any`` fits all.
+        parsers: Types that JSON holds as text.
     """
+    if hint in parsers:
+        return isinstance(value, str)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(fits(value, one) for one in inner)
+        return any(fits(value, one, parsers) for one in inner)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        # Its fields are looked at when it is made, if it is not yet.
+        return isinstance(value, Mapping | hint)
     if origin is Literal:
         return any(type(value) is type(one) and value == one for one in inner)
     if origin is tuple and isinstance(value, list | tuple):
         kinds = inner[:1] * len(value) if inner[-1:] == (...,) else inner
-        return len(kinds) == len(value) and all(map(fits, value, kinds))
+        return len(kinds) == len(value) and all(
+            fits(one, kind, parsers) for one, kind in zip(value, kinds, strict=True)
+        )
     if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
-        return all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
+        return all(
+            fits(k, inner[0], parsers) and fits(v, inner[1], parsers)
+            for k, v in value.items()
+        )
     if origin in (list, Sequence) and isinstance(value, list):
-        return all(fits(one, inner[0]) for one in value)
+        return all(fits(one, inner[0], parsers) for one in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:

@@ -72,12 +72,16 @@ def read(path: str | Path, *, ndim: int | None = None) -> Volume:
     return _load(Path(path), ndim, np.float32)
 
 
-def read_labels(path: str | Path, *, ndim: int | None = None) -> Volume:
+def read_labels(
+    path: str | Path, *, ndim: int | None = None, tolerance: float = 1e-3
+) -> Volume:
     """Read a label map as int32.
 
     Args:
         path: ``.nii`` or ``.nii.gz``; whole numbers in any stored type.
         ndim: expected number of axes after dropping trailing ones of size one.
+        tolerance: how far from a whole number a label may be; some tools resample
+            label maps, or scale them, and leave a hundredth.
 
     Returns:
         The volume.
@@ -90,7 +94,7 @@ def read_labels(path: str | Path, *, ndim: int | None = None) -> Volume:
     volume = _load(Path(path), ndim, np.float64)
     labels = np.rint(volume.data)
     worst = np.abs(labels - volume.data).max(initial=0.0)
-    if worst > 1e-3:
+    if worst > tolerance:
         raise DataError(f"{path}: labels are not whole numbers (off by {worst:g})")
     if np.abs(labels).max(initial=0.0) > np.iinfo(np.int32).max:
         raise DataError(f"{path}: labels up to {np.abs(labels).max():g} exceed int32")

@@ -1,6 +1,7 @@
 """JSON is read strictly, and a dataclass comes back only with the types it declares."""
 
 import dataclasses
+import json
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +45,22 @@ def test_a_dataclass_comes_back_whole():
     kept = {**dataclasses.asdict(made), "sizes": [1, 2], "dtype": "float64"}
     assert revive(Outer, kept, {np.dtype: np.dtype}) == made
     assert revive(Outer, {"rate": 2}) == Outer(2)
+
+
+def test_tuples_and_what_is_in_them_come_back_to_any_depth():
+    @dataclasses.dataclass(frozen=True)
+    class Deep:
+        kernels: tuple[tuple[int, ...], ...]
+        parts: tuple[Inner, ...] = ()
+        chosen: tuple[int, ...] | None = None
+
+    made = Deep(((3, 3), (1, 3)), (Inner(1), Inner(2)), (4,))
+    again = revive(Deep, json.loads(json.dumps(dataclasses.asdict(made))))
+    assert again == made and hash(again) == hash(made)
+    assert revive(Outer, {"rate": 1, "inner": Inner(5)}).inner == Inner(5)
+    assert fits(Inner(5), Inner | Deep) and not fits(Inner(5), Deep)
+    with pytest.raises(ValueError, match="Inner.width: expected int"):
+        revive(Deep, {"kernels": [[3]], "parts": [{"width": "x"}]})
 
 
 @pytest.mark.parametrize(

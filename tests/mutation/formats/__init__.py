@@ -44,6 +44,7 @@ ROOMS = {
         *("words", "vocabulary", "config"),
     ),
     "heart": ("meshes",),
+    "segmentation": ("volumes",),
     "runs": ("weights", "records", "run", "checkpoint", "caches"),
 }
 """The formats, by the module that describes them."""

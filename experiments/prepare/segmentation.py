@@ -1,0 +1,71 @@
+"""Prepare images and label maps once: ``python -m experiments.prepare segmentation``.
+
+Examples::
+
+    python -m experiments.prepare segmentation --format nnunet \\
+        --root Dataset001_Brain --out prepared/brain
+    python -m experiments.prepare segmentation --format bids --root isles \\
+        --channels dwi --out prepared/isles --plan.rank 2
+
+It prints a count after every filter, the plan (patch, batch, network) and what was
+skipped, and leaves the full list in ``<out>.skipped.csv``. The folder appears when it
+is complete; ``experiments.segment --data.format prepared --data.root OUT`` trains on
+it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from medjax.data.ledger import Ledger, OnError
+from medjax.segmentation.fingerprint import PlanConfig
+from medjax.segmentation.prepared import write_prepared
+from medjax.segmentation.training import SegmentationDataConfig, read_raw
+from medjax.train.ending import ends_in_words
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to read, and where it goes."""
+
+    root: Path
+    """Folder of a set, or a CSV."""
+    out: Path
+    """Folder of the prepared set."""
+    format: Literal["nnunet", "acdc", "mnms", "cmrxmotion", "bids", "table"] = "nnunet"
+    """What lies there; nnunet reads the Decathlon too."""
+    channels: tuple[str, ...] = ()
+    """Of BIDS: suffixes of images; of a table: names of its channels."""
+    labels: tuple[str, ...] = ()
+    """Of BIDS and tables: names and values of labels, as in lesion=1."""
+    ignore: int | None = None
+    """Of BIDS and tables: value of voxels that nobody annotated."""
+    plan: PlanConfig = PlanConfig()
+    """What is chosen of patch and network."""
+    seed: int = 0
+    """Of the split, where the set names none."""
+    on_error: OnError = "raise"
+    """A case that cannot be read: stop, or list it and go on."""
+    overwrite: bool = False
+    """Replace a set that is there."""
+
+
+@ends_in_words
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prepares a set."""
+    prog = "python -m experiments.prepare segmentation"
+    config = tyro.cli(Config, args=arguments, description=__doc__, prog=prog)
+    ledger = Ledger(config.on_error)
+    shared = {f.name for f in dataclasses.fields(SegmentationDataConfig)}
+    flags = {k: v for k, v in vars(config).items() if k in shared}
+    data = read_raw(SegmentationDataConfig(**flags), ledger)
+    for split in ("train", "validation", "test"):
+        ledger.count(split, sum(case.split == split for case in data.cases))
+    write_prepared(data, config.plan, config.out, ledger, overwrite=config.overwrite)
+    print(ledger.summary())
+    if ledger.skipped:
+        ledger.write_skipped(config.out.with_name(f"{config.out.name}.skipped.csv"))
+    print(f"prepared set: {config.out}")

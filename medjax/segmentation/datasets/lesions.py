@@ -1,0 +1,151 @@
+"""Lesion sets in BIDS' layout, and tables of any image and label.
+
+::
+
+    <root>/sub-*/[ses-*/]anat|dwi/sub-*_FLAIR.nii.gz
+    <root>/derivatives/**/sub-*_{msk,mask,dseg,lesion*}.nii.gz
+
+ISLES, ATLAS and most lesion sets look like that. Image and mask belong together if they
+agree in subject and session.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from medjax.data.boundary import DataError, in_short
+from medjax.data.ledger import Ledger
+from medjax.data.tables import read_table
+from medjax.segmentation.datasets.case import (
+    SPLITS,
+    Case,
+    DataSet,
+    folder_of,
+    number,
+    with_splits,
+)
+from medjax.segmentation.labels import classes
+
+MASKS = r"(msk|mask|dseg|lesion[^_]*)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bids:
+    """Lesion masks in BIDS' layout."""
+
+    root: Path
+    """Folder with sub-* and derivatives/."""
+    images: tuple[str, ...] = ("FLAIR",)
+    """Suffixes of the image files, one for each channel: ``dwi``, ``adc``, ``T1w``."""
+    masks: str = MASKS
+    """Regular expression of the suffix of label maps."""
+    labels: tuple[tuple[str, int], ...] = (("lesion", 1),)
+    """Names and values in the masks."""
+    ignore: int | None = None
+    """Value of what nobody annotated (WMH: 2)."""
+    seed: int = 0
+    """Of the split by subject."""
+
+    def read(self, ledger: Ledger) -> DataSet:
+        """One case for each subject and session with all images and a mask.
+
+        Raises:
+            DataError: If none is found, or one has two masks.
+        """
+        root = folder_of(self.root, "one in BIDS' layout")
+        files = [p for p in sorted(root.rglob("sub-*.nii*")) if p.is_file()]
+        images: dict[tuple[str, str], dict[str, Path]] = {}
+        masks: dict[tuple[str, str], list[Path]] = {}
+        for path in files:
+            key, suffix = _entities(path)
+            if re.fullmatch(self.masks, suffix):
+                masks.setdefault(key, []).append(path)
+            elif suffix in self.images and "derivatives" not in path.parts:
+                images.setdefault(key, {})[suffix] = path
+        twice = [p.name for found in masks.values() if len(found) > 1 for p in found]
+        if twice:
+            raise DataError(f"{root}: several masks of one session: {in_short(twice)}")
+        ledger.count(f"sessions with one of {', '.join(self.images)}", len(images))
+        cases = [
+            Case(
+                "_".join(filter(None, key)),
+                tuple(by[s] for s in self.images if s in by),
+                masks[key][0] if key in masks else None,
+                patient=key[0],
+            )
+            for key, by in images.items()
+        ]
+        count = len(self.images)
+        cases = ledger.keep("with all images", cases, lambda c: len(c.images) == count)
+        cases = ledger.keep("with a mask", cases, lambda c: c.label is not None)
+        if not cases:
+            raise DataError(
+                f"{root}: no subject with {', '.join(self.images)} and a mask that "
+                f"ends in {self.masks}"
+            )
+        labels = classes(dict(self.labels), ignore=self.ignore)
+        done = with_splits(cases, seed=self.seed, where=root)
+        return DataSet(root.name, self.images, labels, done)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """A CSV of images and label maps, paths relative to it.
+
+    Columns ``image`` and ``label``, and if they are there ``image_1`` … (further
+    channels), ``case``, ``patient``, ``split`` and ``frame`` (from 0).
+    """
+
+    root: Path
+    """The CSV."""
+    channels: tuple[str, ...] = ("image",)
+    """Names of the channels; one called CT is normalised as CT is."""
+    labels: tuple[tuple[str, int], ...] = (("structure", 1),)
+    """Names and values in the label maps."""
+    ignore: int | None = None
+    """Value of what nobody annotated."""
+    seed: int = 0
+    """Of the split by patient, if the table has none."""
+
+    def read(self, ledger: Ledger) -> DataSet:
+        """One case for each row.
+
+        Raises:
+            DataError: For a split or a frame that is none.
+        """
+        columns = ["image", *(f"image_{i}" for i in range(1, len(self.channels)))]
+        rows = read_table(self.root, [*columns, "label"], ledger=ledger)
+        ledger.count(f"rows in {self.root.name}", len(rows))
+        folder, cases = self.root.parent, []
+        for line, row in rows:
+            where = f"{self.root.name}:{line}"
+            split, frame = row.get("split", ""), row.get("frame", "")
+            split = {"val": "validation", "valid": "validation"}.get(split, split)
+            if split and split not in SPLITS:
+                raise DataError(f"{where}: the split is none of {', '.join(SPLITS)}")
+            name = row.get("case") or f"{Path(row['image']).name}{frame and '_'}{frame}"
+            cases.append(
+                Case(
+                    name,
+                    tuple(folder / row[column] for column in columns),
+                    folder / row["label"] if row["label"] else None,
+                    patient=row.get("patient", "") or name,
+                    split=split,
+                    frame=number(frame, f"{where}: frame") if frame else None,
+                )
+            )
+        cases = ledger.keep("with a label map", cases, lambda c: c.label is not None)
+        if not cases:
+            raise DataError(f"{self.root}: no row with an image and a label map")
+        labels = classes(dict(self.labels), ignore=self.ignore)
+        done = with_splits(cases, seed=self.seed, where=self.root)
+        return DataSet(self.root.stem, self.channels, labels, done)
+
+
+def _entities(path: Path) -> tuple[tuple[str, str], str]:
+    """Subject and session, and the suffix."""
+    stem = re.sub(r"\.nii(\.gz)?$", "", path.name)
+    *entities, suffix = stem.split("_")
+    by = dict(e.split("-", 1) for e in entities if "-" in e)
+    # ATLAS writes its masks as label-L_desc-T1lesion_mask.
+    return (by.get("sub", ""), by.get("ses", "")), suffix

@@ -1,0 +1,50 @@
+"""Images to segment: files, folders and patterns, channels put together."""
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from medjax.data.boundary import DataError, in_short
+from medjax.segmentation.datasets.case import without_suffix
+
+
+def find_images(given: Sequence[str], channels: int) -> list[tuple[Path, ...]]:
+    """The files of each image, sorted by name.
+
+    Args:
+        given: NIfTI files, folders (searched to their depth) or patterns.
+        channels: Of the network. Files of several channels end in ``_0000``,
+            ``_0001`` …; a file without a number holds them all.
+
+    Raises:
+        DataError: If nothing is found, two images would have one name, or a channel is
+            missing.
+    """
+    files: list[Path] = []
+    for name in given:
+        path = Path(name)
+        if path.is_dir():
+            hidden = (p for p in sorted(path.rglob("*.nii*")) if p.is_file())
+            files += [p for p in hidden if not p.name.startswith(".")]
+        elif path.is_file():
+            files.append(path)
+        else:
+            files += [Path(p) for p in sorted(glob.glob(name, recursive=True))]
+    if not files:
+        raise DataError(f"images: found none in {in_short(given)}")
+    by: dict[str, dict[int, Path]] = {}
+    for path in files:
+        numbered = re.fullmatch(r"(.+)_(\d{4})", without_suffix(path))
+        name, number = (
+            (numbered[1], int(numbered[2])) if numbered else (without_suffix(path), 0)
+        )
+        if by.setdefault(name, {}).setdefault(number, path) != path:
+            raise DataError(f"images: {by[name][number]} and {path} have one name")
+    lacking = [name for name, found in by.items() if len(found) not in (1, channels)]
+    if lacking:
+        raise DataError(
+            f"images: {in_short(lacking)} have another number of files than the "
+            f"{channels} channels"
+        )
+    return [tuple(found[i] for i in sorted(found)) for _, found in sorted(by.items())]

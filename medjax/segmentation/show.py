@@ -1,0 +1,135 @@
+"""The page that a segmentation run leaves: scores, overlays, what training saw."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+
+from medjax.report.page import Card, Report
+from medjax.report.picture import HEAT, coloured, enlarged, grey, outlined, overlay
+from medjax.report.run import save_evaluation, training_section
+from medjax.segmentation.evaluate import Shown
+from medjax.train.log import read_metrics
+
+TABLE = {
+    "structure": "structure",
+    "dice": "Dice",
+    "dice_sd": "SD",
+    "hd95_monai": "HD95 (MONAI), mm",
+    "assd_pooled": "ASSD (pooled), mm",
+    "nsd_voxels": "surface Dice",
+    "n": "cases",
+    "n_both_empty": "empty in both",
+    "n_missed": "missed",
+    "n_false": "false",
+    "lesion_sensitivity": "lesions found",
+    "lesion_ppv": "found are true",
+    "lesion_f1": "lesion F1",
+}
+
+
+def show(
+    workdir: Path,
+    results: Mapping[str, Any],
+    shown: Sequence[Shown],
+    augmented: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    title: str,
+    subtitle: str,
+) -> Path:
+    """Writes ``evaluation.json`` and ``report.html``.
+
+    Args:
+        workdir: Folder of the run.
+        results: Of :func:`medjax.segmentation.evaluate.evaluate`.
+        shown: Cases.
+        augmented: Patches before and after augmentation, as pictures.
+        title: Of the page.
+        subtitle: Under it.
+    """
+    save_evaluation(workdir, results)
+    page = Report(title, subtitle)
+    rows = results["scores"]
+    page.numbers(
+        {
+            f"Dice, {row['structure']}": (row["dice"], f"{row['n']} held-out cases")
+            for row in rows
+        }
+    )
+    page.table(
+        [{name: row[key] for key, name in TABLE.items()} for row in rows],
+        caption="Means over held-out cases on their own grid. A structure that one "
+        "side lacks has Dice 0 and the image's diagonal for a distance; one that both "
+        "lack has Dice 1 and distance 0.",
+        bars={"Dice": (0.0, 1.0)},
+    )
+    page.section("Held-out cases")
+    page.gallery([card for case in shown for card in cards(case)])
+    page.section("What training sees")
+    page.gallery(
+        [
+            card
+            for number, (before, after) in enumerate(augmented)
+            for card in (
+                Card(enlarged(before), f"patch {number}, before"),
+                Card(enlarged(after), f"patch {number}, after augmentation"),
+            )
+        ],
+        caption="Sources of patches and the patches that are made of them; outlines "
+        "are labels.",
+    )
+    training_section(page, read_metrics(workdir))
+    page.section("Every case")
+    page.table(results["cases"])
+    return page.save(workdir / "report.html")
+
+
+def cards(case: Shown) -> list[Card]:
+    """Truth, prediction and entropy of the slice that holds most of the truth."""
+    there = (case.truth > 0).sum(axis=(0, 1))
+    place = int(np.argmax(there)) if there.any() else case.truth.shape[2] // 2
+    image = upright(case.image.data[..., place])
+    low, high = np.percentile(image, [1, 99])
+    base = grey(image, float(low), float(high))
+    truth = upright(case.truth[..., place])
+    said = upright(case.found.labels.data[..., place]).astype(np.int32)
+    name = case.found.id
+    pictures = [
+        Card(
+            enlarged(outlined(base, truth)),
+            f"{name}: truth",
+            [(f"slice {place}, {int(there[place])} voxels", None)],
+        ),
+        Card(
+            enlarged(outlined(base, said)),
+            "prediction",
+            [(f"mean Dice {case.dice:.3f}", None)],
+        ),
+    ]
+    if "entropy" in case.found.maps:
+        entropy = upright(case.found.maps["entropy"].data[..., place])
+        heat = overlay(base, entropy / max(float(entropy.max()), 1e-6), HEAT)
+        most = f"entropy, at most {float(entropy.max()):.2f} nats"
+        pictures.append(Card(enlarged(heat), most))
+    return pictures
+
+
+def patch_picture(
+    image: Float[np.ndarray, "*s c"], label: Integer[np.ndarray, "*s"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A patch of two or three axes with its labels: the slice that holds most."""
+    image = image[..., 0]
+    if image.ndim == 3:
+        place = int(np.argmax((label > 0).sum(axis=(1, 2))))
+        image, label = image[place], label[place]
+    low, high = np.percentile(image, [1, 99])
+    if not high > low:
+        return coloured(np.zeros(image.shape), HEAT)
+    return outlined(grey(image, float(low), float(high)), label)
+
+
+def upright(plane: np.ndarray) -> np.ndarray:
+    """A plane of a volume as one looks at it: its second axis upwards."""
+    return np.ascontiguousarray(plane.T[::-1])

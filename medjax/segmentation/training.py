@@ -1,0 +1,318 @@
+"""A segmentation from a data set to an evaluated checkpoint: plan, fit, score, show."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from medjax.data.boundary import DataError
+from medjax.data.ledger import Ledger, OnError
+from medjax.data.pipeline import PipelineConfig, build_pipeline
+from medjax.segmentation.augment import AugmentConfig, source_extent
+from medjax.segmentation.datasets import READERS, DataSet
+from medjax.segmentation.datasets.embedded import lesion_phantoms
+from medjax.segmentation.evaluate import ScoringConfig, evaluate
+from medjax.segmentation.fingerprint import PlanConfig, chosen, shape_of
+from medjax.segmentation.inference import WindowConfig
+from medjax.segmentation.losses import LossConfig
+from medjax.segmentation.phantoms.lesions import LOADS, LesionConfig
+from medjax.segmentation.prepared import (
+    SegmentationData,
+    in_memory,
+    open_prepared,
+    write_prepared,
+)
+from medjax.segmentation.pretrained import SegmentationRecord, Segmenter
+from medjax.segmentation.sampling import PatchConfig, Patches
+from medjax.segmentation.show import patch_picture, show
+from medjax.segmentation.system import (
+    SegmentationConfig,
+    SegmentationSystem,
+    augmented,
+    segmentation_system,
+)
+from medjax.train.agree import on_first
+from medjax.train.experiment import Experiment
+from medjax.train.launch import LaunchConfig, cpu_devices
+from medjax.train.loop import fit
+from medjax.train.mesh import make_mesh
+from medjax.train.sharding import on_host
+from medjax.typing import Variables
+
+Format = Literal[
+    "embedded", "prepared", "nnunet", "acdc", "mnms", "cmrxmotion", "bids", "table"
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationDataConfig:
+    """What is segmented."""
+
+    root: Path | None = None
+    """Folder of a set, or a CSV; None: phantoms."""
+    format: Format = "embedded"
+    """What lies there: raw data, or what experiments.prepare segmentation made."""
+    channels: tuple[str, ...] = ()
+    """Of BIDS: suffixes of images; of a table: names of its channels."""
+    labels: tuple[str, ...] = ()
+    """Of BIDS and tables: names and values of labels, as in ``lesion=1``."""
+    ignore: int | None = None
+    """Of BIDS and tables: value of voxels that nobody annotated."""
+    on_error: OnError = "raise"
+    """A case that cannot be read: stop, or list it and go on."""
+    phantom: LesionConfig = LesionConfig(lesions=LOADS["uniform"])
+    """Of phantoms: what they are like."""
+    train_cases: int = 32
+    """Of phantoms: how many to train on."""
+    test_cases: int = 12
+    """Of phantoms: how many are held out."""
+    seed: int = 0
+    """Of the split, the training phantoms, and the patches."""
+    foreground: float = 1 / 3
+    """Share of every batch that is cut around the foreground."""
+    workers: int = 0
+    """Interpreters that read beside each process; 0: threads."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Segmentation(Experiment):
+    """One training run; every field is a flag."""
+
+    data: SegmentationDataConfig = SegmentationDataConfig()
+    """What is segmented."""
+    plan: PlanConfig = PlanConfig()
+    """What is chosen of patch and network."""
+    loss: LossConfig = LossConfig()
+    """Terms of the loss."""
+    augment: AugmentConfig = AugmentConfig()
+    """What happens to patches."""
+    blend: Literal["probability", "logits"] = "logits"
+    """What overlapping tiles and mirror images are averaged in."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's arithmetic."""
+    window: WindowConfig = WindowConfig()
+    """Tiles of whole volumes."""
+    evaluation: ScoringConfig = ScoringConfig()
+    """What is scored at the end."""
+    launch: LaunchConfig = LaunchConfig(cpu_devices=cpu_devices())
+    """How processes find each other."""
+    workdir: Path = Path("runs/segment")
+    """Folder of the run; the same command on the same folder resumes."""
+
+
+def run(config: Segmentation) -> dict[str, Any]:
+    """Plans, trains, scores and reports; goes on where an earlier call stopped.
+
+    Args:
+      config: The run.
+
+    Returns:
+      The evaluation, as in ``evaluation.json``.
+    """
+    ledger = Ledger(config.data.on_error)
+    found = open_data(config, ledger)
+    held_out = found.cases("test") or found.cases("validation")
+    if not held_out:
+        raise DataError(f"data: {found.data.name} has no case that is held out")
+    settings = described(config, found)
+    record = SegmentationRecord(
+        settings, found.preparation, found.data.name, config.window
+    )
+    on_first(lambda: record.save(config.workdir), what="record of the system")
+    system = segmentation_system(settings)
+    variables, step = train(config, system, settings, found)
+    model = Segmenter(record, step, system, variables)
+    results, shown = evaluate(model, found.data, held_out, config.evaluation, ledger)
+    results = {"network": shape_of(settings.network), "step": step, **results}
+
+    def keep() -> None:
+        page = show(
+            config.workdir,
+            results,
+            shown,
+            before_and_after(settings, found, config),
+            title=config.about,
+            subtitle=f"{found.data.name}; {results['network']}, {step} updates",
+        )
+        if ledger.skipped:
+            ledger.write_skipped(config.workdir / "skipped.csv")
+            print(ledger.summary())
+        for row in results["scores"]:
+            print(
+                f"{row['structure']}: Dice {row['dice']:.3f}, HD95 (MONAI) "
+                f"{row['hd95_monai']:.1f} mm over {row['n']} cases"
+            )
+        print(f"report: {page}")
+
+    on_first(keep, what="report")
+    return results
+
+
+def open_data(config: Segmentation, ledger: Ledger) -> SegmentationData:
+    """The data that the flags name, planned and prepared.
+
+    Raw sets are prepared into the run's folder once.
+
+    Args:
+        config: The run.
+        ledger: Counts filters, takes what cannot be read.
+    """
+    data = config.data
+    if (data.root is None) != (data.format == "embedded"):
+        raise ValueError(
+            f"data: root is {data.root} and format {data.format!r}; a folder needs a "
+            "format, and phantoms have none"
+        )
+    if data.root is None:
+        counts = {"train": data.train_cases, "validation": 0, "test": data.test_cases}
+        phantoms = lesion_phantoms(data.phantom, seed=data.seed, **counts)
+        return in_memory(phantoms, config.plan, ledger)
+    if data.format == "prepared":
+        found = open_prepared(data.root)
+        return dataclasses.replace(found, plan=chosen(found.plan, config.plan))
+    folder = config.workdir / "data"
+
+    def prepared() -> None:
+        if not folder.exists():
+            raw = read_raw(data, ledger)
+            write_prepared(raw, config.plan, folder, ledger)
+
+    on_first(prepared, what="prepared data")
+    return open_prepared(folder)
+
+
+def read_raw(config: SegmentationDataConfig, ledger: Ledger) -> DataSet:
+    """The cases of a raw set.
+
+    Args:
+        config: Which, and its labels where the set does not say them.
+        ledger: Counts filters.
+
+    Raises:
+        ValueError: For flags that the format does not have, or labels without values.
+    """
+    kind = READERS[config.format]
+    flags: dict[str, Any] = {"root": config.root, "seed": config.seed}
+    given = {"channels": config.channels, "labels": config.labels}
+    if config.format in ("bids", "table"):
+        if config.channels:
+            name = "images" if config.format == "bids" else "channels"
+            flags[name] = config.channels
+        if config.labels:
+            flags["labels"] = tuple(map(_named, config.labels))
+        flags["ignore"] = config.ignore
+    elif any(given.values()) or config.ignore is not None:
+        raise ValueError(f"data: {config.format} says itself what its labels are")
+    return kind(**flags).read(ledger)
+
+
+def _named(label: str) -> tuple[str, int]:
+    name, _, value = label.partition("=")
+    if not name or not value.isdigit():
+        raise ValueError(f"data.labels: {label!r}, expected name=value")
+    return name, int(value)
+
+
+def described(config: Segmentation, found: SegmentationData) -> SegmentationConfig:
+    """Settings of the system, with what the plan decided."""
+    return SegmentationConfig(
+        network=found.plan.network,
+        patch=found.plan.patch,
+        channels=len(found.data.channels),
+        labels=found.data.labels,
+        loss=config.loss,
+        augment=config.augment,
+        blend=config.blend,
+        dtype=config.dtype,
+    )
+
+
+def patches_of(
+    config: Segmentation, settings: SegmentationConfig, found: SegmentationData
+) -> Patches:
+    """The patches that a run trains on."""
+    return Patches(
+        found.train,
+        PatchConfig(
+            patch=settings.patch,
+            source=source_extent(settings.augment, settings.patch),
+            batch_size=found.plan.batch_size,
+            foreground=config.data.foreground,
+        ),
+    )
+
+
+def train(
+    config: Segmentation,
+    system: SegmentationSystem,
+    settings: SegmentationConfig,
+    found: SegmentationData,
+) -> tuple[Variables, int]:
+    """Trains, or goes on training, in the run's folder.
+
+    Args:
+      config: The run.
+      system: What is trained.
+      settings: Of the system.
+      found: What on.
+
+    Returns:
+      Its variables (averaged, if asked for) on this process's first device, and the
+      number of updates behind them.
+    """
+    mesh = make_mesh(config.mesh)
+    patches, size = patches_of(config, settings, found), found.plan.batch_size
+    optimizer, length = config.resolved(
+        rows=len(patches), batch_size=size, frozen=system.frozen
+    )
+    stream = build_pipeline(
+        patches,
+        # Patches are drawn with replacement already.
+        PipelineConfig(
+            batch_size=size,
+            seed=config.data.seed,
+            shuffle=False,
+            workers=config.data.workers,
+        ),
+        transform=patches.cut,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    state = fit(
+        system.init,
+        system.loss,
+        stream,
+        workdir=config.workdir,
+        optimizer=optimizer,
+        train=length,
+        mesh=mesh,
+        config=config,
+    )
+    variables = jax.device_put(on_host(state.averaged_variables, mesh))
+    return variables, int(state.step)
+
+
+def before_and_after(
+    settings: SegmentationConfig,
+    found: SegmentationData,
+    config: Segmentation,
+    count: int = 4,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pictures of sources and of the patches that augmentation makes of them."""
+    patches, size = patches_of(config, settings, found), found.plan.batch_size
+    rows = [
+        patches.cut({"index": size - 1}, np.random.default_rng(i)) for i in range(count)
+    ]
+    batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    images, labels = jax.jit(lambda b, k: augmented(b, k, settings))(
+        batch, jax.random.key(0)
+    )
+    return [
+        (
+            patch_picture(row["image"], row["label"]),
+            patch_picture(np.asarray(image), np.asarray(label)),
+        )
+        for row, image, label in zip(rows, images, labels, strict=True)
+    ]
