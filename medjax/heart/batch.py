@@ -16,6 +16,7 @@ name                 axes          meaning
 ``plane_mask``       b p           1 where there is an image, 0 where it is missing
 ``time``             b             share of the cycle of frame t, from 0 at ED to 1
 ``vertices_ed``      b n 3         the mesh at ED, mm
+``vertices_init``    b n 3         a template roughly in place; ED's mesh is sought
 ``vertices_t``       b n 3         the same points at frame t; where the truth is known
 ``contours``         b 2 p m 2     points on the walls, mm from the centre of pixel
                                    (0, 0) along the rows' and the columns' direction
@@ -42,6 +43,7 @@ AXES = {
     "plane_mask": "b p",
     "time": "b",
     "vertices_ed": "b n 3",
+    "vertices_init": "b n 3",
     "vertices_t": "b n 3",
     "contours": "b 2 p m 2",
     "contour_mask": "b 2 p m",

@@ -96,21 +96,23 @@ def bilinear(*, widths: Sequence[int], out_channels: int) -> UNetConfig:
     )
 
 
-def upsample_bilinear(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """Double both sizes; the corner pixels' centres stay where they are.
+def upsample_bilinear(
+    x: Float[Array, "b h w c"], factor: int = 2
+) -> Float[Array, "b _h _w c"]:
+    """Both sizes times a factor; the corner pixels' centres stay where they are.
 
     As two small matrix products: corner alignment is not what ``jax.image`` offers, and
     accelerators have no faster way.
     """
     for axis, subscripts in ((1, "oi,biwc->bowc"), (2, "oi,bhic->bhoc")):
-        weights = jnp.asarray(_corner_aligned(x.shape[axis]), x.dtype)
+        weights = jnp.asarray(_corner_aligned(x.shape[axis], factor), x.dtype)
         x = jnp.einsum(subscripts, weights, x, precision="highest")
     return x
 
 
-def _corner_aligned(size: int) -> np.ndarray:
-    """Interpolation matrix from ``size`` to ``2 size`` samples, ends onto ends."""
-    position = np.arange(2 * size) * (size - 1) / (2 * size - 1)
+def _corner_aligned(size: int, factor: int) -> np.ndarray:
+    """Interpolation matrix to ``factor`` times as many samples, ends onto ends."""
+    position = np.arange(factor * size) * (size - 1) / (factor * size - 1)
     distance = np.abs(position[:, None] - np.arange(size)[None])
     return np.maximum(0.0, 1.0 - distance)
 

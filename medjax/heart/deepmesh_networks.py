@@ -1,0 +1,232 @@
+"""The networks of DeepMesh: one encoder for all views, a field for each stage."""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from medjax.nn.normalization import BatchNorm
+from medjax.nn.unet import upsample_bilinear
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Widths; the defaults are the published ones."""
+
+    levels: tuple[tuple[int, ...], ...] = (
+        (64, 64),
+        (128, 128),
+        (256, 256, 256),
+        (512, 512, 512),
+        (512, 512, 512),
+    )
+    """Convolutions of the encoder per level; each level but the first halves."""
+    stem: int = 32
+    """Of long-axis images before they have as many channels as there are slices."""
+    neck: int = 1024
+    """Of the three views together, before the field at ED."""
+    up: tuple[int, ...] = (512, 256, 128, 64)
+    """On the way up to the field at ED; the last one is its number of slices."""
+    fuse: int = 64
+    """Of a level's comparison of ED and t; the number of slices of the motion field."""
+    volume: tuple[int, ...] = (32, 64, 128, 256)
+    """Of the volume network behind it, halving from each to the next."""
+    dtype: DTypeLike = "float32"
+    """Of convolutions; norms and fields are float32."""
+
+
+class Block(nn.Module):
+    """Convolution without bias, BatchNorm, ReLU; in two or three dimensions."""
+
+    width: int
+    rank: int = 2
+    size: int = 3
+    stride: int = 1
+    up: bool = False
+    """Twice as large, as PyTorch's transposed convolution with output padding 1."""
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b *space c"], *, train: bool
+    ) -> Float[Array, "b *_space w"]:
+        kernel = (self.size,) * self.rank
+        if self.up:
+            conv = nn.ConvTranspose(
+                self.width,
+                kernel,
+                (2,) * self.rank,
+                padding=((1, 2),) * self.rank,
+                use_bias=False,
+                dtype=self.dtype,
+                name="conv",
+            )
+        else:
+            conv = nn.Conv(
+                self.width,
+                kernel,
+                (self.stride,) * self.rank,
+                padding=self.size // 2,
+                use_bias=False,
+                dtype=self.dtype,
+                name="conv",
+            )
+        return nn.relu(BatchNorm(name="norm")(conv(x), train=train))
+
+
+class Encoder(nn.Module):
+    """Features of an image on every level."""
+
+    config: NetworkConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool
+    ) -> list[Float[Array, "b _ _ _"]]:
+        found = []
+        for i, widths in enumerate(self.config.levels):
+            for j, width in enumerate(widths):
+                stride = 2 if i and not j else 1
+                block = Block(
+                    width,
+                    stride=stride,
+                    dtype=self.config.dtype,
+                    name=f"level_{i}_{j}",
+                )
+                x = block(x, train=train)
+            found.append(x)
+        return found
+
+
+class DeformNet(nn.Module):
+    """Codes of three views to a field at ED, tanh's."""
+
+    config: NetworkConfig
+
+    @nn.compact
+    def __call__(
+        self, codes: Float[Array, "b h w c"], *, train: bool
+    ) -> Float[Array, "b d _ _ 3"]:
+        c = self.config
+        x = Block(c.neck, dtype=c.dtype, name="neck")(codes, train=train)
+        for i, width in enumerate(c.up):
+            x = Block(width, up=True, dtype=c.dtype, name=f"up_{i}")(x, train=train)
+            x = Block(width, dtype=c.dtype, name=f"conv_{i}")(x, train=train)
+        x = jnp.moveaxis(x, -1, 1)[..., None]
+        x = Block(3, rank=3, dtype=c.dtype, name="volume")(x, train=train)
+        return jnp.tanh(nn.Conv(3, (1, 1, 1), name="field")(x))
+
+
+class MotionNet(nn.Module):
+    """Features of three views at ED and t to a field, tanh's."""
+
+    config: NetworkConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        at_ed: list[list[Float[Array, "b _ _ _"]]],
+        at_t: list[list[Float[Array, "b _ _ _"]]],
+        *,
+        train: bool,
+    ) -> Float[Array, "b d h w 3"]:
+        """The field from features of three views, level by level."""
+        c = self.config
+        fuse = [Block(c.fuse, dtype=c.dtype) for _ in c.levels]
+        parts = []
+        for view_ed, view_t in zip(at_ed, at_t, strict=True):
+            for i, (ed, now) in enumerate(zip(view_ed, view_t, strict=True)):
+                both = fuse[i](jnp.concatenate([now, ed], axis=-1), train=train)
+                parts.append(upsample_bilinear(both, 2**i) if i else both)
+        x = jnp.concatenate(parts, axis=-1)
+        for i in range(2):
+            x = Block(c.fuse, size=1, dtype=c.dtype, name=f"join_{i}")(x, train=train)
+        x = jnp.moveaxis(x, -1, 1)[..., None]
+
+        def block(width: int, name: str, **how: bool | int) -> Block:
+            return Block(width, rank=3, dtype=c.dtype, name=name, **how)
+
+        x = block(c.volume[0], "in")(x, train=train)
+        for i, width in enumerate(c.volume[1:]):
+            x = block(width, f"down_{i}", stride=2)(x, train=train)
+            x = block(width, f"conv_{i}")(x, train=train)
+        for i, width in enumerate(reversed(c.volume[:-1])):
+            x = block(width, f"up_{i}", up=True)(x, train=train)
+            x = block(width, f"up_conv_{i}")(x, train=train)
+        return jnp.tanh(nn.Conv(3, (1, 1, 1), name="field")(x))
+
+
+class DeepMesh(nn.Module):
+    """The fields of one stage or of both.
+
+    The stages share nothing: with both there are two encoders.
+    """
+
+    config: NetworkConfig
+    stage: Literal["ed", "motion", "joint"]
+
+    @nn.compact
+    def __call__(
+        self,
+        sax: Float[Array, "b 2 d h w"],
+        lax: Float[Array, "b 2 2 h w"],
+        *,
+        train: bool,
+    ) -> dict[str, Float[Array, "b _ h w 3"]]:
+        """Fields by stage.
+
+        Args:
+          sax: slices at ED and t.
+          lax: two long-axis views at ED and t.
+          train: whether BatchNorm takes the batch's statistics.
+
+        Raises:
+          ValueError: If sizes cannot be halved as often as the network does.
+        """
+        c = self.config
+        least = 2 ** (len(c.levels) - 1)
+        halved = 2 ** (len(c.volume) - 1)
+        h, w = sax.shape[-2:]
+        if h % least or w % least or h % halved or w % halved:
+            raise ValueError(
+                f"sax: images of {h} x {w} pixels, expected multiples of "
+                f"{max(least, halved)}"
+            )
+        if len(c.up) != len(c.levels) - 1 or c.fuse % halved:
+            raise ValueError(
+                f"network: {len(c.up)} widths up for {len(c.levels)} levels and "
+                f"{c.fuse} slices; expected {len(c.levels) - 1} and a multiple of "
+                f"{halved}"
+            )
+        found = {}
+        for stage in ("ed", "motion"):
+            if self.stage not in (stage, "joint"):
+                continue
+            encoder = Encoder(c, name=f"{stage}_encoder")
+            stem = [
+                Block(width, dtype=c.dtype, name=f"{stage}_stem_{i}")
+                for i, width in enumerate((c.stem, sax.shape[2]))
+            ]
+
+            def features(frame: int, stem: list, encoder: Encoder) -> list[list[Array]]:
+                """Of the three images, each normalised by itself."""
+                images = [jnp.moveaxis(sax[:, frame], 1, -1)]
+                for v in range(2):
+                    x = lax[:, frame, v, ..., None]
+                    for block in stem:
+                        x = block(x, train=train)
+                    images.append(x)
+                return [encoder(image, train=train) for image in images]
+
+            ed = features(0, stem, encoder)
+            if stage == "ed":
+                codes = jnp.concatenate([view[-1] for view in ed], axis=-1)
+                found["ed"] = DeformNet(c, name="deform")(codes, train=train)
+            else:
+                now = features(1, stem, encoder)
+                net = MotionNet(c, name="motion")
+                found["motion"] = net(ed, now, train=train)
+        return found
