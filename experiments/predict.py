@@ -1,18 +1,18 @@
-"""Probabilities of findings on films, by a fine-tuned run.
+"""Label maps of images by a trained segmentation, on the images' own grid.
 
 ::
 
-    python -m experiments.finetune runs/mimic --data films.csv --target Edema Mass
-    python -m experiments.predict runs/finetune-tiny --images films --out findings.csv
+    python -m experiments.predict runs/segment-nnunet scans/ --out predicted
+    python -m experiments.predict runs/brain a.nii.gz b.nii.gz --write prob entropy \\
+        --mirror
 
-One row per film: its id, a probability for each finding the run was fine-tuned on, the
-run and the SHA-256 of its weights. Films are prepared as in training, DICOM and 16-bit
-files included. Those that cannot be read are listed in ``findings.csv.skipped.csv`` and
-make the status 1, unless ``--on-error skip``. Stopped and started again, it goes on.
-Probabilities are as good as the run's reliability curve says, and not for patients.
+Images are NIfTI files, folders or patterns of them; files of several channels end in
+``_0000``, ``_0001``. Each gives ``<name>.nii.gz`` with the values of the training set,
+``<name>.json`` with volumes in mL, and with ``--write`` maps: ``prob`` (a fourth axis
+of channels) and ``entropy`` (nats). What cannot be read is listed and makes the status
+1, unless ``--on-error skip``.
 """
 
-import csv
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -21,47 +21,54 @@ from pathlib import Path
 import tyro
 
 from medjax.data.ledger import Ledger, OnError
+from medjax.segmentation.images import find_images
+from medjax.segmentation.pretrained import open_run
 from medjax.train.ending import ends_in_words
-from medjax.vlp.embedding import embed_in_parts, finish
-from medjax.vlp.films import find_films
-from medjax.vlp.finetuned import open_classifier
 
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Which films, and where the probabilities go."""
+    """What to segment, and where it goes."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of a fine-tuned run."""
-    images: str
-    """Folder, pattern, table (CSV, TSV, JSONL) or file of films."""
-    column: str = "image"
-    """Of a table: column or {pattern} of the image path."""
-    out: Path = Path("findings.csv")
-    """Where the probabilities go."""
-    batch_size: int = 64
-    """Films at a time."""
+    """Folder of a trained run."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """NIfTI files, folders or patterns."""
+    out: Path = Path("predicted")
+    """Where label maps go."""
+    write: tuple[str, ...] = ()
+    """Maps beside the labels: prob, entropy."""
+    step: float | None = None
+    """Between tiles, of the patch; default: the run's."""
+    mirror: bool | None = None
+    """Average over mirror images of each tile; default: the run's."""
     on_error: OnError = "raise"
-    """A film that cannot be read: list it and end with status 1, or list it alone."""
+    """An image that cannot be read: list it and end with status 1, or list it alone."""
 
 
 def run(config: Predict) -> int:
-    """Classifies what the flags name; returns the status."""
-    model = open_classifier(config.run)
+    """Segments what the flags name; returns the status."""
+    print(f"opening {config.run}", flush=True)
+    model = open_run(config.run)
+    found = find_images(config.images, len(model.record.preparation.channels))
+    changes = {"step": config.step, "mirror": config.mirror}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    window = dataclasses.replace(model.record.window, **changes)
     ledger = Ledger("skip")
-    films = find_films(config.images, column=config.column)
-    ids, rows = embed_in_parts(
-        model, films, config.out, ledger=ledger, batch_size=config.batch_size
+    done = model.predict(
+        found, out=config.out, written=config.write, window=window, ledger=ledger
     )
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    with config.out.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["id", *model.findings, "run", "weights"])
-        for id, row in zip(ids, rows, strict=True):
-            cells = [f"{value:.6f}" for value in row]
-            table.writerow([id, *cells, config.run, model.checksum[:16]])
-    print(f"findings: {config.out} ({len(ids)} films, {len(model.findings)} findings)")
-    return finish(ledger, config.out, config.on_error)
+    for count, one in enumerate(done, 1):
+        shape = "x".join(map(str, one.labels.data.shape))
+        print(f"{count} of {len(found)}: {one.id} ({shape})", flush=True)
+    print(f"label maps: {config.out}")
+    if not ledger.skipped:
+        return 0
+    path = config.out / "skipped.csv"
+    config.out.mkdir(parents=True, exist_ok=True)
+    ledger.write_skipped(path)
+    print(f"{ledger.summary()}\nlist: {path}")
+    return 0 if config.on_error == "skip" else 1
 
 
 @ends_in_words

@@ -12,7 +12,7 @@ on a CPU in about two minutes. The real thing reads sets as people keep them::
 ``nnunet`` has nnU-Net's rules, loss, augmentation, optimiser and length (1000 epochs of
 250 batches), ``flat`` the same in slices, ``residual`` its residual encoder M. A run
 leaves checkpoints, ``evaluation.json`` and ``report.html`` in ``--workdir``; the same
-command goes on where it stopped, and ``experiments.masks`` applies it.
+command goes on where it stopped, and ``experiments.predict`` applies it.
 """
 
 import dataclasses

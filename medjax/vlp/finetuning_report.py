@@ -45,7 +45,7 @@ def show(
     page = report(workdir, results, scores, data, title=title)
     path = page.save(workdir / "report.html")
     print(f"predictions: {table}\nreport: {path.resolve()}")
-    print(f"use it: python -m experiments.predict {workdir} --images FOLDER")
+    print(f"use it: python -m experiments.classify {workdir} --images FOLDER")
     return path
 
 

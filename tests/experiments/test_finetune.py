@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import medjax
-from experiments import predict
+from experiments import classify
 from experiments.finetune import PRESETS
 from medjax.data.boundary import DataError
 from medjax.train.checkpoint import load_variables
@@ -98,7 +98,7 @@ def test_a_linear_probe_reads_what_features_know(monkeypatch, start, table, tmp_
     out = tmp_path / "findings.csv"
     films = str(table.parent / "7*.png")
     asked_for = [str(tmp_path / "run"), "--images", films, "--out", str(out)]
-    assert predict.main(asked_for) == 0
+    assert classify.main(asked_for) == 0
     again = {Path(row["id"]).name: float(row["Bright"]) for row in rows_of(out)}
     assert len(again) == 11 and again["71.png"] > 0.5 > again["70.png"]
     assert rows_of(out)[0]["weights"] == model.checksum[:16]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import medjax
-from experiments import masks
+from experiments import predict
 from experiments.prepare import segmentation as prepare_segmentation
 from experiments.segment import PRESETS
 from medjax.data import nifti
@@ -116,7 +116,7 @@ def images(folder):
 def test_files_are_segmented_on_their_own_grid(whole, folder, images, capsys):
     out = folder / "predicted"
     flags = ["--out", str(out), "--write", "prob", "entropy"]
-    assert masks.main([str(folder / "whole"), str(images), *flags]) == 0
+    assert predict.main([str(folder / "whole"), str(images), *flags]) == 0
     assert "1 of 1: turned (2x40x36)" in capsys.readouterr().out
     original = nifti.read(images / "turned.nii.gz")
     label = nifti.read_labels(out / "turned.nii.gz")
@@ -148,9 +148,9 @@ def test_any_run_is_opened_by_medjax(whole, folder, images):
 def test_what_cannot_be_read_is_listed(whole, folder, tmp_path, capsys):
     (tmp_path / "broken.nii").write_bytes(b"nothing")
     flags = ["--out", str(tmp_path / "out")]
-    assert masks.main([str(folder / "whole"), str(tmp_path), *flags]) == 1
+    assert predict.main([str(folder / "whole"), str(tmp_path), *flags]) == 1
     assert "broken" in (tmp_path / "out/skipped.csv").read_text()
-    none = masks.main([str(folder / "whole"), str(tmp_path / "no*"), *flags])
+    none = predict.main([str(folder / "whole"), str(tmp_path / "no*"), *flags])
     assert none == 1 and "found none" in capsys.readouterr().err
 
 

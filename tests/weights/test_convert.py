@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from medjax.nn.bert import BERTS, Bert, BertConfig, MlmHead
 from medjax.nn.resnet import RESNETS, ResNet
 from medjax.nn.vit import VITS, ViT
+from medjax.vlp.heads import MlpHead
 from medjax.weights import from_torch, to_torch
 from medjax.weights.names import TABLES, match
 
@@ -37,6 +38,7 @@ NETWORKS = {
     "vit": (ViT(VITS["vit_tiny"]), IMAGE),
     "bert": (Bert(TINY), IDS),
     "bert_mlm": (MaskedLm(TINY), IDS),
+    "head": (MlpHead(hidden=8, features=4), jnp.zeros((1, 6))),
 }
 
 
