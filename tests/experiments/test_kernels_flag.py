@@ -19,7 +19,7 @@ from medjax_kernels.contrastive import select
 def training_alone(monkeypatch):
     """Nothing after the last step: what follows does not depend on the kernel."""
     monkeypatch.setattr(pretraining, "evaluate", lambda *a, **o: ({}, None))
-    monkeypatch.setattr(pretraining, "save_towers", lambda *a: None)
+    monkeypatch.setattr(pretraining, "export_pair", lambda *a: None)
     monkeypatch.setattr(pretraining, "show", lambda *a, **o: None)
 
 
