@@ -16,8 +16,9 @@ def load(run: str | Path) -> Any:
     Returns:
         A `medjax.vlp.pretrained.Pretrained` (``embed_images``, ``embed_texts``,
         ``zero_shot``, ``nearest``), a `medjax.vlp.finetuned.Finetuned` (``predict``),
-        a `medjax.mri.learned.Learned` (``reconstruct``) or a
-        `medjax.segmentation.pretrained.Segmenter` (``predict``).
+        a `medjax.mri.learned.Learned` (``reconstruct``), a
+        `medjax.segmentation.pretrained.Segmenter` (``predict``) or a
+        `medjax.heart.systems.Generator` (``complete``, ``generate``).
 
     Raises:
         FileNotFoundError: Where the folder is not a run's.
@@ -27,6 +28,7 @@ def load(run: str | Path) -> Any:
     run = Path(run)
     family = read_family(run)
     # Imported where they are needed: a domain costs a second, and its own libraries.
+    from medjax.heart.systems import FAMILIES as HEARTS
     from medjax.mri.systems import FAMILIES as RECONSTRUCTIONS
     from medjax.segmentation.pretrained import FAMILIES as SEGMENTATIONS
     from medjax.vlp.finetuned import FAMILY as CLASSIFIER
@@ -48,7 +50,11 @@ def load(run: str | Path) -> Any:
         from medjax.segmentation.pretrained import open_run as open_segmenter
 
         return open_segmenter(run)
-    known = ", ".join([*PAIRS, CLASSIFIER, *RECONSTRUCTIONS, *SEGMENTATIONS])
+    if family in HEARTS:
+        from medjax.heart.systems import open_run as open_heart
+
+        return open_heart(run)
+    known = ", ".join([*PAIRS, CLASSIFIER, *RECONSTRUCTIONS, *SEGMENTATIONS, *HEARTS])
     raise DataError(
         f"{run / RECORD}: a run of {family!r}, which this version does not know; it "
         f"knows {known}"

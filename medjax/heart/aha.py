@@ -8,6 +8,8 @@ heart without a right ventricle has no segments unless somebody tells where its 
 is.
 """
 
+import math
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -53,10 +55,15 @@ def septal_turn(points: Float[np.ndarray, "*s 3"], axis: Axis) -> np.ndarray:
     That is clockwise for who looks from the base to the apex, in any frame of space
     that is not a mirror image.
     """
-    along, first, second = _frame(axis)
-    del along
+    _, first, second = _frame(axis)
     offset = np.asarray(points, np.float64) - axis[1]
     return -np.arctan2(offset @ second, offset @ first)
+
+
+def direction(turn: float, axis: Axis) -> Vector:
+    """The unit vector across the axis at an angle of :func:`septal_turn`."""
+    _, first, second = _frame(axis)
+    return math.cos(turn) * first - math.sin(turn) * second
 
 
 def rv_insertion(right: Float[np.ndarray, "m 3"], axis: Axis) -> float:

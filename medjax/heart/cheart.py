@@ -53,8 +53,6 @@ CONFIGS = {
         dice=1.0,
     ),
 }
-STANDARDISED = frozenset({"paper", "improved"})
-"""Presets whose conditions are standardised."""
 
 
 def divergence(posterior: Gaussian, prior: Gaussian) -> Float[Array, " z"]:

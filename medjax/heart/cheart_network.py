@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Integer
 from medjax.heart.appearance import LABELS
 from medjax.heart.population import CONDITIONS
 from medjax.nn.attention import Mlp, MultiHeadAttention
+from medjax.nn.halving import Double, Halve
 from medjax.nn.normalization import BatchNorm, LayerNorm
 from medjax.nn.warp import warp
 
@@ -107,9 +108,7 @@ class _Encoder(nn.Module):
         x = jnp.concatenate([first, x], axis=-1)
         for level in range(LEVELS):
             features = c.width * 2**level
-            x = nn.Conv(
-                features, (4, 4, 4), strides=2, padding=1, kernel_init=_UNIFORM
-            )(x)
+            x = Halve(features)(x)
             x = _Norm(c.norm)(x, train=train)
             # The last activation's slope of 0.2 was given to a ReLU, which has none.
             x = nn.relu(x) if level == LEVELS - 1 else nn.leaky_relu(x, 0.2)
@@ -136,9 +135,7 @@ class _Decoder(nn.Module):
         x = x.reshape(len(z), *small, top)
         for level in reversed(range(LEVELS)):
             features = c.width * 2 ** (level - 1) if level else self.channels
-            x = nn.ConvTranspose(
-                features, (4, 4, 4), strides=(2, 2, 2), kernel_init=_UNIFORM
-            )(x)
+            x = Double(features)(x)
             if level:
                 x = nn.leaky_relu(_Norm(c.norm)(x, train=train), 0.2)
         return x

@@ -49,6 +49,12 @@ class Slices(NamedTuple):
         """Unit normals."""
         return np.cross(self.rows, self.columns)
 
+    def steps(self, spacing: float) -> Float[np.ndarray, "p 3 3"]:
+        """Origins and steps to the next row and column, mm, as
+        :mod:`medjax.heart.planes` has them."""
+        parts = (self.origin, spacing * self.rows, spacing * self.columns)
+        return np.stack(parts, axis=1)
+
 
 class Pose(NamedTuple):
     """From the heart's own frame to the scanner's: ``rotation @ x + translation``."""

@@ -1,0 +1,320 @@
+"""Clinical numbers of any heart: label volumes and moving meshes of your own files.
+
+::
+
+    python -m experiments.heart measure seg_sa.nii.gz heart.npz
+    python -m experiments.heart strain heart.npz
+    python -m experiments.heart slice heart.npz --like sa.nii.gz --out labels.nii.gz
+    python -m experiments.heart convert heart.npz heart.vtk
+    python -m experiments.heart export deepmesh folder --people 2
+
+``measure`` gives volumes, ejection fractions and masses of label maps (NIfTI, in the
+numbering of ``--codes``) and of meshes (VTK, PLY, STL, OBJ, npz). ``strain`` wants an
+``npz`` with ``vertices`` (frames, n, 3) in mm, ``faces`` and ``surface`` (0
+endocardium, 1 epicardium, 2 right ventricle). ``slice`` draws a mesh as label maps on
+the slices of an image. ``convert`` writes a mesh in another format, a moving one as one
+file a frame. ``export`` writes phantom people in the folders that DeepMesh's and
+CHeart's code reads.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from medjax.data import meshes, nifti
+from medjax.data.boundary import DataError
+from medjax.heart.clinical import Diastole, function, label_volumes, mesh_volumes
+from medjax.heart.datasets import canonical
+from medjax.heart.meshes import Topology, in_millimetres, oriented
+from medjax.heart.phantom_mesh import SURFACES
+from medjax.train.ending import ends_in_words
+
+Ventricle = Literal["ukb", "acdc", "mnms", "cheart"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """Volumes, ejection fractions and masses."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """Label maps of a cycle, or meshes."""
+    codes: Ventricle = "ukb"
+    """Whose numbering label maps have: 1 LV, 2 muscle, 3 RV in ukb."""
+    diastole: Diastole = "first"
+    """End-diastole: the first frame, the one of the largest volume, or a number."""
+    heart_rate: float | None = None
+    """Beats a minute."""
+    scale: float = 1.0
+    """mm per unit of a mesh's file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Strain:
+    """Strain of moving meshes, by wall and by segment."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """Moving meshes (npz)."""
+    diastole: Diastole = "first"
+    """End-diastole: the first frame, the one of the largest volume, or a number."""
+    scale: float = 1.0
+    """mm per unit of the file."""
+    septum_direction: tuple[float, float, float] | None = None
+    """From the long axis to the septum, for a heart without a right ventricle."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Label maps of a mesh on the slices of an image."""
+
+    file: tyro.conf.Positional[Path]
+    """The mesh."""
+    like: Path
+    """An image (NIfTI) with the slices; the labels have its grid."""
+    out: Path = Path("labels.nii.gz")
+    """Where the labels go."""
+    scale: float = 1.0
+    """mm per unit of the mesh's file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """A mesh in another format."""
+
+    file: tyro.conf.Positional[Path]
+    """The mesh."""
+    out: tyro.conf.Positional[Path]
+    """Where it goes; the ending says the format."""
+    scale: float = 1.0
+    """mm per unit of the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Phantom people in a published folder layout."""
+
+    layout: tyro.conf.Positional[Literal["deepmesh", "cheart"]]
+    """Whose."""
+    out: tyro.conf.Positional[Path]
+    """The folder."""
+    people: int = 4
+    """How many."""
+    seed: int = 0
+    """Of the population."""
+
+
+def opened(path: Path, scale: float) -> tuple[np.ndarray, Topology]:
+    """Vertices over time in mm, and the topology with faces outwards."""
+    mesh = meshes.read(path)
+    vertices = scale * np.asarray(mesh.vertices, np.float64)
+    in_millimetres(vertices)
+    moving = vertices if vertices.ndim == 3 else vertices[None]
+    surface, names = mesh.surface, SURFACES
+    if surface is None:
+        surface, names = np.zeros(moving.shape[1], np.int32), ("mesh",)
+    elif surface.min() < 0 or surface.max() >= len(SURFACES):
+        raise DataError(
+            f"{path}: surfaces {np.unique(surface)[:8].tolist()}, expected 0 to 2 for "
+            f"{SURFACES}"
+        )
+    elif surface.max() + 1 < len(SURFACES):
+        names = SURFACES[: surface.max() + 1]
+    faces = oriented(moving[0], mesh.faces)
+    return moving, Topology.of(faces, moving.shape[1], surface, names)
+
+
+def measure(config: Measure) -> int:
+    """Prints a row of numbers per file."""
+    for path in config.files:
+        print(f"\n{path}")
+        if path.name.endswith((".nii", ".nii.gz")):
+            volume = nifti.read_labels(path)
+            if volume.data.ndim not in (3, 4):
+                raise DataError(f"{path}: {volume.data.ndim} axes, expected 3 or 4")
+            data = volume.data if volume.data.ndim == 4 else volume.data[..., None]
+            labels = canonical(np.moveaxis(data, 3, 0), config.codes, path)
+            curves = label_volumes(labels, volume.affine)
+        else:
+            vertices, topology = opened(path, config.scale)
+            if topology.names == ("mesh",):
+                from medjax.heart.meshes import volumes
+
+                inside = volumes(vertices, topology, close=True)["mesh"] / 1e3
+                print("  enclosed, mL: " + " ".join(f"{v:.1f}" for v in inside))
+                continue
+            curves = mesh_volumes(vertices, topology, close=True)
+        if "lv" not in curves:
+            raise DataError(f"{path}: no frame holds a left ventricle")
+        for name, curve in curves.items():
+            print(f"  {name}, mL: " + " ".join(f"{v:.1f}" for v in curve))
+        found = function(curves, diastole=config.diastole, heart_rate=config.heart_rate)
+        known = {k: v for k, v in found.features.items() if np.isfinite(v)}
+        print("  " + "  ".join(f"{k} {v:.1f}" for k, v in known.items()))
+        print("  " + "; ".join(found.remarks()))
+    return 0
+
+
+def strains(config: Strain) -> int:
+    """Prints strain of each file."""
+    from medjax.heart.aha import NAMES
+    from medjax.heart.analysis import mesh_strain
+
+    for path in config.files:
+        vertices, topology = opened(path, config.scale)
+        curves = mesh_volumes(vertices, topology, close=True)
+        ends = function(curves, diastole=config.diastole)
+        septum = config.septum_direction
+        found = mesh_strain(
+            vertices,
+            topology,
+            diastole=ends.diastole,
+            systole=ends.systole,
+            septum_direction=None if septum is None else np.array(septum),
+        )
+        print(f"\n{path}: {'; '.join(ends.remarks()[:1])}; engineering strain, %")
+        for name, curve in found.curves.items():
+            values = 100 * np.array([curve.end_systolic, curve.peak, curve.drift])
+            told = zip(("end-systole", "peak", "last frame"), values, strict=True)
+            print(f"  {name:<9}" + "  ".join(f"{k} {v:6.1f}" for k, v in told))
+        if found.segments is None:
+            print("  no segments: no right ventricle says where the septum is")
+            continue
+        print("  circumferential, endocardium, at end-systole:")
+        for name, value in zip(NAMES, found.segments, strict=True):
+            told = f"{100 * value:6.1f}" if np.isfinite(value) else "  none"
+            print(f"  {name:<20} {told}")
+        print(f"  {int(np.isnan(found.segments).sum())} segments hold no endocardium")
+    return 0
+
+
+def needed(
+    vertices: np.ndarray, topology: Topology, planes: np.ndarray, pixel: float
+) -> tuple[int, int]:
+    """Triangles that a plane cuts and pixels that a segment spans, at most."""
+    normals = np.cross(planes[:, 1], planes[:, 2])
+    corners = topology.closed_corners.index
+    most, longest = 1, 0.0
+    for frame in vertices:
+        at = topology.closed(frame)[corners]
+        longest = max(
+            longest, np.linalg.norm(at - np.roll(at, 1, axis=1), axis=-1).max()
+        )
+        for plane, normal in zip(planes, normals, strict=True):
+            above = (at - plane[0]) @ normal >= 0
+            most = max(most, int((above.any(1) & ~above.all(1)).sum()))
+    # A vertex near a plane may be rounded to its other side.
+    return most + 64, int(np.ceil(longest / pixel)) + 2
+
+
+def sliced(config: Slice) -> int:
+    """Writes label maps of a mesh."""
+    import jax
+    import jax.numpy as jnp
+
+    from medjax.heart.slicing import Limits, check, coverage, regions
+
+    vertices, topology = opened(config.file, config.scale)
+    image = nifti.read(config.like)
+    rows, columns, count = image.data.shape[:3]
+    steps = image.affine[:3, :3].T
+    origins = image.affine[:3, 3] + np.arange(count)[:, None] * steps[2]
+    planes = np.stack(
+        [origins, *np.broadcast_to(steps[:2, None], (2, count, 3))], axis=1
+    )
+    size, reach = needed(vertices, topology, planes, min(image.spacing[:2]))
+
+    @jax.jit
+    def shares_of(frame: jax.Array) -> tuple[jax.Array, Limits]:
+        covered, limits = coverage(
+            frame,
+            topology,
+            jnp.asarray(planes, jnp.float32),
+            (rows, columns),
+            size=size,
+            reach=reach,
+            at_once=1,
+        )
+        return regions(covered, topology), limits
+
+    maps = []
+    for frame in vertices:
+        found, limits = shares_of(jnp.asarray(frame, jnp.float32))
+        check(limits, size=size, reach=reach)
+        shares = np.asarray(found)
+        rest = 1.0 - shares.sum(-1, keepdims=True)
+        label = np.argmax(np.concatenate([rest, shares], axis=-1), axis=-1)
+        maps.append(np.moveaxis(label, 0, -1).astype(np.uint8))
+    step = image.time_step if len(maps) > 1 else None
+    data = np.stack(maps, axis=-1) if len(maps) > 1 else maps[0]
+    nifti.write(config.out, data, affine=image.affine, time_step=step)
+    print(f"labels: {config.out} {data.shape}")
+    return 0
+
+
+def convert(config: Convert) -> int:
+    """Writes a mesh in another format."""
+    mesh = meshes.read(config.file)
+    if config.scale != 1:
+        scaled = (config.scale * mesh.vertices).astype(mesh.vertices.dtype)
+        mesh = dataclasses.replace(mesh, vertices=scaled)
+    if mesh.vertices.ndim == 3 and config.out.suffix != ".npz":
+        made = meshes.write_series(config.out, mesh)
+        print(f"meshes: {made[0]} to {made[-1].name}")
+    else:
+        meshes.write(config.out, mesh)
+        print(f"mesh: {config.out}")
+    return 0
+
+
+def export(config: Export) -> int:
+    """Writes phantom people."""
+    from medjax.heart.exporting import DeepMeshExport, export_cheart, export_deepmesh
+    from medjax.heart.population import person
+
+    if config.people < 3:
+        raise ValueError(f"people is {config.people}, expected 3 at least")
+    everyone = [person(config.seed, i) for i in range(config.people)]
+    if config.layout == "deepmesh":
+        for i, one in enumerate(everyone):
+            folder = config.out / f"{i:04d}"
+            export_deepmesh(folder, one.heart, DeepMeshExport(), seed=i)
+            print(folder, flush=True)
+    else:
+        people = {"train": everyone[:-2], "val": everyone[-2:-1], "test": everyone[-1:]}
+        export_cheart(config.out, people)
+        print(config.out)
+    return 0
+
+
+Command = (
+    Annotated[Measure, tyro.conf.subcommand("measure")]
+    | Annotated[Strain, tyro.conf.subcommand("strain")]
+    | Annotated[Slice, tyro.conf.subcommand("slice")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+)
+
+
+@ends_in_words
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    prog = "python -m experiments.heart"
+    config = tyro.cli(Command, args=arguments, description=__doc__, prog=prog)
+    match config:
+        case Measure():
+            return measure(config)
+        case Strain():
+            return strains(config)
+        case Slice():
+            return sliced(config)
+        case Convert():
+            return convert(config)
+    return export(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

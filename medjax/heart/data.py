@@ -1,0 +1,275 @@
+"""Anatomy to generate: label maps over the cycle, and who they are of.
+
+Phantom people, or a tree of label maps. Those of a tree are brought into one frame, as
+the phantom is: z from apex to base, x towards the right ventricle, the left ventricle's
+centre at one place. Label maps cannot be averaged over time, so a frame between two is
+the nearer one. A condition that a tree does not tell of a person is the mean of those
+of whom it does, and is counted.
+
+Training phantoms follow the seed; the held-out ones are always the same.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import grain
+import jax
+import numpy as np
+from jaxtyping import Float, Int, Integer, UInt8
+
+from medjax.data.boundary import DataError
+from medjax.data.nifti import Volume
+from medjax.data.pipeline import ArraySource, PipelineConfig, build_pipeline
+from medjax.data.volumes import Grid, resample
+from medjax.heart.appearance import LABELS, heart_labels
+from medjax.heart.datasets import Labels, open_tree
+from medjax.heart.exporting import anatomy_grid
+from medjax.heart.population import CONDITIONS, person
+from medjax.heart.trees import open_cheart
+from medjax.progress import track
+
+Format = Literal["phantom", "cheart", "ukb", "acdc", "mnms"]
+HELD_OUT = 0
+"""Population of the held-out phantoms; training seeds begin behind it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AnatomyConfig:
+    """Whose hearts are learned, and how finely."""
+
+    root: Path | None = None
+    """Folder of the data set; None: phantoms."""
+    format: Format = "phantom"
+    """Whose tree it is. Of ``acdc`` and ``mnms`` end-diastole and end-systole are
+    labelled, so they want 2 frames."""
+    frames: int = 10
+    """Of the cycle, from end-diastole on."""
+    shape: tuple[int, int, int] = (16, 32, 32)
+    """Voxels along z, y and x."""
+    spacing: tuple[float, float, float] = (7.0, 4.0, 4.0)
+    """Of voxels, mm."""
+    people: int = 48
+    """Of phantoms: how many to train on."""
+    test_people: int = 16
+    """How many are held out: of phantoms, or the last of a tree that has no parts."""
+    batch_size: int = 4
+    """Of the global batch."""
+    seed: int = 0
+    """Of the training phantoms and the order of rows."""
+
+
+CHEART = AnatomyConfig(frames=20, shape=(64, 128, 128), spacing=(2.0, 1.25, 1.25))
+"""As large as the published ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Anatomies:
+    """People to learn from, and people held out.
+
+    Attributes:
+        name: of the data, for titles.
+        train: rows with ``labels`` ``t d h w`` and ``conditions``.
+        test: rows of the same.
+        filled: people of whom a condition is not known, by its name.
+    """
+
+    name: str
+    train: ArraySource
+    test: ArraySource
+    filled: dict[str, int]
+
+
+Person = tuple[UInt8[np.ndarray, "t d h w"], Float[np.ndarray, " c"]]
+
+
+def open_anatomies(config: AnatomyConfig) -> Anatomies:
+    """The data that the flags describe.
+
+    Args:
+        config: phantoms, or a tree.
+
+    Raises:
+        DataError: where a tree is at fault.
+        ValueError: for counts or sizes that are impossible, or a tree without a root.
+    """
+    for name in ("frames", "people", "test_people", "batch_size"):
+        if (found := getattr(config, name)) < 1:
+            raise ValueError(f"data.{name} is {found}, expected 1 at least")
+    if min(*config.shape, *config.spacing) <= 0:
+        raise ValueError(
+            f"data.shape {config.shape} and data.spacing {config.spacing}: expected "
+            "positive numbers"
+        )
+    if (config.root is None) != (config.format == "phantom"):
+        raise ValueError(
+            f"data.root is {config.root} and data.format {config.format!r}: a tree "
+            "needs both, phantoms neither"
+        )
+    if config.format == "phantom":
+        populations = ((1 + config.seed, config.people), (HELD_OUT, config.test_people))
+        parts = [_phantoms(config, *which) for which in populations]
+        name = f"{config.people} phantom hearts"
+    elif config.format == "cheart":
+        parts = _cheart(config)
+        name = f"{config.root} (CHeart)"
+    else:
+        every = _tree(config)
+        if len(every) <= config.test_people:
+            raise ValueError(
+                f"data.test-people is {config.test_people} of {len(every)} people in "
+                f"{config.root}: nobody is left to train on"
+            )
+        parts = [every[: -config.test_people], every[-config.test_people :]]
+        name = f"{config.root} ({config.format})"
+    told = [np.stack([c for _, c in part]) for part in parts]
+    known = np.nan_to_num(np.nanmean(np.concatenate(told), axis=0))
+    absent = np.isnan(np.concatenate(told)).sum(0)
+    rows = [
+        ArraySource(
+            {
+                "labels": np.stack([labels for labels, _ in part]),
+                "conditions": np.where(np.isnan(c), known, c).astype(np.float32),
+            }
+        )
+        for part, c in zip(parts, told, strict=True)
+    ]
+    filled = {n: int(k) for n, k in zip(CONDITIONS, absent, strict=True) if k}
+    return Anatomies(name, *rows, filled)
+
+
+def _phantoms(config: AnatomyConfig, population: int, count: int) -> list[Person]:
+    grid = anatomy_grid(config.shape, config.spacing)
+    times = np.arange(config.frames) / config.frames
+    found = []
+    for i in track(range(count), "phantoms", count, "heart"):
+        who = person(population, i)
+        labels = heart_labels(who.heart, times, grid).astype(np.uint8)
+        found.append((labels, np.array(who.conditions)))
+    return found
+
+
+def _cheart(config: AnatomyConfig) -> list[list[Person]]:
+    """Training people, and those of the part ``test``."""
+    assert config.root is not None
+    parts: dict[str, list[Person]] = {"train": [], "test": []}
+    people = [p for p in open_cheart(config.root) if p.part in parts]
+    for one in track(people, "label maps", len(people), "person"):
+        labels = one.read()
+        if labels.shape[1:] != config.shape:
+            raise DataError(
+                f"{one.labels[0]}: {labels.shape[1:]} voxels, data.shape is "
+                f"{config.shape}"
+            )
+        if len(labels) != config.frames:
+            labels = labels[nearest_frames(len(labels), config.frames)]
+        told = [one.conditions.get(name, np.nan) for name in CONDITIONS]
+        parts[one.part].append((labels.astype(np.uint8), np.array(told)))
+    for part, found in parts.items():
+        if not found:
+            raise DataError(f"data.root: {config.root} has nobody in the part {part!r}")
+    return [parts["train"], parts["test"]]
+
+
+def _tree(config: AnatomyConfig) -> list[Person]:
+    assert config.root is not None and config.format not in ("phantom", "cheart")
+    cases, found = open_tree(config.root, config.format), []
+    for case in track(cases, "label maps", len(cases), "person"):
+        labels = case.read_labels()
+        start = (
+            labels.frames.index(case.diastole) if case.diastole in labels.frames else 0
+        )
+        turned = np.roll(np.arange(len(labels.frames)), -start)
+        whole = labels.frames == tuple(range(len(turned)))
+        if len(turned) < config.frames or not (whole or len(turned) == 2):
+            raise DataError(
+                f"{case.name}: labels of {len(turned)} frames, data.frames is "
+                f"{config.frames}"
+            )
+        chosen = turned[nearest_frames(len(turned), config.frames)]
+        maps = dataclasses.replace(labels, data=labels.data[chosen])
+        told = [case.conditions.get(name, np.nan) for name in CONDITIONS]
+        aligned = align(maps, config.shape, config.spacing, case.name)
+        found.append((aligned, np.array(told)))
+    return found
+
+
+def nearest_frames(count: int, wanted: int) -> Int[np.ndarray, " t"]:
+    """Which of ``count`` frames of a cycle are nearest to ``wanted`` even ones.
+
+    Args:
+        count: frames that there are.
+        wanted: frames that are asked for; the first is the first.
+    """
+    return np.floor(np.arange(wanted) * count / wanted + 0.5).astype(int) % count
+
+
+def align(
+    labels: Labels, shape: Sequence[int], spacing: Sequence[float], name: str
+) -> UInt8[np.ndarray, "t d h w"]:
+    """Label maps of a scan in the frame of the phantom.
+
+    The long axis is that of the slices; its direction, from the smaller to the larger
+    end of the left ventricle, and the side of the right ventricle, are the first
+    frame's.
+
+    Args:
+        labels: of the scan, the first at end-diastole.
+        shape: voxels along z, y, x.
+        spacing: mm along z, y, x.
+        name: of the person, for messages.
+
+    Raises:
+        DataError: where the first frame lacks a ventricle.
+    """
+    first = labels.data[0]
+    left, right = (_places(first == LABELS[n], labels.affine) for n in ("lv", "rv"))
+    if not len(left) or not len(right):
+        raise DataError(f"{name}: end-diastole has no label of both ventricles")
+    centre = left.mean(0)
+    z = _unit(labels.affine[:3, 2])
+    areas = (first == LABELS["lv"]).sum((0, 1))
+    held = np.flatnonzero(areas)
+    middle = len(held) // 2
+    if areas[held[:middle]].sum() > areas[held[len(held) - middle :]].sum():
+        z = -z
+    x = right.mean(0) - centre
+    x = _unit(x - (x @ z) * z)
+    y = np.cross(z, x)
+    grid = anatomy_grid(tuple(shape), tuple(spacing))
+    # The phantom's cavity has its centre of mass at about 60 mm.
+    own = np.eye(4)
+    own[:3, :3] = np.stack([x, y, z], axis=1)
+    own[:3, 3] = centre - own[:3, :3] @ np.array([0.0, 0.0, 60.0])
+    moved = Volume(np.moveaxis(labels.data, 0, -1), labels.affine, (1.0, 1.0, 1.0))
+    there = resample(moved, Grid(grid.shape, own @ grid.affine), interpolation="labels")
+    return np.moveaxis(there.data, -1, 0).astype(np.uint8)
+
+
+def _places(
+    mask: Integer[np.ndarray, "i j k"] | np.ndarray, affine: Float[np.ndarray, "4 4"]
+) -> Float[np.ndarray, "n 3"]:
+    return np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def _unit(vector: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
+    return vector / np.linalg.norm(vector)
+
+
+def training_batches(anatomies: Anatomies, config: AnatomyConfig) -> grain.IterDataset:
+    """The endless stream of batches: ``labels`` ``b t d h w`` and ``conditions``.
+
+    Args:
+        anatomies: of :func:`open_anatomies`.
+        config: batch size and seed.
+
+    Raises:
+        ValueError: where there are fewer people than a batch.
+    """
+    return build_pipeline(
+        anatomies.train,
+        PipelineConfig(batch_size=config.batch_size, seed=config.seed),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )

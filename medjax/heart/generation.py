@@ -1,0 +1,322 @@
+"""A generator of anatomy from data to scores: train, complete, generate, report."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, Integer
+
+from medjax.heart.anatomy_scores import (
+    adherence,
+    closing_gap,
+    completion_scores,
+    features,
+    memorisation,
+    spreads,
+)
+from medjax.heart.cheart import cheart_system
+from medjax.heart.cheart_network import CHeartConfig
+from medjax.heart.clinical import FEATURES
+from medjax.heart.completion import (
+    Nearest,
+    ShapeSpace,
+    Standard,
+    draw_features,
+    nearest_people,
+    repeat,
+)
+from medjax.heart.data import (
+    Anatomies,
+    AnatomyConfig,
+    open_anatomies,
+    training_batches,
+)
+from medjax.heart.generation_report import show
+from medjax.heart.population import CONDITIONS, EJECTION_DEVIATION
+from medjax.heart.systems import Generator, Trained
+from medjax.metrics.distributions import beside_controls
+from medjax.train.agree import on_first
+from medjax.train.experiment import Experiment
+from medjax.train.launch import LaunchConfig, cpu_devices
+from medjax.train.loop import fit
+from medjax.train.mesh import make_mesh
+from medjax.train.record import RECORD
+from medjax.train.sharding import on_host
+from medjax.typing import Variables
+
+NAME = "CHeart"
+COMPLETE = """
+To complete cycles or generate hearts, in Python:
+
+    import jax, medjax
+    run = medjax.load({path})
+    cycle = run.complete(first, conditions)              # n t d h w labels
+    hearts = run.generate(conditions, key=jax.random.key(0))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationConfig:
+    """What is scored at the end."""
+
+    draws: int = 4
+    """Generated hearts per held-out person."""
+    sweep: int = 16
+    """Draws per age and sex in the age sweep."""
+    show_row: int = 0
+    """The held-out person that the report shows."""
+    seed: int = 0
+    """Of the draws."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation(Experiment):
+    """One training run; every field is a flag."""
+
+    uses: ClassVar[dict[str, str]] = {"generate": COMPLETE}
+
+    system: CHeartConfig = CHeartConfig()
+    """Network and loss; shape and frames are those of the data."""
+    standardise: bool = False
+    """Tell the network conditions in standard deviations of the training people."""
+    kl_warmup: float = 0.0
+    """Share of the run over which the weight of KL rises."""
+    data: AnatomyConfig = AnatomyConfig()
+    """Whose hearts are learned."""
+    launch: LaunchConfig = LaunchConfig(cpu_devices=cpu_devices())
+    """How processes find each other."""
+    evaluation: GenerationConfig = GenerationConfig()
+    """What is scored at the end."""
+    workdir: Path = Path("runs/cheart")
+    """Folder of the run; the same command on the same folder resumes."""
+
+
+class Shown(NamedTuple):
+    """What the report draws beside the scores.
+
+    Attributes:
+        cycles: of one person: the real one, completed ones by method, a generated one.
+        features: of real and generated people by group, columns as ``FEATURES``.
+        ages: of the sweep.
+        sweep: mean features by sex and age.
+    """
+
+    cycles: dict[str, Integer[np.ndarray, "t d h w"]]
+    features: dict[str, Float[np.ndarray, "_ k"]]
+    ages: Int[np.ndarray, " a"]
+    sweep: dict[str, Float[np.ndarray, "a k"]]
+
+
+def run(config: Generation) -> dict[str, Any]:
+    """Trains, evaluates beside baselines and controls, and reports; resumes.
+
+    Args:
+        config: the run.
+
+    Returns:
+        The evaluation, as in ``evaluation.json``.
+
+    Raises:
+        ValueError: for flags that do not fit the data.
+    """
+    if config.evaluation.draws < 2 or config.evaluation.sweep < 1:
+        raise ValueError("evaluation: expected 2 draws and 1 of the sweep at least")
+    anatomies = open_anatomies(config.data)
+    if not 0 <= config.evaluation.show_row < len(anatomies.test):
+        raise ValueError(
+            f"evaluation.show-row is {config.evaluation.show_row}, expected one of "
+            f"{len(anatomies.test)} people, from 0"
+        )
+    trained, variables = train(config, anatomies)
+    results, shown = evaluate(Generator(trained, variables), anatomies, config)
+    about = config.about
+    on_first(lambda: show(config.workdir, results, shown, title=about), what="report")
+    return results
+
+
+def train(config: Generation, anatomies: Anatomies) -> tuple[Trained, Variables]:
+    """Trains, or goes on training, in the run's folder.
+
+    Args:
+        config: the run.
+        anatomies: what it is trained on.
+
+    Returns:
+        What the run says of itself, and its weights on this process's first device.
+    """
+    optimizer, settings = config.resolved(
+        rows=len(anatomies.train), batch_size=config.data.batch_size
+    )
+    system = dataclasses.replace(
+        config.system,
+        shape=config.data.shape,
+        frames=config.data.frames,
+        warmup=round(config.kl_warmup * settings.steps),
+    )
+    if config.standardise:
+        standard = Standard.of(anatomies.train.arrays["conditions"])
+        system = dataclasses.replace(
+            system,
+            condition_mean=tuple(map(float, standard.mean)),
+            condition_deviation=tuple(map(float, standard.deviation)),
+        )
+    built, mesh = cheart_system(system), make_mesh(config.mesh)
+    trained = Trained(
+        system,
+        config.data.spacing,
+        anatomies.name,
+        anatomies.filled,
+        tuple(built.apply),
+    )
+
+    def record() -> None:
+        if not (config.workdir / RECORD).exists():
+            trained.save(config.workdir)
+
+    on_first(record, what="record of the system")
+    state = fit(
+        built.init,
+        built.loss,
+        training_batches(anatomies, config.data),
+        workdir=config.workdir,
+        optimizer=optimizer,
+        train=settings,
+        mesh=mesh,
+        config=config,
+    )
+    # Also where a run went on with other settings.
+    on_first(lambda: trained.save(config.workdir), what="record, again")
+    return trained, jax.device_put(on_host(state.averaged_variables, mesh))
+
+
+def evaluate(
+    generator: Generator, anatomies: Anatomies, config: Generation
+) -> tuple[dict[str, Any], Shown]:
+    """Completion beside baselines, generation beside controls.
+
+    Args:
+        generator: the trained one.
+        anatomies: real people.
+        config: of the run.
+
+    Returns:
+        All scores, and what the report draws.
+    """
+    spacing, options = config.data.spacing, config.evaluation
+    train, test = anatomies.train.arrays, anatomies.test.arrays
+    given = test["labels"][:, 0], test["conditions"]
+    standard = Standard.of(train["conditions"])
+    nearest = Nearest(train["labels"], train["conditions"], standard)
+    space = ShapeSpace.fit(train["labels"], train["conditions"], spacing)
+    completed = {
+        "first frame repeated": repeat(given[0], config.data.frames),
+        "nearest person": nearest.complete(*given),
+        "shape space": space.complete(*given),
+        NAME: generator.complete(*given),
+    }
+    asked = np.repeat(test["conditions"], options.draws, axis=0)
+    key, rng = jax.random.key(options.seed), np.random.default_rng(options.seed)
+    drawn = generator.generate(asked, key=key)
+    real = {
+        part: features(rows["labels"], spacing)
+        for part, rows in (("train", train), ("test", test))
+    }
+    random_rows = rng.integers(len(real["train"]), size=len(asked))
+    regression = draw_features(
+        train["conditions"].astype(np.float64), _finite(real["train"]), asked, rng
+    )
+    groups = {
+        NAME: features(drawn, spacing),
+        "shape space": features(space.draw(asked, rng), spacing),
+        "regression of features": regression,
+        "floor": real["train"],
+        "copy": real["train"][
+            nearest_people(train["conditions"], test["conditions"], standard)
+        ],
+        "unconditional": real["train"][random_rows],
+    }
+    everyone = (
+        np.concatenate([train["conditions"], test["conditions"]]),
+        np.concatenate([real["train"], real["test"]]),
+    )
+    ages, sweep = age_sweep(generator, train["conditions"], spacing, options)
+    results = {
+        "data": anatomies.name,
+        "people": {"train": len(anatomies.train), "test": len(anatomies.test)},
+        "conditions_filled": dict(anatomies.filled),
+        "completion": completion_scores(completed, test["labels"], spacing),
+        "ef_floor": EJECTION_DEVIATION if config.data.format == "phantom" else None,
+        "generation": beside_controls(real["test"], groups, FEATURES),
+        "adherence": adherence(everyone, (asked, groups[NAME])),
+        "spread": spreads(everyone, (asked, groups[NAME])),
+        "memorisation": memorisation(drawn, test["labels"], train["labels"]),
+        "closing_gap_ml": {
+            "drawn": closing_gap(drawn, spacing),
+            "real": closing_gap(test["labels"], spacing),
+        },
+        "age_slope": _age_slopes(ages, sweep),
+    }
+    row = options.show_row
+    cycles = {"real": test["labels"][row]}
+    cycles |= {f"completed: {name}": found[row] for name, found in completed.items()}
+    cycles |= {"generated": drawn[row * options.draws]}
+    return results, Shown(cycles, {"real": real["test"], **groups}, ages, sweep)
+
+
+def _finite(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """With a missing feature replaced by its mean."""
+    return np.where(np.isfinite(values), values, np.nanmean(values, axis=0))
+
+
+def age_sweep(
+    generator: Generator,
+    conditions: Float[np.ndarray, "n c"],
+    spacing: tuple[float, float, float],
+    options: GenerationConfig,
+) -> tuple[Int[np.ndarray, " a"], dict[str, Float[np.ndarray, "a k"]]]:
+    """Mean features by age, all else of the mean man and the mean woman.
+
+    Args:
+        generator: the trained one.
+        conditions: of the training people.
+        spacing: of voxels, mm.
+        options: how many draws; the same ones at every age.
+
+    Returns:
+        Ages, and features by sex.
+    """
+    age, sex = CONDITIONS.index("age"), CONDITIONS.index("sex")
+    low, high = np.percentile(conditions[:, age], (5, 95))
+    ages = np.unique(np.rint(np.linspace(low, high, 6)).astype(int))
+    found = {}
+    for name, code in (("men", 1.0), ("women", 0.0)):
+        people = conditions[conditions[:, sex] == code]
+        mean = (people if len(people) else conditions).mean(0)
+        mean[sex] = code
+        rows = []
+        for one in ages:
+            asked = np.tile(mean, (options.sweep, 1))
+            asked[:, age] = one
+            key = jax.random.key(options.seed + 1)
+            drawn = generator.generate(asked, key=key)
+            rows.append(np.nanmean(features(drawn, spacing), axis=0))
+        found[name] = np.array(rows)
+    return ages, found
+
+
+def _age_slopes(
+    ages: Int[np.ndarray, " a"], sweep: dict[str, Float[np.ndarray, "a k"]]
+) -> dict[str, Any]:
+    """mL of LVEDV per year, and the share of steps in the direction of the slope."""
+    found: dict[str, Any] = {}
+    for name, values in sweep.items():
+        volume = values[:, FEATURES.index("LVEDV")]
+        if len(ages) < 2 or not np.isfinite(volume).all():
+            found[name] = None
+            continue
+        slope = float(np.polyfit(ages, volume, 1)[0])
+        steps = np.sign(np.diff(volume)) == np.sign(slope)
+        found[name] = {"slope": slope, "monotone": float(steps.mean())}
+    return found

@@ -1,0 +1,148 @@
+"""The heart's systems by name, and what a run says of itself.
+
+A run leaves ``system.json`` beside its checkpoints (:mod:`medjax.train.record`): which
+system it is, with all its settings, and what it was trained on.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+
+from medjax.heart.cheart import cheart_system
+from medjax.heart.cheart_network import CHeartConfig
+from medjax.train.checkpoint import load_variables, saved_steps
+from medjax.train.record import load_record, save_record
+from medjax.train.system import System
+from medjax.typing import Key, Variables
+
+FAMILIES: Mapping[str, tuple[type, Callable[[Any], System]]] = {
+    "cheart": (CHeartConfig, cheart_system),
+}
+"""The class of a system's settings and what makes the system of them."""
+CHUNK = 8
+"""People decoded at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What ``system.json`` holds.
+
+    Attributes:
+        system: settings of the system.
+        spacing: of its voxels along z, y, x, mm.
+        data: what it was trained on, for titles.
+        filled: people of whom a condition was not known, by its name.
+        can: what the system can do, names of its ``apply``.
+    """
+
+    system: CHeartConfig
+    spacing: tuple[float, float, float]
+    data: str
+    filled: Mapping[str, int]
+    can: tuple[str, ...] = ()
+
+    def save(self, workdir: Path) -> None:
+        """Writes ``system.json`` into a folder, made where it is missing."""
+        save_record(workdir, "cheart", self)
+
+    @classmethod
+    def load(cls, workdir: Path) -> "Trained":
+        """Reads ``system.json``.
+
+        Raises:
+            FileNotFoundError: where there is none.
+            DataError: where it is damaged, of another version, or of another domain.
+        """
+        kinds = {name: kind for name, (kind, _) in FAMILIES.items()}
+        return load_record(workdir, cls, kinds)
+
+
+class Generator:
+    """A trained CHeart that completes and generates label maps.
+
+    Args:
+        trained: what the run says of itself.
+        variables: its weights.
+    """
+
+    def __init__(self, trained: Trained, variables: Variables) -> None:
+        self.trained, self.variables = trained, variables
+        apply = cheart_system(trained.system).apply
+
+        def labels(name: str) -> Callable[[Variables, Any], Any]:
+            def run(variables: Variables, given: Any) -> jax.Array:
+                logits = apply[name](variables, given)
+                return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
+            return jax.jit(run)
+
+        self._complete, self._generate = labels("complete"), labels("generate")
+
+    def complete(
+        self,
+        first: Integer[np.ndarray, "n d h w"],
+        conditions: Float[np.ndarray, "n c"],
+    ) -> UInt8[np.ndarray, "n t d h w"]:
+        """All frames of people from their first one.
+
+        Args:
+            first: labels at end-diastole, :data:`medjax.heart.appearance.LABELS`.
+            conditions: :data:`medjax.heart.population.CONDITIONS`.
+
+        Raises:
+            ValueError: for label maps of another size than the run's.
+        """
+        shape = self.trained.system.shape
+        if first.shape[1:] != shape:
+            raise ValueError(f"first: {first.shape[1:]} voxels, the run's are {shape}")
+        return self._each(
+            self._complete, {"labels": first.astype(np.uint8)}, conditions
+        )
+
+    def generate(
+        self, conditions: Float[np.ndarray, "n c"], *, key: Key
+    ) -> UInt8[np.ndarray, "n t d h w"]:
+        """A heart for each person.
+
+        Args:
+            conditions: :data:`medjax.heart.population.CONDITIONS`.
+            key: of the draws from the prior.
+        """
+        size = (len(conditions), self.trained.system.latent)
+        noise = np.asarray(jax.random.normal(key, size))
+        return self._each(self._generate, {"noise": noise}, conditions)
+
+    def _each(
+        self,
+        run: Callable[[Variables, Any], Any],
+        given: Mapping[str, np.ndarray],
+        conditions: Float[np.ndarray, "n c"],
+    ) -> UInt8[np.ndarray, "n t d h w"]:
+        """In chunks of one size, so that there is one compilation."""
+        every = {**given, "conditions": conditions.astype(np.float32)}
+        found = []
+        for start in range(0, len(conditions), CHUNK):
+            rows = np.minimum(np.arange(start, start + CHUNK), len(conditions) - 1)
+            chunk = {name: jnp.asarray(values[rows]) for name, values in every.items()}
+            found.append(np.asarray(run(self.variables, chunk)))
+        return np.concatenate(found)[: len(conditions)]
+
+
+def open_run(folder: Path) -> Generator:
+    """The generator of a run, with the weights of its last checkpoint.
+
+    Raises:
+        FileNotFoundError: for a folder that is absent, or not a run's.
+        ValueError: for a run without a checkpoint.
+    """
+    trained = Trained.load(folder)
+    steps = saved_steps(folder)
+    if not steps:
+        raise ValueError(f"{folder} has no checkpoint: train it first")
+    return Generator(trained, load_variables(folder, step=steps[-1]))

@@ -1,0 +1,140 @@
+"""CHeart from flags to report, a few steps on few people; its folder opens again."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import medjax
+from experiments.cheart import PRESETS, TINY
+from medjax.data.boundary import DataError
+from medjax.heart.appearance import LABELS, heart_labels
+from medjax.heart.completion import mean_dice
+from medjax.heart.data import AnatomyConfig, align, nearest_frames, open_anatomies
+from medjax.heart.datasets import Labels
+from medjax.heart.exporting import anatomy_grid
+from medjax.heart.generation import GenerationConfig, run
+from medjax.heart.phantom import make_heart
+
+DATA = AnatomyConfig(
+    frames=3,
+    shape=(16, 16, 16),
+    spacing=(7.0, 8.0, 8.0),
+    people=8,
+    test_people=4,
+    batch_size=8,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "cheart"
+    config = dataclasses.replace(
+        TINY,
+        system=dataclasses.replace(TINY.system, latent=4, width=2),
+        data=DATA,
+        train=dataclasses.replace(TINY.train, steps=2, log_every=1),
+        evaluation=GenerationConfig(draws=2, sweep=1),
+        workdir=folder,
+    )
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield run(config), folder
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_a_run_ends_with_scores_beside_controls_and_a_page(finished):
+    results, folder = finished
+    kept = json.loads((folder / "evaluation.json").read_text())
+    rows = {row["method"]: row for row in kept["completion"]}
+    assert list(rows)[0] == "first frame repeated" and "CHeart" in rows
+    assert rows["first frame repeated"]["dice_first"] == 1
+    assert rows["shape space"]["dice"] > rows["first frame repeated"]["dice"]
+    assert rows["first frame repeated"]["ef_mae"] > 20
+    groups = {row["group"] for row in kept["generation"]}
+    assert {"CHeart", "floor", "copy", "unconditional"} <= groups
+    assert kept["ef_floor"] == 4.0 and results["people"] == {"train": 8, "test": 4}
+    page = (folder / "report.html").read_text()
+    assert "age sweep" in page or "Generation" in page
+    assert page.count("<img") >= 7 and "data:image/webp" in page and "://" not in page
+
+
+def test_a_run_opens_again_and_completes_and_generates(finished):
+    _, folder = finished
+    opened = medjax.load(folder)
+    people = open_anatomies(DATA).test.arrays
+    cycle = opened.complete(people["labels"][:, 0], people["conditions"])
+    assert cycle.shape == (4, 3, 16, 16, 16) and cycle.dtype == np.uint8
+    key = jax.random.key(0)
+    drawn = opened.generate(people["conditions"], key=key)
+    np.testing.assert_array_equal(drawn, opened.generate(people["conditions"], key=key))
+    with pytest.raises(ValueError, match=r"\(16, 16, 8\) voxels, the run's are"):
+        opened.complete(people["labels"][:, 0, :, :, :8], people["conditions"])
+    # The conditions' statistics of the training people went into the record.
+    mean = opened.trained.system.condition_mean
+    assert 50 < mean[0] < 75 and opened.trained.can == ("complete", "generate")
+
+
+def test_held_out_people_are_the_same_for_every_seed():
+    config = dataclasses.replace(DATA, people=2, test_people=1)
+    one, other = (open_anatomies(dataclasses.replace(config, seed=s)) for s in (0, 1))
+    np.testing.assert_array_equal(
+        one.test.arrays["labels"], other.test.arrays["labels"]
+    )
+    gap = one.train.arrays["conditions"] - other.train.arrays["conditions"]
+    assert np.abs(gap).max() > 1
+
+
+def test_frames_between_are_the_nearer_ones_of_the_cycle():
+    np.testing.assert_array_equal(nearest_frames(4, 4), [0, 1, 2, 3])
+    np.testing.assert_array_equal(nearest_frames(20, 10), np.arange(0, 20, 2))
+    np.testing.assert_array_equal(nearest_frames(3, 4), [0, 1, 2, 2])
+    assert nearest_frames(25, 20).max() < 25
+
+
+def test_a_scan_in_any_position_is_brought_into_the_phantoms_frame():
+    heart = make_heart(
+        volume=150,
+        mass=100,
+        length=94,
+        ejection_fraction=0.6,
+        shortening=0.17,
+        rv_volume=160,
+    )
+    times, fine = np.array([0.0, 0.35]), anatomy_grid((32, 36, 36), (4.0, 4.0, 4.0))
+    labels = np.transpose(heart_labels(heart, times, fine, samples=1), (0, 3, 2, 1))
+    rotation = np.linalg.qr(np.random.default_rng(2).standard_normal((3, 3)))[0]
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation * np.linalg.det(rotation), (40, -90, 200)
+    affine = pose @ fine.affine[:, [2, 1, 0, 3]]
+    # Slices from base to apex, as some scanners store them.
+    flipped = affine.copy()
+    flipped[:3, 2], flipped[:3, 3] = -affine[:3, 2], affine[:3, 3] + 31 * affine[:3, 2]
+    wanted = heart_labels(heart, times, anatomy_grid(DATA.shape, DATA.spacing))
+    for data, where in ((labels, affine), (labels[..., ::-1], flipped)):
+        found = align(Labels(data, (0, 1), where), DATA.shape, DATA.spacing, "x")
+        assert mean_dice(found[0], wanted[:1])[0] > 0.8
+        assert mean_dice(found[1], wanted[1:])[0] > 0.75
+    empty = Labels(np.where(labels == LABELS["rv"], 0, labels), (0, 1), affine)
+    with pytest.raises(DataError, match="no label of both ventricles"):
+        align(empty, DATA.shape, DATA.spacing, "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"people": 0}, "data.people is 0"),
+        ({"spacing": (0.0, 1.0, 1.0)}, "expected positive numbers"),
+        ({"format": "cheart"}, "a tree needs both"),
+    ],
+)
+def test_impossible_data_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        open_anatomies(dataclasses.replace(DATA, **change))
+
+
+def test_the_published_sizes_are_presets():
+    assert {"tiny", "repo", "paper", "improved"} == set(PRESETS)
+    assert PRESETS["repo"].data.shape == (64, 128, 128)
+    assert not PRESETS["repo"].standardise and PRESETS["paper"].standardise

@@ -1,0 +1,102 @@
+"""The door of clinical numbers, on phantoms whose numbers are known."""
+
+import numpy as np
+import pytest
+
+from experiments.heart import main
+from medjax.data import meshes, nifti
+from medjax.data.volumes import Grid
+from medjax.heart.appearance import heart_labels
+from medjax.heart.exporting import anatomy_grid
+from medjax.heart.phantom import make_heart
+from medjax.heart.phantom_mesh import moving_mesh
+
+TIMES = np.array([0.0, 0.2, 0.35, 0.7])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("heart")
+    heart = make_heart(
+        volume=150,
+        mass=90,
+        length=94,
+        ejection_fraction=0.6,
+        shortening=0.17,
+        rv_volume=160,
+    )
+    mesh = moving_mesh(heart, TIMES, (32, 24))
+    whole = meshes.Mesh(mesh.vertices, mesh.faces, mesh.surface)
+    meshes.write(folder / "heart.npz", whole)
+    unit = meshes.Mesh(mesh.vertices / np.float32(100), mesh.faces, mesh.surface)
+    meshes.write(folder / "unit.npz", unit)
+    turned = anatomy_grid((12, 24, 24), (9.0, 5.0, 5.0))
+    affine = turned.affine[:, [2, 1, 0, 3]]
+    grid = Grid((24, 24, 12), affine)
+    labels = np.moveaxis(heart_labels(heart, TIMES, grid, samples=1), 0, -1)
+    nifti.write(folder / "seg.nii.gz", labels, affine=affine, time_step=0.05)
+    return folder
+
+
+def numbers(text, name):
+    words = text.replace("\n", " ").split()
+    return float(words[words.index(name) + 1])
+
+
+def test_label_maps_and_meshes_are_measured(files, capsys):
+    assert main(["measure", str(files / "seg.nii.gz"), str(files / "heart.npz")]) == 0
+    labels, mesh = capsys.readouterr().out.split("heart.npz")
+    for text, tolerance in ((labels, 0.06), (mesh, 0.012)):
+        assert numbers(text, "LVEDV") == pytest.approx(150, rel=tolerance)
+        assert numbers(text, "RVEDV") == pytest.approx(160, rel=tolerance)
+        assert numbers(text, "LVM") == pytest.approx(90, rel=2 * tolerance)
+        assert numbers(text, "LVEF") == pytest.approx(60, abs=40 * tolerance)
+        assert "end-diastole is frame 0, end-systole frame 2" in text
+
+
+def test_strain_is_told_by_wall_and_segment(files, capsys):
+    assert main(["strain", str(files / "heart.npz")]) == 0
+    text = capsys.readouterr().out
+    ratio = np.sqrt((1 - 0.6) / (1 - 0.17)) - 1
+
+    def systolic(name):
+        line = next(one for one in text.splitlines() if one.strip().startswith(name))
+        return float(line.split("end-systole")[1].split()[0])
+
+    assert systolic("GCS endo") == pytest.approx(100 * ratio, abs=1.5)
+    assert systolic("GCS endo") < systolic("GCS mid") < systolic("GCS epi") < 0
+    assert -22 < systolic("GLS endo") < systolic("GLS epi") < -10
+    assert 40 < systolic("GRS") < 70
+    # The 17th segment is beyond the cavity's end, so no endocardium is there.
+    assert "basal anteroseptal" in text and "nan" not in text
+    assert "1 segments hold no endocardium" in text
+
+
+def test_a_mesh_is_drawn_on_an_images_slices(files, capsys):
+    out = files / "drawn.nii.gz"
+    arguments = ["slice", str(files / "heart.npz"), "--like", str(files / "seg.nii.gz")]
+    assert main([*arguments, "--out", str(out)]) == 0
+    drawn, truth = (nifti.read_labels(p).data for p in (out, files / "seg.nii.gz"))
+    assert drawn.shape == truth.shape
+    for code, least in ((1, 0.93), (2, 0.8), (3, 0.85)):
+        both = 2 * ((drawn == code) & (truth == code)).sum()
+        assert both / ((drawn == code).sum() + (truth == code).sum()) > least
+
+
+def test_a_moving_mesh_becomes_a_series(files, capsys):
+    arguments = [str(files / "unit.npz"), str(files / "out.vtk"), "--scale", "100"]
+    assert main(["convert", *arguments]) == 0
+    assert "out_000.vtk to out_003.vtk" in capsys.readouterr().out
+    back = meshes.read(files / "out_002.vtk")
+    wanted = meshes.read(files / "heart.npz")
+    np.testing.assert_allclose(back.vertices, wanted.vertices[2], atol=1e-4)
+    np.testing.assert_array_equal(back.faces, wanted.faces)
+
+
+def test_files_that_are_no_hearts_end_in_one_sentence(files, capsys):
+    assert main(["measure", str(files / "unit.npz")]) == 1
+    assert "expected 20 to 400" in capsys.readouterr().err
+    assert main(["measure", str(files / "nothing.nii.gz")]) == 1
+    assert "nothing.nii.gz: no such file" in capsys.readouterr().err
+    assert main(["measure", str(files / "seg.nii.gz"), "--codes", "acdc"]) == 1
+    assert "another --data.format" in capsys.readouterr().err
