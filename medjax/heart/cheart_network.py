@@ -242,7 +242,8 @@ class CHeart(nn.Module):
         c, told = self.config, self.standard(conditions)
         if c.conditions_at == "before":
             z = jnp.concatenate([z, told], axis=-1)
-        over = self.time(z) if c.temporal == "lstm" else self.time(z, told)
+        time = self.time
+        over = time(z) if isinstance(time, _Lstm) else time(z, told)
         if c.conditions_at == "after":
             again = jnp.broadcast_to(told[:, None], (*over.shape[:2], told.shape[-1]))
             over = jnp.concatenate([over, again], axis=-1)

@@ -8,7 +8,7 @@ the frame of the smallest left-ventricular volume.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -20,7 +20,9 @@ from medjax.heart.phantom import DENSITY
 
 ASSUMED_RATE = 60.0
 """Beats a minute where a study does not say."""
-FEATURES = "LVEDV LVM RVEDV LVESV LVESM RVESV LVSV LVCO LVEF RVSV RVCO RVEF".split()
+FEATURES: Sequence[str] = (
+    "LVEDV LVM RVEDV LVESV LVESM RVESV LVSV LVCO LVEF RVSV RVCO RVEF".split()
+)
 """mL, g, L/min and %: volumes and masses at end-diastole and end-systole, stroke
 volumes, cardiac outputs, ejection fractions."""
 Diastole: TypeAlias = Literal["first", "largest"] | int

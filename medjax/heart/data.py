@@ -136,7 +136,8 @@ def open_anatomies(config: AnatomyConfig) -> Anatomies:
         for part, c in zip(parts, told, strict=True)
     ]
     filled = {n: int(k) for n, k in zip(CONDITIONS, absent, strict=True) if k}
-    return Anatomies(name, *rows, filled)
+    train, test = rows
+    return Anatomies(name, train, test, filled)
 
 
 def _phantoms(config: AnatomyConfig, population: int, count: int) -> list[Person]:
