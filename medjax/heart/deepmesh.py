@@ -318,7 +318,7 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
 
     def vertices(which: str) -> Any:
         def apply(variables: Variables, batch: Batch) -> Float[Array, "b n 3"]:
-            found = module.apply(variables, *images(batch), train=False)
+            found: Any = module.apply(variables, *images(batch), train=False)
             return moved(found, batch)[which]
 
         return apply

@@ -1,7 +1,7 @@
 """The networks of DeepMesh: one encoder for all views, a field for each stage."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -146,7 +146,7 @@ class MotionNet(nn.Module):
             x = Block(c.fuse, size=1, dtype=c.dtype, name=f"join_{i}")(x, train=train)
         x = jnp.moveaxis(x, -1, 1)[..., None]
 
-        def block(width: int, name: str, **how: bool | int) -> Block:
+        def block(width: int, name: str, **how: Any) -> Block:
             return Block(width, rank=3, dtype=c.dtype, name=name, **how)
 
         x = block(c.volume[0], "in")(x, train=train)

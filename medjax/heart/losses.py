@@ -138,7 +138,7 @@ def wall_thickness(
         pairs: inner and outer vertex.
     """
     ends = gather(jnp.asarray(vertices), pairs)
-    normals = gather(vertex_normals(vertices, topology), pairs)
+    normals = gather(jnp.asarray(vertex_normals(vertices, topology)), pairs)
     return jnp.sum((ends[:, 1] - ends[:, 0]) * normals[:, 0], axis=-1)
 
 

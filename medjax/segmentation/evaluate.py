@@ -95,7 +95,9 @@ def evaluate(
             scores.append(case_scores(said, truth, spacing, structures, config))
             for name, structure in structures.items():
                 pair = inside(said, structure), inside(truth, structure)
-                counts = lesion_counts(*map(np.asarray, pair), spacing)
+                counts = lesion_counts(
+                    np.asarray(pair[0]), np.asarray(pair[1]), spacing
+                )
                 lesions[name] = lesions[name] + counts if name in lesions else counts
             if len(shown) < config.shown:
                 dice = float(np.mean([s["dice"] for s in scores[-1].values()]))

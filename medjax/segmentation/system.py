@@ -100,14 +100,14 @@ def segmentation_system(config: SegmentationConfig) -> SegmentationSystem:
         variables: Variables, batch: Batch, key: Key
     ) -> tuple[Float[Array, ""], tuple[Metrics, Variables]]:
         images, labels = augmented(batch, key, config)
-        levels = network.apply(variables, images, method="levels")
+        levels: Any = network.apply(variables, images, method="levels")
         value, metrics = supervised(
             levels, labels, config.network.strides, config.labels, config.loss
         )
         return value, (metrics, {})
 
     def tile(variables: Variables, patches: Array, key: Key) -> dict[str, Array]:
-        logits = network.apply(variables, patches)
+        logits = jnp.asarray(network.apply(variables, patches))
         if config.blend == "logits":
             return {"logits": logits}
         return {"probability": probabilities(logits, config.labels)}
