@@ -1,14 +1,28 @@
 """Every test runs on eight host devices, with no silent dtype or rank promotion."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# What one test has compiled, no later one and no program that a test starts compiles
+# again. A folder for each of pytest's processes (workers inherit the variable), since
+# an entry may be read while another process still writes it; never the user's own.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled_")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_REMOVE_CUSTOM_PARTITIONING_PTR_FROM_CACHE_KEY"] = "true"
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
+
+atexit.register(
+    shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
+)
 
 # Most of the suite's time is XLA's, and four fifths of that goes with LLVM's
 # optimisation: programs get slower and their last bits differ, which no test is about.
@@ -37,6 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add = group.addoption
     add("--mutations", type=int, default=0, help="damaged files in all, such as 10000")
     add("--mutation-seed", type=int, default=0, help="other seeds damage otherwise")
+    chips = parser.getgroup("chips")
+    words = "every program of every kernel for every chip that is not here (10 minutes)"
+    chips.addoption("--every-program", action="store_true", help=words)
     traffic = parser.getgroup("traffic")
     words = "what travels in the step of every system over every mesh (many minutes)"
     traffic.addoption("--traffic", action="store_true", help=words)

@@ -290,7 +290,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("op", nargs="?", choices=OPS, help="default: all")
     parser.add_argument("--shape", help="default: the first that the op names")
     parser.add_argument("--chip", choices=sorted(CHIPS), help="default: all")
-    parser.add_argument("--case", help="only programs whose name contains this")
+    words = "only programs whose name contains one of these"
+    parser.add_argument("--case", nargs="+", help=words)
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
@@ -306,7 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             shape = options.shape or module.DEFAULT_SHAPE
             for case in module.cases(shape, CHIPS[chip].platform):
-                if options.case is not None and options.case not in case.name:
+                wanted = options.case or [case.name]
+                if not any(part in case.name for part in wanted):
                     continue
                 try:
                     reports.append(compile_case(op, shape, chip, case))

@@ -57,8 +57,11 @@ class LaunchConfig:
     cpu_devices: int | None = None
     """Devices that a CPU counts as; None: one. XLA's convolutions use several cores
     badly, so on a CPU a batch split over one device per core trains faster."""
-    compile_cache: str | None = "~/.cache/medjax/compiled"
-    """Folder (or gs:// address) of compiled programs; None: compile anew each time."""
+    compile_cache: str | None = os.environ.get(
+        "JAX_COMPILATION_CACHE_DIR", "~/.cache/medjax/compiled"
+    )
+    """Folder (or gs:// address) of compiled programs, by default JAX's own variable
+    where that is set; None: compile anew each time."""
     log_level: Literal["debug", "info", "warning"] = "info"
     """Level of process 0's log; other processes log warnings only."""
 

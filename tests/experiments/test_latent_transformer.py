@@ -56,15 +56,10 @@ SYSTEM = UnrolledConfig(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_to_compile(tmp_path_factory):
-    """A few steps are over before an optimised program would be compiled; a resumed run
-    compiles nothing that the first one has compiled."""
-    before = jax.config.jax_compilation_cache_dir
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    jax.config.update("jax_compilation_cache_dir", folder)
+def quick_to_compile():
+    """A few steps are over before an optimised program would be compiled."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_compilation_cache_dir", before)
     jax.config.update("jax_disable_most_optimizations", False)
 
 

@@ -27,22 +27,6 @@ from medjax.vlp.tokens import SPECIAL
 TIMED = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """A resumed run compiles nothing that the first one has compiled."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    settings = {
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
@@ -69,7 +53,7 @@ def small(preset, workdir, *, steps, architecture="vit_tiny", lr=1e-3, **checkpo
         optimizer=OptimizerConfig(lr=lr),
         train=change(preset.train, steps=steps, log_every=1, checkpoint_every=100),
         language=change(preset.language, steps=2, batch_size=16),
-        evaluation=change(preset.evaluation, fractions=(1.0,)),
+        evaluation=change(preset.evaluation, fractions=(1.0,), batch_size=8),
         warmup_fraction=None,
         workdir=workdir,
     )

@@ -12,6 +12,7 @@ FLAGS = """
     tiny --data.patients 60 --data.image-size 32 --data.batch-size 16
     --text.max-length 32 --image.architecture vit_tiny --language.batch-size 16
     --language.steps 2 --train.steps 3 --train.log-every 1 --evaluation.fractions 1.0
+    --evaluation.batch-size 8
 """.split()
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -138,6 +139,7 @@ def test_programs_are_found_again_in_the_compilation_cache(mesh, tmp_path):
         "jax_remove_custom_partitioning_ptr_from_cache_key": True,
     }
     before = {name: getattr(jax.config, name) for name in options}
+    compilation_cache.reset_cache()  # a process keeps the first folder it was told
     try:
         for name, value in options.items():
             jax.config.update(name, value)
@@ -151,3 +153,4 @@ def test_programs_are_found_again_in_the_compilation_cache(mesh, tmp_path):
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+        compilation_cache.reset_cache()
