@@ -1,9 +1,10 @@
 """CHeart: hearts completed from one frame and generated for a person, as label maps.
 
 ``python -m experiments.cheart`` runs the ``tiny`` preset on embedded phantom hearts, on
-a CPU, in about two minutes. Expected there: a completion far above "nothing moves" and
-near the linear shape space, which is hard to beat on phantoms; an ejection fraction
-that no method can tell better than to 4 points.
+a CPU, in a few minutes: every part works, and it is too short to learn. After 150 steps
+(48 people, 16 others, one seed) completion has a Dice of 0.57 in later frames, where
+the first frame repeated has 0.79 and the linear shape space 0.92, and generated hearts
+vary too little.
 
 The other presets are as large as published. With people's label maps::
 
