@@ -8,9 +8,11 @@ RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JAX_PROCESS_ID")
 
 def greet() -> None:
     """Says a line before the seconds that JAX takes to load; one process of many."""
-    door = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+    # The name may stand behind -m as a word of its own, or not.
+    words = (word.removeprefix("-m") for word in sys.orig_argv)
+    door = next((word for word in words if word.startswith(f"{__name__}.")), None)
     others = any(os.environ.get(rank, "0") != "0" for rank in RANKS)
-    if door.startswith(f"{__name__}.") and not others:
+    if door is not None and not others:
         print(f"{door}: loading", file=sys.stderr, flush=True)
 
 

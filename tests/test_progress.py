@@ -133,13 +133,15 @@ def test_a_logged_step_is_a_few_figures_with_units():
 
 
 def test_a_door_says_at_once_that_it_opens():
-    def started(**variables):
+    def started(*options, **variables):
         return subprocess.run(
-            [sys.executable, "-m", "experiments.no_such_door"],
+            [sys.executable, *options],
             env={**os.environ, **variables},
             capture_output=True,
             text=True,
         ).stderr
 
-    assert started().startswith("experiments.no_such_door: loading\n")
-    assert "loading" not in started(SLURM_PROCID="1")
+    name = "experiments.no_such_door"
+    for options in (("-m", name), (f"-m{name}",), ("-um", name)):
+        assert started(*options).startswith(f"{name}: loading\n")
+    assert "loading" not in started("-m", name, SLURM_PROCID="1")
