@@ -16,8 +16,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from jax._src import distributed
-
 T = TypeVar("T")
 
 REDRAW = 0.2
@@ -37,6 +35,9 @@ _open: list["Progress"] = []
 
 def is_first() -> bool:
     """Whether this is process 0, asked without touching a device."""
+    # Here: files are read, and faults in them told, without waiting for JAX.
+    from jax._src import distributed
+
     return distributed.global_state.process_id == 0
 
 

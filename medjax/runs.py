@@ -27,29 +27,33 @@ def load(run: str | Path) -> Any:
     """
     run = Path(run)
     family = read_family(run)
-    # Imported where they are needed: a domain costs a second, and its own libraries.
-    from medjax.heart.systems import FAMILIES as HEARTS
-    from medjax.mri.systems import FAMILIES as RECONSTRUCTIONS
-    from medjax.segmentation.pretrained import FAMILIES as SEGMENTATIONS
-    from medjax.vlp.finetuned import FAMILY as CLASSIFIER
+    # Imported in turn: a domain costs a second, and its own libraries.
     from medjax.vlp.systems import FAMILIES as PAIRS
 
     if family in PAIRS:
         from medjax.vlp.pretrained import open_pair
 
         return open_pair(run)
+    from medjax.vlp.finetuned import FAMILY as CLASSIFIER
+
     if family == CLASSIFIER:
         from medjax.vlp.finetuned import open_classifier
 
         return open_classifier(run)
+    from medjax.mri.systems import FAMILIES as RECONSTRUCTIONS
+
     if family in RECONSTRUCTIONS:
         from medjax.mri.learned import open_run
 
         return open_run(run)
+    from medjax.segmentation.pretrained import FAMILIES as SEGMENTATIONS
+
     if family in SEGMENTATIONS:
         from medjax.segmentation.pretrained import open_run as open_segmenter
 
         return open_segmenter(run)
+    from medjax.heart.systems import FAMILIES as HEARTS
+
     if family in HEARTS:
         from medjax.heart.systems import open_run as open_heart
 

@@ -12,11 +12,7 @@ import pytest
 
 from medjax.lazy import exported
 
-ROOMS = [
-    room
-    for room in ("medjax", "medjax.vlp", "medjax.mri", "medjax.segmentation")
-    if hasattr(importlib.import_module(room), "__getattr__")
-]
+ROOMS = ("medjax", "medjax.vlp", "medjax.mri", "medjax.segmentation")
 
 
 def typed_names(room: types.ModuleType) -> dict[str, str]:
@@ -58,6 +54,13 @@ def test_importing_rooms_does_not_wait_for_jax():
     heavy = "any(name in sys.modules for name in ('jax', 'numpy'))"
     code = f"import sys, {', '.join(ROOMS)}; sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_files_are_read_without_jax():
+    code = "import sys, medjax.data.{}; sys.exit('jax' in sys.modules)"
+    for home in ("tables", "images", "records"):
+        command = [sys.executable, "-c", code.format(home)]
+        assert subprocess.run(command).returncode == 0
 
 
 def test_what_is_not_promised_is_no_attribute():
