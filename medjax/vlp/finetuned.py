@@ -40,6 +40,7 @@ class ClassifierRecord:
         stopping: which validation score chose the weights.
         start: what the tower started from.
         data: what it was trained on, for titles.
+        can: what the system can do, the names of its ``apply``.
     """
 
     system: ClassifierConfig
@@ -50,6 +51,7 @@ class ClassifierRecord:
     stopping: StoppingConfig
     start: str
     data: str
+    can: tuple[str, ...] = ()
 
     def build(self) -> ClassifierSystem:
         """The system."""

@@ -7,9 +7,9 @@ for every film and trains on the answers.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import tyro
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.metrics.auroc import auroc, average_precision, bootstrap, macro, per_class
 from medjax.train.agree import on_first
-from medjax.train.asked import check_asked
+from medjax.train.asked import ASKED, check_asked
 from medjax.train.checkpoint import load_variables
 from medjax.train.experiment import Experiment
 from medjax.train.loop import Eval, fit
@@ -37,18 +37,42 @@ from medjax.vlp.classifier import (
 )
 from medjax.vlp.evaluate import Encoder
 from medjax.vlp.finetuned import ClassifierRecord, best_step
-from medjax.vlp.finetuning_report import show
-from medjax.vlp.labelled import Labelled, LabelledConfig, LabelledFilms, open_labelled
+from medjax.vlp.finetuning_report import PREDICTIONS, show
+from medjax.vlp.labelled import (
+    Labelled,
+    LabelledConfig,
+    LabelledFilms,
+    check_exclusive,
+    open_labelled,
+)
 from medjax.vlp.starts import Start, find_start, load_tower
 from medjax.vlp.towers import ImageTowerConfig
 
 RESAMPLES = 300
 """Of the bootstrap of test scores."""
+CLASSIFY = """
+Findings of films, a folder or a table of them:
+
+    python -m experiments.classify {run} --images films/ --out findings.csv
+
+and in Python:
+
+    import medjax
+    model = medjax.load({path})
+    rows = model.predict(["a.png", "b.dcm"])    # columns as in model.findings
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetuning(Experiment):
     """One fine-tuning; every field is a flag."""
+
+    contents: ClassVar[Mapping[str, str]] = {
+        "data": "films and labels as they were prepared",
+        ASKED: "what was asked for: another request is refused",
+        PREDICTIONS: "labels and probabilities of the test films",
+    }
+    uses: ClassVar[Mapping[str, str]] = {"predict": CLASSIFY}
 
     start: tyro.conf.Positional[str] = ""
     """What the tower starts from: run, safetensors file or folder, hub id."""
@@ -91,6 +115,8 @@ def run(config: Finetuning, *, devices: Sequence[Any] | None = None) -> dict[str
         image_size=start.image_size,
         resize=start.resize,
     )
+    if config.exclusive:
+        check_exclusive({name: part.labels for name, part in data.parts.items()})
     record = describe(config, start, data)
     asked = asked_for(config, start, data)
 
@@ -136,7 +162,7 @@ def describe(config: Finetuning, start: Start, data: Labelled) -> ClassifierReco
         exclusive=config.exclusive,
     )
     prepared = data.corpus.metadata["settings"]
-    return ClassifierRecord(
+    record = ClassifierRecord(
         system=settings,
         image=start.image,
         image_size=prepared["image_size"],
@@ -146,6 +172,7 @@ def describe(config: Finetuning, start: Start, data: Labelled) -> ClassifierReco
         start=config.start,
         data=data.corpus.metadata["name"],
     )
+    return dataclasses.replace(record, can=tuple(record.build().apply))
 
 
 def asked_for(config: Finetuning, start: Start, data: Labelled) -> dict[str, Any]:

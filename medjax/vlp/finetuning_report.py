@@ -10,12 +10,14 @@ import numpy as np
 from medjax.report import Card, Report
 from medjax.report.run import save_evaluation, training_section
 from medjax.train.log import read_metrics
+from medjax.vlp.datasets.embedded import Embedded
 from medjax.vlp.labelled import Labelled, LabelledFilms
 
 BINS = 10
 CURVES = 6
 """ROC curves on the page; more cannot be told apart."""
 EXAMPLES = 8
+PREDICTIONS = "predictions.csv"
 
 
 def show(
@@ -39,14 +41,10 @@ def show(
       Path of the page.
     """
     save_evaluation(workdir, results)
-    table = workdir / "predictions.csv"
-    write_predictions(table, scores, data)
+    write_predictions(workdir / PREDICTIONS, scores, data)
     print(f"\n{summary(results)}")
     page = report(workdir, results, scores, data, title=title)
-    path = page.save(workdir / "report.html")
-    print(f"predictions: {table}\nreport: {path.resolve()}")
-    print(f"use it: python -m experiments.classify {workdir} --images FOLDER")
-    return path
+    return page.save(workdir / "report.html")
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -96,12 +94,15 @@ def report(
     rows = read_metrics(workdir)
     name = data.corpus.metadata["name"]
     page = Report(title, f"{results['start']}, fine-tuned on {name}")
-    if name != "embedded":
+    if name != Embedded.name:
         page.notice("The films below may be of real patients.")
     low, high = results["macro_auc_interval"]
     tiles: dict[str, tuple[float | str, str]] = {
         "macro AUC": (results["macro_auc"], f"95 %: {low:.3f} to {high:.3f}"),
-        "labels used": (f"{results['labels_used']}", f"{results['fraction']:.0%}"),
+        "labels used": (
+            f"{results['labels_used']}",
+            f"{100 * results['fraction']:g} %",
+        ),
         "test films": (f"{results['test']}", f"weights of step {results['step']}"),
     }
     if "accuracy" in results:

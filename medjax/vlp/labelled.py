@@ -204,6 +204,24 @@ def check_learnable(names: Sequence[str], labels: dict[str, np.ndarray]) -> None
         raise DataError(f"target: no training film has a known {', '.join(which)}")
 
 
+def check_exclusive(labels: dict[str, np.ndarray]) -> None:
+    """Refuses labels that are no choice of one class; films may be unknown.
+
+    Raises:
+        DataError: A film is of several classes or of none, or all of a split are
+            unknown.
+    """
+    for split, values in labels.items():
+        told = values[~np.isnan(values).any(1)]
+        wrong = int((told.sum(1) != 1).sum())
+        if wrong or not len(told):
+            raise DataError(
+                f"exclusive: expected one class of every film; of the {len(values)} "
+                f"films of the {split} split {wrong} are of several or of none, "
+                f"{len(values) - len(told)} unknown"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class _Every:
     """All studies of a set, read once."""

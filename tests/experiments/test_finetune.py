@@ -20,6 +20,7 @@ from experiments.finetune import PRESETS
 from medjax.data.boundary import DataError
 from medjax.train.checkpoint import load_variables
 from medjax.train.experiment import command
+from medjax.train.leaving import abilities
 from medjax.train.log import Writer, read_metrics
 from medjax.vlp.classifier import classification_loss
 from medjax.vlp.finetuning import run
@@ -102,6 +103,7 @@ def test_a_linear_probe_reads_what_features_know(monkeypatch, start, table, tmp_
     again = {Path(row["id"]).name: float(row["Bright"]) for row in rows_of(out)}
     assert len(again) == 11 and again["71.png"] > 0.5 > again["70.png"]
     assert rows_of(out)[0]["weights"] == model.checksum[:16]
+    assert set(config.uses) <= set(abilities(tmp_path / "run", config.uses))
     assert model.image_features([table.parent / "0.png"]).shape == (1, 128)
     page = (tmp_path / "run/report.html").read_text()
     assert "real patients" in page and page.count("data:image/png") == 8
@@ -166,6 +168,7 @@ def test_classes_that_exclude_each_other(monkeypatch, start, table, tmp_path):
     ("flags", "message"),
     [
         (("--target", "Mass"), "no column"),
+        ((*BOTH, "--exclusive"), "exclusive: expected one class of every film"),
         ((), "name the columns of labels"),
         ((*BOTH, "--fraction", "0"), r"expected \(0, 1\]"),
         ((*BOTH, "--stopping.metric", "dice"), "dice"),

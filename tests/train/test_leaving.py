@@ -7,11 +7,13 @@ from unittest.mock import Mock
 import pytest
 import tyro
 
-from experiments import cmrxrecon, embed, retrieve, zero_shot
+from experiments import classify, cmrxrecon, embed, retrieve, zero_shot
 from medjax.data.boundary import DataError
 from medjax.mri.reconstruction import Reconstruction
 from medjax.mri.series import ReconstructionSystem
 from medjax.train.leaving import conclude
+from medjax.vlp.classifier import ClassifierSystem
+from medjax.vlp.finetuning import Finetuning
 from medjax.vlp.pretraining import Pretraining
 from medjax.vlp.system import PretrainingSystem
 
@@ -19,6 +21,7 @@ PARSE = {
     "experiments.embed": lambda given: tyro.cli(embed.Embed, args=given),
     "experiments.zero_shot": lambda given: tyro.cli(zero_shot.ZeroShot, args=given),
     "experiments.retrieve": lambda given: tyro.cli(retrieve.Retrieve, args=given),
+    "experiments.classify": lambda given: tyro.cli(classify.Classify, args=given),
     "experiments.cmrxrecon": cmrxrecon.command,
 }
 
@@ -39,7 +42,11 @@ def leave(folder, record, uses):
 
 @pytest.mark.parametrize(
     ("experiment", "system"),
-    [(Pretraining, PretrainingSystem), (Reconstruction, ReconstructionSystem)],
+    [
+        (Pretraining, PretrainingSystem),
+        (Finetuning, ClassifierSystem),
+        (Reconstruction, ReconstructionSystem),
+    ],
 )
 def test_every_command_for_every_ability_can_be_given(experiment, system, tmp_path):
     folder = tmp_path / "a run's folder"
