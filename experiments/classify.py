@@ -51,7 +51,12 @@ def run(config: Classify) -> int:
     ledger = Ledger("skip")
     films = find_films(config.images, column=config.column)
     ids, rows = embed_in_parts(
-        model, films, config.out, ledger=ledger, batch_size=config.batch_size
+        model.predict_films,
+        films,
+        config.out,
+        checksum=model.checksum,
+        ledger=ledger,
+        batch_size=config.batch_size,
     )
     config.out.parent.mkdir(parents=True, exist_ok=True)
     with config.out.open("w", newline="") as file:

@@ -33,9 +33,8 @@ from safetensors.numpy import save_file
 from medjax.data.boundary import DataError, finite, in_short, reading
 from medjax.train.ending import ends_in_words
 from medjax.train.record import RECORD
-from medjax.vlp.export import export_pair, with_sizes
+from medjax.vlp.export import export_pair
 from medjax.vlp.pretrained import open_pair
-from medjax.vlp.systems import REPORTS
 from medjax.weights.files import COMPANIONS, PICKLES, WEIGHTS
 
 FIRST = {
@@ -182,7 +181,7 @@ def reconstruction(folder: Path) -> str:
 def convert_run(config: Convert) -> None:
     """Writes both towers, heads, tokenizer and preparation."""
     pair = open_pair(config.source)
-    record = with_sizes(pair.record, config.source / REPORTS)
+    record = pair.record.with_sizes(config.source)
     export_pair(config.out, record, jax.device_get(pair.variables), pair.tokenizer)
     print(f"{config.out}: both towers, heads, tokenizer; weights {pair.checksum[:16]}")
     print(

@@ -59,7 +59,12 @@ def run(config: Embed) -> int:
     if config.images is not None:
         films = find_films(config.images, column=config.column)
         ids, rows = embed_in_parts(
-            pair, films, config.out, ledger=ledger, batch_size=config.batch_size
+            pair.embed_films,
+            films,
+            config.out,
+            checksum=pair.checksum,
+            ledger=ledger,
+            batch_size=config.batch_size,
         )
         found |= {"image_ids": np.asarray(ids, str), "image": rows}
     if config.texts is not None:

@@ -77,7 +77,12 @@ def embedded(
     films = find_films(where, column=config.column)
     part = config.out.with_name(f"{config.out.name}.{name}")
     ids, rows = embed_in_parts(
-        pair, films, part, ledger=ledger, batch_size=config.batch_size
+        pair.embed_films,
+        films,
+        part,
+        checksum=pair.checksum,
+        ledger=ledger,
+        batch_size=config.batch_size,
     )
     return Side(ids, {film.id: film for film in films}, rows)
 

@@ -94,7 +94,12 @@ def run(config: ZeroShot) -> int:
     ledger = Ledger("skip")
     films = find_films(config.images, column=config.column)
     ids, rows = embed_in_parts(
-        pair, films, config.out, ledger=ledger, batch_size=config.batch_size
+        pair.embed_films,
+        films,
+        config.out,
+        checksum=pair.checksum,
+        ledger=ledger,
+        batch_size=config.batch_size,
     )
     scores = rows @ directions.T if len(rows) else rows
     config.out.parent.mkdir(parents=True, exist_ok=True)

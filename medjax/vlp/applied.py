@@ -68,7 +68,8 @@ class Applied:
 
         Raises:
             DataError: For a file that cannot be read.
-            ValueError: For an array that is no stack of prepared films.
+            ValueError: For no film at all, or an array that is no stack of prepared
+                ones.
         """
         if isinstance(images, np.ndarray):
             size = self.record.image_size
@@ -79,11 +80,10 @@ class Applied:
                 )
             return self.rows(name, images, batch_size)
         films = [Film(str(path), Path(path)) for path in images]
-        record, ledger = self.record, Ledger("raise")
-        chunks = read_films(
-            films, record.image_size, record.resize, chunk=batch_size, ledger=ledger
-        )
-        return np.concatenate([self.rows(name, x, batch_size) for _, x in chunks])
+        if not films:
+            raise ValueError("images: expected one film at least, got none")
+        ledger = Ledger("raise")
+        return self.film_rows(name, films, ledger=ledger, batch_size=batch_size)[1]
 
     def film_rows(
         self, name: str, films: Sequence[Film], *, ledger: Ledger, batch_size: int

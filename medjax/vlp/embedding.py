@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,6 @@ from medjax.data.boundary import reading
 from medjax.data.ledger import Ledger, OnError, Skip
 from medjax.progress import Progress
 from medjax.vlp.films import Film
-from medjax.vlp.finetuned import Finetuned
-from medjax.vlp.pretrained import Pretrained
 
 PART = 2048
 """Films after which what is done is kept, should the command be stopped."""
@@ -34,29 +32,30 @@ def read_lines(path: Path) -> list[str]:
 
 
 def embed_in_parts(
-    pair: Pretrained | Finetuned,
+    work: Callable[..., tuple[list[str], np.ndarray]],
     films: Sequence[Film],
     out: Path,
     *,
+    checksum: str,
     ledger: Ledger,
     batch_size: int,
 ) -> tuple[list[str], np.ndarray]:
     """Embeds or classifies films, keeping finished parts beside ``out`` until the end.
 
     Args:
-      pair: Two towers, or a classifier.
+      work: What a run does with films and a ledger: ``embed_films`` of two towers,
+        ``predict_films`` of a classifier.
       films: What to embed.
       out: Where the result will go; parts lie in ``<out>.parts``.
+      checksum: Of the run's weights: parts by others are not gone on with.
       ledger: Collects what cannot be read.
       batch_size: Films at a time.
 
     Returns:
       Ids of the films that could be read, and embeddings or probabilities.
     """
-    classifies = isinstance(pair, Finetuned)
-    work = pair.predict_films if classifies else pair.embed_films
     folder = out.with_name(f"{out.name}.parts")
-    asked = json.dumps([pair.checksum, [(f.id, str(f.path)) for f in films]])
+    asked = json.dumps([checksum, [(f.id, str(f.path)) for f in films]])
     name = hashlib.sha256(asked.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     ids: list[str] = []

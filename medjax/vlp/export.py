@@ -12,7 +12,6 @@
 of the two towers is a checkpoint that a run can start from.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -74,9 +73,3 @@ def preparation(record: PairRecord) -> dict[str, Any]:
         "compared": record.compared,
         "prompts": PROMPTS_VERSION,
     }
-
-
-def with_sizes(record: PairRecord, reports: Path) -> PairRecord:
-    """The record of an opened run, whose report tower's sizes lie in its folder."""
-    text = dataclasses.replace(record.text, checkpoint=str(reports))
-    return dataclasses.replace(record, text=text)

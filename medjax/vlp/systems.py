@@ -67,10 +67,15 @@ class PairRecord:
     findings: tuple[str, ...]
     can: tuple[str, ...] = ()
 
-    def build(self, workdir: Path) -> PretrainingSystem:
-        """The system, whose report tower takes its sizes from the run's folder."""
+    def with_sizes(self, workdir: Path) -> "PairRecord":
+        """The same, whose report tower takes its sizes from the run's folder."""
         text = dataclasses.replace(self.text, checkpoint=str(workdir / REPORTS))
+        return dataclasses.replace(self, text=text)
+
+    def build(self, workdir: Path) -> PretrainingSystem:
+        """The system, with sizes from the run's folder."""
         make = FAMILIES[family(self.system)][1]
+        text = self.with_sizes(workdir).text
         return make(self.system, self.image, text, ContrastConfig())
 
     def save(self, workdir: Path, tokenizer: Tokenizer) -> None:

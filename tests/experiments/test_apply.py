@@ -58,6 +58,8 @@ def test_a_run_embeds_on_all_devices_what_one_would(pair, films):
     texts = pair.embed_texts(TEXTS)
     assert texts.shape == (3, 16)
     assert pair.image_features(good[:1]).shape[1] != 16
+    with pytest.raises(ValueError, match="expected one film at least"):
+        pair.embed_images([])
 
 
 def test_a_moved_run_is_the_same_run(pair, run, tmp_path):
