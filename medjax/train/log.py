@@ -187,8 +187,8 @@ def in_figures(step: int, scalars: Mapping[str, float | int]) -> str:
     if "loss" not in scalars:
         names = list(scalars)
         parts = [f"{n.removeprefix('eval/')} {scalars[n]:.4g}" for n in names[:FIGURES]]
-        if more := len(names) - FIGURES:
-            parts += [f"and {more} more"] if more > 0 else []
+        if (more := len(names) - FIGURES) > 0:
+            parts.append(f"and {more} more")
         return "  ".join([f"step {step}", *parts])
     shown = {
         "loss": lambda value: f"loss {value:.4g}",

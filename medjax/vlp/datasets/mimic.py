@@ -33,8 +33,8 @@ from medjax.vlp.datasets.study import (
 )
 from medjax.vlp.reports import split_sections
 
-# wget keeps the path of the site; the folder a user names may be above the tree.
 NUMBER = re.compile(r"\d{1,12}")
+# wget keeps the path of the site; the folder a user names may be above the tree.
 ABOVE = ("", "mimic-cxr-jpg/", "physionet.org/files/mimic-cxr-jpg/*/")
 SPLITS = {"train": "train", "validate": "valid", "test": "test"}
 

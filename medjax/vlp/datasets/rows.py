@@ -65,6 +65,7 @@ class PrepareConfig:
 
 
 def texts_of(study: Study, config: PrepareConfig) -> dict[str, str]:
+    """The cleaned texts of a study, by the names in `TEXTS`."""
     findings = clean(study.findings, config.clean.style)
     impression = clean(study.impression, config.clean.style)
     whole = join_sections(findings, impression)
@@ -78,6 +79,14 @@ def texts_of(study: Study, config: PrepareConfig) -> dict[str, str]:
 def fields_of(
     reader: Reader, studies: Sequence[Study], config: PrepareConfig, findings: int
 ) -> dict[str, Field]:
+    """The columns of a set: those that its studies have something for.
+
+    Args:
+        reader: Of the data set.
+        studies: All that will be written.
+        config: What the set looks like.
+        findings: How many labels a study has.
+    """
     fields: dict[str, Field] = {}
     size = config.image_size
     if config.render is not None or any(study.image for study in studies):
@@ -150,6 +159,16 @@ def row_of(
     patients: dict[str, int],
     config: PrepareConfig,
 ) -> dict[str, Any]:
+    """One study as a row, with all columns that a set can have.
+
+    Args:
+        study: The study.
+        texts: Of `texts_of`.
+        picture: Of `decoded`.
+        tokenizer: None for a set without reports.
+        patients: Their running numbers.
+        config: What the set looks like.
+    """
     row: dict[str, Any] = {
         "id": study.id,
         "patient": np.int32(patients[study.patient]),
