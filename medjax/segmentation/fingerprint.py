@@ -9,15 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage
 
 from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger
-from medjax.data.volumes import bounding_box, crop, grid_of, to_canonical
+from medjax.data.volumes import (
+    bounding_box,
+    crop,
+    grid_of,
+    to_canonical,
+    with_geometry_of,
+)
 from medjax.nn.nnunet import Axes, NNUNetConfig
 from medjax.segmentation.datasets.case import DataSet
 from medjax.segmentation.plans import BUDGETS, NetworkPlan, plan_network, target_spacing
-from medjax.segmentation.preparation import Channel, Preparation, Scheme
+from medjax.segmentation.preparation import Channel, Preparation, Scheme, together
 
 SAMPLE = 10_000
 """Foreground voxels of a case whose intensities are looked at."""
@@ -77,19 +82,23 @@ def fingerprint(data: DataSet, ledger: Ledger) -> Fingerprint:
             continue
         try:
             images, label = data.read(case)
-            turned = [to_canonical(volume) for volume in images]
-            there = np.any([v.data != 0 for v in turned], axis=0)
-        except (DataError, FileNotFoundError, ValueError) as error:
+            if len(images) != len(data.channels):
+                raise DataError(
+                    f"{case.id}: {len(images)} images, expected {list(data.channels)}"
+                )
+            turned, there = together(images)
+            if label is not None and seen:
+                label = to_canonical(with_geometry_of(images[0], label))
+        except (DataError, FileNotFoundError) as error:
             ledger.fault(case.id, str(error))
             continue
-        filled = np.asarray(ndimage.binary_fill_holes(there), bool)
-        start, shape = bounding_box(filled)
+        start, shape = bounding_box(there)
         spacings.append(grid_of(turned[0]).spacing)
         shapes.append(tuple(int(n) for n in shape))
-        kept.append(np.prod(shape) / filled.size)
+        kept.append(np.prod(shape) / there.size)
         if label is None or not seen:
             continue
-        inside = crop(to_canonical(label), start, shape).data > 0
+        inside = crop(label, start, shape).data > 0
         for channel, values in seen.items():
             found = crop(turned[channel], start, shape).data[inside]
             step = max(len(found) // SAMPLE, 1)

@@ -99,13 +99,15 @@ class Labels:
         Regions are painted where they are more likely than not.
         """
         if not self.regions:
-            return self._small()[np.argmax(probabilities, axis=-1)]
-        out = np.zeros(probabilities.shape[:-1], self._small().dtype)
+            return self.written[np.argmax(probabilities, axis=-1)]
+        out = np.zeros(probabilities.shape[:-1], self.written.dtype)
         for channel, value in enumerate(self.painted):
             out[probabilities[..., channel] > 0.5] = value
         return out
 
-    def _small(self) -> np.ndarray:
+    @property
+    def written(self) -> Integer[np.ndarray, " k"]:
+        """What each channel is in files, in the smallest type that holds them all."""
         values = np.asarray(self.painted or self.values)
         kind = np.uint8 if max(values) < 256 else np.uint16
         return values.astype(kind)

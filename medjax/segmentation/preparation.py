@@ -115,11 +115,7 @@ def prepare(
         names = [channel.name for channel in preparation.channels]
         raise DataError(f"{id}: {len(images)} images, expected {names}")
     first = images[0]
-    turned = [to_canonical(first)]
-    for other in images[1:]:
-        turned.append(to_canonical(with_geometry_of(first, other, strict=strict)))
-    there = np.any([v.data != 0 for v in turned], axis=0)
-    there = np.asarray(ndimage.binary_fill_holes(there), bool)
+    turned, there = together(images, strict=strict)
     start, shape = bounding_box(there)
     cropped = [crop(v, start, shape) for v in turned]
     grid = target_grid(grid_of(cropped[0]), preparation.spacing)
@@ -144,6 +140,28 @@ def prepare(
     return Prepared(id, image, found, grid, grid_of(first))
 
 
+def together(
+    images: Sequence[Volume], *, strict: bool = False
+) -> tuple[list[Volume], Bool[np.ndarray, "i j k"]]:
+    """Channels on the grid of the first, turned, and where any of them is not zero.
+
+    Args:
+        images: A volume for each channel.
+        strict: Refuse geometries that differ, rather than take the first image's.
+
+    Returns:
+        Canonical volumes, and the mask, its holes filled.
+
+    Raises:
+        DataError: For shapes that differ, or geometries if ``strict`` is set.
+    """
+    first, *others = images
+    on_one = [first, *(with_geometry_of(first, v, strict=strict) for v in others)]
+    turned = [to_canonical(volume) for volume in on_one]
+    there = np.any([volume.data != 0 for volume in turned], axis=0)
+    return turned, np.asarray(ndimage.binary_fill_holes(there), bool)
+
+
 def target_grid(grid: Grid, spacing: Sequence[float | None]) -> Grid:
     """The grid of another voxel size; itself where nothing changes."""
     wanted = [b if a is None else a for a, b in zip(spacing, grid.spacing, strict=True)]
@@ -155,7 +173,7 @@ def target_grid(grid: Grid, spacing: Sequence[float | None]) -> Grid:
 def resampled(volume: Volume, grid: Grid) -> Volume:
     """An image on another grid of the same axes: cubic, but not across thick slices."""
     source = grid_of(volume)
-    if source is grid or source == grid:
+    if source.shape == grid.shape and np.array_equal(source.affine, grid.affine):
         return volume
     for spacing in (source.spacing, grid.spacing):
         axis = int(np.argmax(spacing))
@@ -261,6 +279,4 @@ def restore_labels(
         share = restore(scores[..., i : i + 1], prepared, order, outside=(beyond,))
         better = share.data[..., 0] > best
         best[better], chosen[better] = share.data[..., 0][better], i
-    values = np.asarray(labels.values)
-    kind = np.uint8 if max(labels.values) < 256 else np.uint16
-    return Volume(values.astype(kind)[chosen], original.affine, original.spacing)
+    return Volume(labels.written[chosen], original.affine, original.spacing)

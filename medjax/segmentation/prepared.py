@@ -87,9 +87,11 @@ def prepared_rows(
         data: Of any kind.
         preparation: Of the set.
         splits: Which cases.
-        ledger: Takes those that cannot be read or do not fit the set.
+        ledger: Takes those that cannot be read or do not fit the set; what it has
+            already is not read again.
     """
-    wanted = [case for case in data.cases if case.split in splits]
+    known = {skip.id for skip in ledger.skipped}
+    wanted = [c for c in data.cases if c.split in splits and c.id not in known]
     with Progress("prepare", len(wanted), "cases") as progress:
         for case in wanted:
             progress.advance()

@@ -62,6 +62,15 @@ def test_what_was_only_turned_and_cropped_comes_back_exactly():
     assert (maps.data[..., 0][~inside] == -9).all()
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.5, 5.0), (2.0, 1.5, 5.0)])
+def test_every_channel_lies_where_the_first_does(spacing):
+    """With the voxel size that they have, and with another."""
+    both = Preparation((Channel("T1"), Channel("T2")), spacing)
+    twice = prepare([IMAGE, IMAGE], both, id="a").image
+    once = prepare([IMAGE], dataclasses.replace(PREPARATION, spacing=spacing), id="a")
+    np.testing.assert_array_equal(twice, np.repeat(once.image, 2, axis=-1))
+
+
 def test_another_voxel_size_and_back():
     """A ball keeps its volume in mL on either grid."""
     grid = np.indices((30, 30, 30)) - 14.5
