@@ -127,11 +127,15 @@ def supervised(
     """
     weights = level_weights(len(levels)) if config.deep_supervision else (1.0,)
     total, metrics = jnp.zeros(()), {}
+    apart = (1,) * (labels.ndim - 1)
     for number, weight in enumerate(weights):
         if number:
-            labels = thinned(labels, strides[number])
+            apart = tuple(a * s for a, s in zip(apart, strides[number], strict=True))
         if weight:
-            value, terms = dice_and_cross_entropy(levels[number], labels, spec, config)
+            # Of the finest labels each time: thinned again and again, what is taken
+            # would move from the middle to the end of what it stands for.
+            here = thinned(labels, apart)
+            value, terms = dice_and_cross_entropy(levels[number], here, spec, config)
             total, metrics = total + weight * value, metrics or terms
     return total, metrics
 

@@ -125,6 +125,13 @@ def test_levels_are_halved_and_the_lowest_is_not_asked():
     parts = [value(levels[0], labels), value(levels[1], labels[:, 1::2, 1::2])]
     assert float(total) == pytest.approx((2 * parts[0][0] + parts[1][0]) / 3, rel=1e-5)
     assert {k: float(v) for k, v in terms.items()} == pytest.approx(parts[0][1])
+    # Two levels down it is the third of four, near the middle, not the last.
+    deep = [levels[0], levels[1], jnp.asarray(LOGITS[:1, :2, :1]), levels[2]]
+    strides = ((1, 1), (2, 2), (2, 2), (1, 1))
+    total, _ = supervised(deep, labels, strides, THREE, LossConfig())
+    parts.append(value(deep[2], labels[:, 2::4, 2::4]))
+    expected = (4 * parts[0][0] + 2 * parts[1][0] + parts[2][0]) / 7
+    assert float(total) == pytest.approx(expected, rel=1e-5)
     alone, _ = supervised(
         levels, labels, strides, THREE, LossConfig(deep_supervision=False)
     )
