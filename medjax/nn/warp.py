@@ -116,6 +116,19 @@ def affine_points(
     return tuple(points)
 
 
+def plane_rotation(
+    rank: int, i: int, j: int, angle: Float[Array, ""]
+) -> Float[Array, "r r"]:
+    """A rotation that takes axis i towards axis j, rad.
+
+    Several are multiplied in ``precision="highest"``: an accelerator's quick product
+    would move the far corners of a volume by a part of a voxel.
+    """
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    matrix = jnp.eye(rank).at[i, i].set(c).at[j, j].set(c)
+    return matrix.at[i, j].set(-s).at[j, i].set(s)
+
+
 def _neighbours(x: Array, order: str) -> list[tuple[Array, Array]]:
     """The voxels around a coordinate along one axis, and the share of each."""
     if order == "nearest":

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from medjax.nn.blur import gaussian_blur
 from medjax.nn.nnunet import Axes
-from medjax.nn.warp import affine_points, warp
+from medjax.nn.warp import affine_points, plane_rotation, warp
 from medjax.typing import Key
 
 Range = tuple[float, float]
@@ -36,7 +36,7 @@ class AugmentConfig:
 
     turn: float | None = None
     """Largest angle, degrees; None: 30 in three dimensions, 180 within a plane, 15
-    within a patch that is longer than 1.5 times its width."""
+    of a slice that is longer than 1.5 times its width."""
     p_turn: float = 0.2
     """Of a turn."""
     zoom: Range = (0.7, 1.4)
@@ -92,17 +92,16 @@ NONE = AugmentConfig(
 
 def is_planar(patch: Axes) -> bool:
     """Whether a patch has so few slices that it is not turned out of them."""
-    return len(patch) == 3 and max(patch) > 3 * min(patch)
+    return len(patch) == 3 and max(patch) > 3 * patch[0]
 
 
 def largest_turn(config: AugmentConfig, patch: Axes) -> float:
     """The largest angle, in radians."""
     if config.turn is not None:
         return math.radians(config.turn)
-    if len(patch) == 3 and not is_planar(patch):
-        return math.radians(30)
-    plane = patch[-2:]
-    return math.radians(180 if max(plane) <= 1.5 * min(plane) else 15)
+    if len(patch) == 3:
+        return math.radians(180 if is_planar(patch) else 30)
+    return math.radians(180 if max(patch) <= 1.5 * min(patch) else 15)
 
 
 def source_extent(config: AugmentConfig, patch: Axes) -> Axes:
@@ -163,11 +162,11 @@ def augment(
 def _one(
     image: Array, label: Array, key: Key, *, patch: Axes, config: Any, count: int
 ) -> tuple[Array, Array]:
-    space, intensity = jax.random.split(key)
+    space, intensity, which = jax.random.split(key, 3)
     image, label = _in_space(image, label, space, patch, config, count)
     channels = jax.random.split(intensity, image.shape[-1])
     # Whether something happens is the patch's, how much of it each channel's own.
-    happens = jax.random.uniform(jax.random.fold_in(intensity, 1), (7,))
+    happens = jax.random.uniform(which, (7,))
     change = functools.partial(_intensities, happens=happens, config=config)
     return jax.vmap(change, (-1, 0), -1)(image, channels), label
 
@@ -187,9 +186,8 @@ def _in_space(
     angles = jnp.where(jax.random.uniform(keys[1]) < config.p_turn, angles, 0.0)
     matrix = jnp.eye(rank)
     for (a, b), angle in zip(planes, angles, strict=True):
-        c, s = jnp.cos(angle), jnp.sin(angle)
-        turn = jnp.eye(rank).at[a, a].set(c).at[b, b].set(c)
-        matrix = matrix @ turn.at[a, b].set(-s).at[b, a].set(s)
+        turn = plane_rotation(rank, a, b, angle)
+        matrix = jnp.matmul(matrix, turn, precision="highest")
     low, high = map(math.log, config.zoom)
     zoom = jnp.exp(jax.random.uniform(keys[2], minval=low, maxval=high))
     zoom = jnp.where(jax.random.uniform(keys[3]) < config.p_zoom, zoom, 1.0)

@@ -106,6 +106,14 @@ def test_thick_slices_stay_in_their_planes():
     assert np.median(second) == pytest.approx(1)
 
 
+def test_few_slices_are_those_of_the_first_axis():
+    config, degrees = AugmentConfig(), np.radians([30, 180, 15])
+    assert not aug.is_planar((64, 16, 64)) and aug.is_planar((16, 32, 64))
+    patches = ((64, 16, 64), (16, 32, 64), (32, 64))
+    found = [aug.largest_turn(config, patch) for patch in patches]
+    np.testing.assert_allclose(found, degrees)
+
+
 def test_the_source_holds_a_turned_patch():
     turned = dataclasses.replace(NONE, p_turn=1.0)
     assert source_extent(NONE, PATCH) == PATCH

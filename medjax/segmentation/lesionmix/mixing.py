@@ -27,11 +27,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from medjax.metrics.distance import distance_to, signed_distance
 from medjax.nn.blur import gaussian_blur
-from medjax.nn.warp import warp
+from medjax.nn.warp import plane_rotation, warp
 from medjax.segmentation.lesionmix.host import Host
 from medjax.segmentation.lesionmix.location import draw_voxel, marginals
 from medjax.segmentation.lesionmix.morphology import masked_moments
-from medjax.segmentation.lesionmix.transform import plane_rotation
 from medjax.typing import Key
 
 

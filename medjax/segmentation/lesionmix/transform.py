@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from medjax.nn.warp import warp
+from medjax.nn.warp import plane_rotation, warp
 from medjax.typing import Key
 
 
@@ -150,15 +150,6 @@ def relit(
     factor_key, noise_key = jax.random.split(key)
     factor = _between(jax.random.uniform(factor_key, ()), config.brightness)
     return factor * image + config.noise_sd * jax.random.normal(noise_key, image.shape)
-
-
-def plane_rotation(
-    rank: int, i: int, j: int, angle: Float[Array, ""]
-) -> Float[Array, "r r"]:
-    """A rotation that takes axis i towards axis j, rad."""
-    c, s = jnp.cos(angle), jnp.sin(angle)
-    matrix = jnp.eye(rank).at[i, i].set(c).at[j, j].set(c)
-    return matrix.at[i, j].set(-s).at[j, i].set(s)
 
 
 def _between(u: Array, ends: tuple[float, float]) -> Array:
