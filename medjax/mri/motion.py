@@ -283,9 +283,10 @@ def move(
         return jnp.moveaxis(lines[beat, jnp.arange(h)], 0, -2)
 
     kspace = jax.vmap(one)(breathing.displacement, breathing.frame, jnp.arange(d))
-    sigma = config.noise * jnp.max(jnp.abs(frames))
-    noise = sigma * jax.random.normal(key, (2, *kspace.shape))
-    kspace = kspace + jax.lax.complex(noise[0], noise[1])
+    if config.noise:
+        sigma = config.noise * jnp.max(jnp.abs(frames))
+        noise = sigma * jax.random.normal(key, (2, *kspace.shape))
+        kspace = kspace + jax.lax.complex(noise[0], noise[1])
     images = ifft2c(kspace)
     image = jnp.abs(images) if sensitivities is None else rss(images)
     energy = jnp.sum(jnp.abs(kspace.reshape(d, -1, h, w)) ** 2, axis=(1, 3))

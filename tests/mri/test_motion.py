@@ -191,7 +191,8 @@ def test_breathing_is_as_its_mode_says(mode):
         assert along.max((1, 2)).min() > 0.3 * low
     if mode == "half":
         held = along[:, :, :5]  # 0.4 of 12 beats
-        assert np.abs(held).max() == 0 and np.abs(along[:, :, -1]).min() >= 0
+        # Over three beats every slice's breath comes and goes.
+        assert np.abs(held).max() == 0 and along[:, :, 9:].max(2).min() > 0.3 * low
 
 
 def test_labels_follow_the_mean_place():

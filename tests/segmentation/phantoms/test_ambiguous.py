@@ -114,6 +114,17 @@ def test_a_shift_changes_the_image_as_it_says(shift, level, plain):
         assert float((out**2).sum()) == pytest.approx(float((image**2).sum()), rel=1e-4)
 
 
+def test_a_shift_is_drawn_apart_from_its_case(plain):
+    """Noise that is added knows nothing of what the case was drawn from."""
+    key = jax.random.key(5)
+    noisy = shifted_case(CONFIG, "noise", 1, annotators=2, key=key)
+    np.testing.assert_array_equal(noisy.annotations, plain.annotations)
+    added = np.asarray(noisy.image - plain.image)
+    for small in range(8):
+        drawn = jax.random.normal(jax.random.fold_in(key, small), added.shape)
+        assert abs(np.corrcoef(np.ravel(drawn), np.ravel(added))[0, 1]) < 0.25
+
+
 def test_other_anatomy_has_its_own_truth():
     shapes = []
     for objects in ANATOMY:
