@@ -15,7 +15,8 @@ def find_images(given: Sequence[str], channels: int) -> list[tuple[Path, ...]]:
     Args:
         given: NIfTI files, folders (searched to their depth) or patterns.
         channels: Of the network. Files of several channels end in ``_0000``,
-            ``_0001`` …; a file without a number holds them all.
+            ``_0001`` …; a file without a number holds them all, and so does each file
+            of a row that has no ``_0000``: its number is of a patient.
 
     Raises:
         DataError: If nothing is found, two images would have one name, or a channel is
@@ -34,11 +35,12 @@ def find_images(given: Sequence[str], channels: int) -> list[tuple[Path, ...]]:
     if not files:
         raise DataError(f"images: found none in {in_short(given)}")
     by: dict[str, dict[int, Path]] = {}
-    for path in files:
-        numbered = re.fullmatch(r"(.+)_(\d{4})", without_suffix(path))
-        name, number = (
-            (numbered[1], int(numbered[2])) if numbered else (without_suffix(path), 0)
-        )
+    stems = [without_suffix(path) for path in files]
+    begun = {stem[:-5] for stem in stems if stem.endswith("_0000")}
+    for path, stem in zip(files, stems, strict=True):
+        numbered = re.fullmatch(r"(.+)_(\d{4})", stem)
+        channel = numbered is not None and numbered[1] in begun
+        name, number = (numbered[1], int(numbered[2])) if channel else (stem, 0)
         if by.setdefault(name, {}).setdefault(number, path) != path:
             raise DataError(f"images: {by[name][number]} and {path} have one name")
     lacking = [name for name, found in by.items() if len(found) not in (1, channels)]

@@ -9,20 +9,20 @@ comes out lies on their own grid.
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger
 from medjax.data.nifti import Volume, write
 from medjax.segmentation.datasets.case import Case, DataSet, without_suffix
-from medjax.segmentation.inference import WindowConfig, sliding_window
+from medjax.segmentation.inference import WindowConfig, planes
 from medjax.segmentation.preparation import (
     Preparation,
     Prepared,
@@ -203,26 +203,23 @@ class Segmenter:
         config = dataclasses.replace(
             config, shared_key=config.shared_key or self.system.shared_key
         )
-        averages = sliding_window(
+        pieces = planes(
             self.system.tile,
             self.variables,
             case.image,
             patch=self.record.system.patch,
             config=config,
         )
-        return {k: np.asarray(v) for k, v in self._finish(averages).items()}
+        # Piece by piece, so that no whole volume of probabilities is on the device.
+        done = [self._finished(piece) for piece in pieces]
+        return {name: np.concatenate([d[name] for d in done]) for name in done[0]}
 
-    @functools.cached_property
-    def _finish(self) -> Any:
-        labels = self.record.system.labels
-
-        def finish(averages: Any) -> Any:
-            found = dict(self.system.finish(averages))
-            found.setdefault("entropy", entropy(found["probability"], labels))
-            return found
-
-        # Not compiled: every volume has another shape.
-        return lambda averages: finish(jax.tree.map(jax.numpy.asarray, averages))
+    def _finished(self, averages: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What follows from averages over tiles; not compiled, shapes are many."""
+        found = dict(self.system.finish(jax.tree.map(jnp.asarray, dict(averages))))
+        if "entropy" not in found:
+            found["entropy"] = entropy(found["probability"], self.record.system.labels)
+        return {name: np.asarray(value) for name, value in found.items()}
 
     def save(self, found: Segmented, folder: Path) -> list[Path]:
         """Writes a label map and maps as NIfTI, and ``summary.json`` of the case.

@@ -165,6 +165,12 @@ def test_images_of_several_channels_are_put_together(tmp_path):
         ["a_0000", "a_0001"],
         ["b_0000", "b_0001"],
     ]
+    for number in range(3):  # people count patients like that too
+        (tmp_path / f"case_{number + 1:04d}.nii").touch()
+    found = find_images([str(tmp_path / "case*")], 1)
+    assert [[p.name for p in one] for one in found] == [
+        [f"case_{number + 1:04d}.nii"] for number in range(3)
+    ]
 
 
 def test_a_raw_set_is_prepared_and_trained_on(tmp_path, capsys):
