@@ -13,6 +13,7 @@ the false ones (a few voxels are noise of the annotation), and counted.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -105,7 +106,7 @@ def lesion_counts(
             f"prediction {prediction.shape}, truth {truth.shape} and spacing "
             f"{tuple(spacing)}: expected one shape and a number for each of its axes"
         )
-    true, said = (_components(mask) for mask in (truth, prediction))
+    true, said = (components(mask)[0] for mask in (truth, prediction))
     true_voxels, said_voxels = (np.bincount(c.ravel())[1:] for c in (true, said))
     n_true, n_said = len(true_voxels), len(said_voxels)
     # Every pair of touching components with its shared voxels.
@@ -161,11 +162,19 @@ def volume_error(
     return float(said - true), float((said - true) / true)
 
 
-def _components(mask: np.ndarray) -> np.ndarray:
-    """Numbers of the connected components from 1, 0 outside; all neighbours join."""
+def components(
+    mask: Bool[np.ndarray, "*space"], *, corners: bool = True
+) -> tuple[Int[np.ndarray, "*space"], int]:
+    """Numbers of the connected components from 1, 0 outside; and how many they are.
+
+    Args:
+        mask: of any number of axes.
+        corners: joined over faces, edges and corners, or over faces alone.
+    """
     numbers = np.zeros(mask.shape, np.int32)
-    ndimage.label(mask, np.ones((3,) * mask.ndim), output=numbers)
-    return numbers
+    near = ndimage.generate_binary_structure(mask.ndim, mask.ndim if corners else 1)
+    found: Any = ndimage.label(mask, near, output=numbers)
+    return numbers, int(found)
 
 
 def _share(part: np.ndarray, rest: np.ndarray) -> float:

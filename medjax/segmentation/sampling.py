@@ -176,12 +176,12 @@ def place(
 
 
 def window(
-    array: Shaped[np.ndarray, "z y x ..."], corner: Sequence[int], shape: Sequence[int]
+    array: Shaped[np.ndarray, "..."], corner: Sequence[int], shape: Sequence[int]
 ) -> np.ndarray:
     """A box of an array; zeros beyond its borders.
 
     Args:
-        array: Any axes behind those of space.
+        array: The axes of space, and any behind them.
         corner: First voxel.
         shape: Of the box.
     """

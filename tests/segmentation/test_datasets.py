@@ -201,6 +201,10 @@ def test_bids_joins_images_and_masks_by_subject_and_session(tmp_path):
     put(tmp_path / "derivatives/sub-1/sub-1_ses-1_label-L_desc-x_mask.nii.gz", mask())
     with pytest.raises(DataError, match="several masks of one session"):
         read(Bids, root=tmp_path, images=("dwi",))
+    (tmp_path / "derivatives/sub-1/sub-1_ses-1_label-L_desc-x_mask.nii.gz").unlink()
+    put(tmp_path / "sub-1/ses-1/dwi/sub-1_ses-1_run-2_dwi.nii.gz")
+    with pytest.raises(DataError, match="several images of one session: .*run-2"):
+        read(Bids, root=tmp_path, images=("dwi",))
 
 
 def test_splits_keep_patients_together_and_ids_apart():
@@ -271,6 +275,24 @@ def test_a_table_is_planned_prepared_and_opened_again(table, tmp_path):
     assert ct.scheme == "ct" and ct.low < ct.mean < ct.high
     with pytest.raises(DataError, match="c1: label 7"):
         in_memory(data, config, Ledger(log=lambda line: None))
+
+
+def test_channels_and_labels_that_do_not_fit_are_listed(tmp_path):
+    """Before intensities under a label map are looked at."""
+    for i, shape in enumerate((SHAPE, SHAPE, (9, 9, 9))):
+        put(tmp_path / f"i{i}.nii.gz")
+        put(tmp_path / f"l{i}.nii.gz", mask(shape=shape))
+    put(tmp_path / "i1.nii.gz", shape=(*SHAPE, 2))
+    rows = [f"i{i}.nii.gz,l{i}.nii.gz,c{i},train" for i in range(3)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label,case,split", *rows]))
+    data, _ = read(Pairs, root=tmp_path / "t.csv", channels=("CT",))
+    ledger = Ledger("skip", log=lambda line: None)
+    config = PlanConfig(widths=(4, 8))
+    assert len(in_memory(data, config, ledger).train) == 1
+    # Once each, though planning and preparing both read all cases.
+    assert [skip.id for skip in ledger.skipped] == ["c1", "c2"]
+    assert "c1: 2 images, expected ['CT']" in ledger.skipped[0].reason
+    assert "(12, 14, 10) and (9, 9, 9)" in ledger.skipped[1].reason
 
 
 def test_a_table_with_faults_names_the_line(table, tmp_path):

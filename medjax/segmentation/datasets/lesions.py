@@ -23,6 +23,7 @@ from medjax.segmentation.datasets.case import (
     folder_of,
     number,
     with_splits,
+    without_suffix,
 )
 from medjax.segmentation.labels import classes
 
@@ -50,26 +51,30 @@ class Bids:
         """One case for each subject and session with all images and a mask.
 
         Raises:
-            DataError: If none is found, or one has two masks.
+            DataError: If none is found, or one has two masks or two images of a kind.
         """
         root = folder_of(self.root, "one in BIDS' layout")
         files = [p for p in sorted(root.rglob("sub-*.nii*")) if p.is_file()]
-        images: dict[tuple[str, str], dict[str, Path]] = {}
+        images: dict[tuple[str, str], dict[str, list[Path]]] = {}
         masks: dict[tuple[str, str], list[Path]] = {}
         for path in files:
             key, suffix = _entities(path)
             if re.fullmatch(self.masks, suffix):
                 masks.setdefault(key, []).append(path)
             elif suffix in self.images and "derivatives" not in path.parts:
-                images.setdefault(key, {})[suffix] = path
-        twice = [p.name for found in masks.values() if len(found) > 1 for p in found]
-        if twice:
-            raise DataError(f"{root}: several masks of one session: {in_short(twice)}")
+                images.setdefault(key, {}).setdefault(suffix, []).append(path)
+        of_images = (found for by in images.values() for found in by.values())
+        for what, groups in (("masks", masks.values()), ("images", of_images)):
+            twice = [p.name for found in groups if len(found) > 1 for p in found]
+            if twice:
+                raise DataError(
+                    f"{root}: several {what} of one session: {in_short(twice)}"
+                )
         ledger.count(f"sessions with one of {', '.join(self.images)}", len(images))
         cases = [
             Case(
                 "_".join(filter(None, key)),
-                tuple(by[s] for s in self.images if s in by),
+                tuple(by[s][0] for s in self.images if s in by),
                 masks[key][0] if key in masks else None,
                 patient=key[0],
             )
@@ -144,8 +149,7 @@ class Pairs:
 
 def _entities(path: Path) -> tuple[tuple[str, str], str]:
     """Subject and session, and the suffix."""
-    stem = re.sub(r"\.nii(\.gz)?$", "", path.name)
-    *entities, suffix = stem.split("_")
+    *entities, suffix = without_suffix(path).split("_")
     by = dict(e.split("-", 1) for e in entities if "-" in e)
     # ATLAS writes its masks as label-L_desc-T1lesion_mask.
     return (by.get("sub", ""), by.get("ses", "")), suffix

@@ -12,15 +12,17 @@ A bank is of training cases alone: `LesionBank.cases` names them, and
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 from scipy import ndimage
 
 from medjax.data.boundary import DataError
+from medjax.metrics.lesionwise import components
 from medjax.segmentation.lesionmix.location import Marginals, lesion_prior, marginals
+from medjax.segmentation.sampling import window
 
 BOXES = (32, 96)
 """Voxels along each axis of the boxes."""
@@ -113,22 +115,12 @@ def brain_of(image: Float[np.ndarray, "*space"]) -> Bool[np.ndarray, "*space"]:
     Raises:
         DataError: for an image without any other value than 0.
     """
-    labels, count = components_of(image != 0, corners=False)
+    labels, count = components(image != 0, corners=False)
     if not count:
         raise DataError("image: all voxels are 0, so that there is no brain in it")
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return np.asarray(ndimage.binary_fill_holes(labels == sizes.argmax()))
-
-
-def components_of(
-    mask: Bool[np.ndarray, "*space"], *, corners: bool = True
-) -> tuple[Int[np.ndarray, "*space"], int]:
-    """Connected components over faces (and edges and corners): numbers, how many."""
-    numbers = np.zeros(mask.shape, np.int32)
-    near = ndimage.generate_binary_structure(mask.ndim, mask.ndim if corners else 1)
-    found: Any = ndimage.label(mask, near, output=numbers)
-    return numbers, int(found)
 
 
 def make_bank(
@@ -167,7 +159,7 @@ def make_bank(
         if not spread > 0:
             raise DataError(f"{case.name}: the organ has one intensity throughout")
         standard = (case.image - float(inside.mean())) / spread
-        numbers, _ = components_of(case.lesion)
+        numbers, _ = components(case.lesion)
         for number, where in enumerate(ndimage.find_objects(numbers), 1):
             voxels = int((numbers[where] == number).sum())
             side = max(s.stop - s.start for s in where)
@@ -179,10 +171,11 @@ def make_bank(
             else:
                 box = fitting[0] if fitting else boxes[-1]
                 middle = [(s.start + s.stop) // 2 for s in where]
-                crop = _cut(standard, middle, box).astype(np.float32)
-                mask = _cut(numbers == number, middle, box)
+                at = [m - box // 2 for m in middle], (box,) * len(shape)
+                crop = window(standard, *at).astype(np.float32)
+                mask = window(numbers == number, *at)
                 ring = ndimage.binary_dilation(mask, iterations=RING_VOXELS)
-                ring &= _cut(organ & ~case.lesion, middle, box)
+                ring &= window(organ & ~case.lesion, *at)
                 level = float(crop[ring].mean()) if ring.any() else 0.0
                 found.setdefault(box, []).append((crop, mask, voxels * voxel, level))
     if not found:
@@ -247,16 +240,3 @@ def _check(cases: Sequence[Case]) -> None:
                     f"{case.name}: image or organ of shape {what.shape}, lesion mask "
                     f"of {case.lesion.shape}"
                 )
-
-
-def _cut(volume: np.ndarray, middle: Sequence[int], box: int) -> np.ndarray:
-    """A box around a voxel, zero beyond the volume."""
-    out = np.zeros((box,) * volume.ndim, volume.dtype)
-    there, here = [], []
-    for m, n in zip(middle, volume.shape, strict=True):
-        start = m - box // 2
-        low, high = max(start, 0), min(start + box, n)
-        there.append(slice(low, high))
-        here.append(slice(low - start, high - start))
-    out[tuple(here)] = volume[tuple(there)]
-    return out

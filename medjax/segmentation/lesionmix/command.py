@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from medjax.data import nifti
 from medjax.data.nifti import Volume
+from medjax.metrics.lesionwise import components
 from medjax.segmentation.lesionmix.bank import (
     BOXES,
     Case,
     LesionBank,
-    components_of,
     make_bank,
     refuse_shared,
 )
@@ -26,7 +26,7 @@ from medjax.segmentation.lesionmix.loads import LoadLaw, LoadName, load_law
 from medjax.segmentation.lesionmix.mix import LesionMixConfig, Mixed, lesionmix_batch
 from medjax.segmentation.lesionmix.mixing import mix_batch, mixes
 from medjax.segmentation.lesionmix.pairs import Cohort, find_pairs, read_pairs
-from medjax.segmentation.lesionmix.populate import VERDICTS
+from medjax.segmentation.lesionmix.populate import VERDICTS, verdict_counts
 from medjax.segmentation.lesionmix.report import Shown, mixing_report
 from medjax.segmentation.phantoms.lesions import LesionConfig, lesion_phantom
 from medjax.typing import Key
@@ -216,7 +216,7 @@ def _peer(
 
 def _room(cases: tuple[Case, ...]) -> int:
     """For the components of the case that has most, in steps that few shapes follow."""
-    most = max(components_of(case.lesion)[1] for case in cases)
+    most = max(components(case.lesion)[1] for case in cases)
     return 64 * math.ceil(max(most, 1) / 64)
 
 
@@ -239,7 +239,7 @@ def _row(name: str, mixed: Mixed) -> dict[str, Any]:
     loads = {
         k: round(float(getattr(mixed, k)), 3) for k in ("target", "before", "load")
     }
-    counts = dict(zip(VERDICTS, np.asarray(mixed.verdicts).tolist(), strict=True))
+    counts = verdict_counts(np.asarray(mixed.verdicts).tolist())
     return {"result": name, **loads, "removed": int(mixed.removed), **counts}
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from medjax.data.boundary import DataError
-from medjax.segmentation.lesionmix.bank import Case, brain_of, components_of
+from medjax.metrics.lesionwise import components
+from medjax.segmentation.lesionmix.bank import Case, brain_of
 
 
 class Host(NamedTuple):
@@ -48,7 +49,7 @@ def host_of(case: Case, *, most: int) -> Host:
     if not np.isfinite(case.image).all():
         raise DataError(f"{case.name}: the image holds values that are not finite")
     organ = brain_of(case.image) if case.organ is None else case.organ
-    numbers, count = components_of(case.lesion)
+    numbers, count = components(case.lesion)
     if count > most:
         raise DataError(f"{case.name}: {count} lesions, there is room for {most}")
     voxels = np.bincount(numbers.ravel(), minlength=most + 1)[1:]
