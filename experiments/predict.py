@@ -1,5 +1,7 @@
 """Label maps of images by a trained segmentation, on the images' own grid.
 
+(Findings on films, by a fine-tuned tower, are ``experiments.classify``.)
+
 ::
 
     python -m experiments.predict runs/segment-nnunet scans/ --out predicted

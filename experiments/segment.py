@@ -1,7 +1,7 @@
 """Segmentation by nnU-Net, from a data set to an evaluated checkpoint.
 
 ``python -m experiments.segment`` trains the ``tiny`` preset on embedded lesion phantoms
-on a CPU in about two minutes. The real thing reads sets as people keep them::
+on a CPU in two to three minutes. The real thing reads sets as people keep them::
 
     python -m experiments.segment nnunet --data.format nnunet \\
         --data.root Dataset001_Brain --workdir runs/brain

@@ -61,8 +61,8 @@ class Confusion:
     def binary_accuracy(self) -> Float[np.ndarray, " k"]:
         """The share that is right about each class, taken as present or not.
 
-        Not multi-class accuracy: of k exclusive classes, who always says the same one
-        is right about (k - 1) / k or more of each of the others.
+        Not multi-class accuracy: of k exclusive classes, all as frequent, who always
+        says the same one is right about (k - 1) / k of each of the others.
         """
         right = self.tp + self.tn
         return _ratio(right, right + self.fp + self.fn)
