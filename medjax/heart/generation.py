@@ -40,7 +40,6 @@ from medjax.metrics.distributions import beside_controls
 from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
 from medjax.train.launch import LaunchConfig, cpu_devices
-from medjax.train.loop import fit
 from medjax.train.mesh import make_mesh
 from medjax.train.record import RECORD
 from medjax.train.sharding import on_host
@@ -146,14 +145,13 @@ def train(config: Generation, anatomies: Anatomies) -> tuple[Trained, Variables]
     Returns:
         What the run says of itself, and its weights on this process's first device.
     """
-    optimizer, settings = config.resolved(
-        rows=len(anatomies.train), batch_size=config.data.batch_size
-    )
+    rows, size = len(anatomies.train), config.data.batch_size
+    _, length = config.resolved(rows=rows, batch_size=size)
     system = dataclasses.replace(
         config.system,
         shape=config.data.shape,
         frames=config.data.frames,
-        warmup=round(config.kl_warmup * settings.steps),
+        warmup=round(config.kl_warmup * length.steps),
     )
     if config.standardise:
         standard = Standard.of(anatomies.train.arrays["conditions"])
@@ -176,16 +174,8 @@ def train(config: Generation, anatomies: Anatomies) -> tuple[Trained, Variables]
             trained.save(config.workdir)
 
     on_first(record, what="record of the system")
-    state = fit(
-        built.init,
-        built.loss,
-        training_batches(anatomies, config.data),
-        workdir=config.workdir,
-        optimizer=optimizer,
-        train=settings,
-        mesh=mesh,
-        config=config,
-    )
+    batches = training_batches(anatomies, config.data)
+    state = config.fit(built, batches, rows=rows, batch_size=size, mesh=mesh)
     # Also where a run went on with other settings.
     on_first(lambda: trained.save(config.workdir), what="record, again")
     return trained, jax.device_put(on_host(state.averaged_variables, mesh))

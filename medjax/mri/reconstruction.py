@@ -33,7 +33,6 @@ from medjax.mri.systems import ReconstructionKernels, Trained, build
 from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
 from medjax.train.launch import LaunchConfig, cpu_devices
-from medjax.train.loop import fit
 from medjax.train.mesh import make_mesh
 from medjax.train.record import RECORD
 from medjax.train.sharding import on_host
@@ -159,9 +158,6 @@ def train(
       Its variables (averaged, if asked for) on this process's first device.
     """
     mesh = make_mesh(config.mesh)
-    optimizer, settings = config.resolved(
-        rows=len(scans.train), batch_size=config.data.batch_size, frozen=system.frozen
-    )
 
     @functools.cache
     def described() -> Trained:
@@ -172,15 +168,12 @@ def train(
             described().save(config.workdir)
 
     on_first(record, what="record of the system")
-    state = fit(
-        system.init,
-        system.loss,
+    state = config.fit(
+        system,
         training_batches(scans, config.data),
-        workdir=config.workdir,
-        optimizer=optimizer,
-        train=settings,
+        rows=len(scans.train),
+        batch_size=config.data.batch_size,
         mesh=mesh,
-        config=config,
     )
     # Also where a run went on with other settings.
     on_first(lambda: described().save(config.workdir), what="record, again")

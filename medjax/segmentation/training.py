@@ -36,7 +36,6 @@ from medjax.segmentation.system import (
 from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
 from medjax.train.launch import LaunchConfig, cpu_devices
-from medjax.train.loop import fit
 from medjax.train.mesh import make_mesh
 from medjax.train.sharding import on_host
 from medjax.typing import Variables
@@ -264,9 +263,6 @@ def train(
     """
     mesh = make_mesh(config.mesh)
     patches, size = patches_of(config, settings, found), found.plan.batch_size
-    optimizer, length = config.resolved(
-        rows=len(patches), batch_size=size, frozen=system.frozen
-    )
     stream = build_pipeline(
         patches,
         # Patches are drawn with replacement already.
@@ -280,16 +276,7 @@ def train(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    state = fit(
-        system.init,
-        system.loss,
-        stream,
-        workdir=config.workdir,
-        optimizer=optimizer,
-        train=length,
-        mesh=mesh,
-        config=config,
-    )
+    state = config.fit(system, stream, rows=len(patches), batch_size=size, mesh=mesh)
     variables = jax.device_put(on_host(state.averaged_variables, mesh))
     return variables, int(state.step)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import tyro
+from jax.sharding import Mesh
 
 from medjax.train.agree import on_first
 from medjax.train.ending import ends_in_words
@@ -20,10 +21,13 @@ from medjax.train.launch import LaunchConfig, launch
 from medjax.train.leaving import conclude
 from medjax.train.lock import hold
 from medjax.train.log import import_wandb
+from medjax.train.loop import fit
 from medjax.train.mesh import MeshConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
+from medjax.train.state import TrainState
 from medjax.train.storage import is_remote, run_folder
+from medjax.train.system import System
 
 E = TypeVar("E", bound="Experiment")
 
@@ -91,6 +95,44 @@ class Experiment:
             optimizer = dataclasses.replace(optimizer, restart_period=period)
         frozen = (*optimizer.frozen, *frozen)
         return dataclasses.replace(optimizer, frozen=frozen), train
+
+    def fit(
+        self,
+        system: System,
+        data: Any,
+        *,
+        rows: int,
+        batch_size: int,
+        mesh: Mesh,
+        **options: Any,
+    ) -> TrainState:
+        """Trains a system, or goes on training it, in the run's folder.
+
+        Args:
+          system: What is trained.
+          data: Batches, as `medjax.train.loop.fit` takes them.
+          rows: Of the training data.
+          batch_size: Of the global batch.
+          mesh: The devices.
+          **options: Of `medjax.train.loop.fit`.
+
+        Returns:
+          The state after the last step.
+        """
+        optimizer, train = self.resolved(
+            rows=rows, batch_size=batch_size, frozen=system.frozen
+        )
+        return fit(
+            system.init,
+            system.loss,
+            data,
+            workdir=self.workdir,
+            optimizer=optimizer,
+            train=train,
+            mesh=mesh,
+            config=self,
+            **options,
+        )
 
 
 def command(

@@ -1,34 +1,28 @@
 """Pre-training from data to an evaluated pair of towers: build, fit, evaluate, show."""
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
-from jax import Array
-from jax.sharding import Mesh
 
-from medjax.data import npz
 from medjax.data.ledger import DataError
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
 from medjax.train.launch import LaunchConfig, cpu_devices
-from medjax.train.loop import fit
 from medjax.train.mesh import make_mesh
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 from medjax.train.sharding import on_host
-from medjax.typing import Variables
 from medjax.vlp.contrastive import ContrastConfig, ContrastImplementation
 from medjax.vlp.corpus import Corpus, CorpusConfig, Rows, open_corpus
 from medjax.vlp.datasets import PreparedSource
-from medjax.vlp.evaluate import ProbesConfig, encode, evaluate
+from medjax.vlp.evaluate import ProbesConfig, evaluate
 from medjax.vlp.export import export_pair
+from medjax.vlp.features import report_features
 from medjax.vlp.report_tower import LanguageConfig, train_language_model
 from medjax.vlp.show import show
 from medjax.vlp.system import PretrainingSystem
@@ -39,7 +33,6 @@ from medjax.vlp.towers import (
     check_vocabulary,
     load_towers,
 )
-from medjax.weights import checkpoint_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,15 +176,21 @@ def run(
     say_lengths(corpus, system, config.text.max_length)
     record = describe(config, text, system, corpus)
     on_first(lambda: record.save(config.workdir, corpus.tokenizer), what="record")
-    optimizer, train = config.resolved(
-        rows=corpus.metadata["splits"]["train"],
-        batch_size=config.data.batch_size,
-        frozen=system.frozen,
-    )
     towers = start_towers(system, corpus, config.image, text)
-    rows, source = training_rows(system, corpus, config, text, towers, mesh)
+    source = corpus.source("train", ("image", *system.tokens))
+    columns: dict[str, np.ndarray] = {}
+    if config.cache_text and system.cached_tokens and text.checkpoint:
+        columns = report_features(
+            system,
+            corpus,
+            text,
+            towers,
+            workdir=config.workdir,
+            mesh=mesh,
+            batch_size=config.evaluation.batch_size,
+        )
     stream = build_pipeline(
-        rows,
+        Rows(source, columns),
         PipelineConfig(
             batch_size=config.data.batch_size,
             seed=config.data.seed,
@@ -201,16 +200,13 @@ def run(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    state = fit(
-        system.init,
-        system.loss,
+    state = config.fit(
+        system,
         stream,
-        workdir=config.workdir,
-        optimizer=optimizer,
-        train=train,
+        rows=len(source),
+        batch_size=config.data.batch_size,
         mesh=mesh,
         pretrained=towers or None,
-        config=config,
     )
     variables = state.averaged_variables
     results, found = evaluate(
@@ -348,71 +344,3 @@ def source_row(source: PreparedSource) -> dict[str, Any]:
     if source.transform is not None:
         row = source.transform(row, np.random.default_rng(0))
     return row
-
-
-def features_key(
-    system: PretrainingSystem, corpus: Corpus, text: TextTowerConfig
-) -> str:
-    """What decides the features of a frozen report tower: never where it lies.
-
-    Args:
-      system: names the token fields that are asked for.
-      corpus: the reports.
-      text: the tower, which has a checkpoint.
-
-    Returns:
-      A name for a file.
-    """
-    settings = dataclasses.asdict(text)
-    for neither in ("checkpoint", "remat"):
-        del settings[neither]
-    asked = {
-        "weights": checkpoint_digest(str(text.checkpoint)),
-        "settings": settings,
-        "reports": corpus.metadata["source_hash"],
-        "fields": system.cached_tokens,
-    }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def training_rows(
-    system: PretrainingSystem,
-    corpus: Corpus,
-    config: Pretraining,
-    text: TextTowerConfig,
-    towers: Variables,
-    mesh: Mesh,
-) -> tuple[Rows, PreparedSource]:
-    """Rows of the training split; a frozen tower's features come with them.
-
-    A frozen report tower says the same of a report in every epoch. It is asked once,
-    before training, and the answers are kept in the run's folder.
-    """
-    source = corpus.source("train", ("image", *system.tokens))
-    if not (config.cache_text and system.cached_tokens and text.checkpoint):
-        return Rows(source), source
-    path = config.workdir / f"text_features_{features_key(system, corpus, text)}.npz"
-    if on_first(path.exists, what="features of the report tower"):
-        return Rows(source, npz.read(path)), source
-
-    def asks(field: str) -> Callable[[Variables, Mapping[str, Array]], Array]:
-        return lambda variables, batch: system.text_features(variables, batch[field])
-
-    columns = encode(
-        {f"{field}_features": asks(field) for field in system.cached_tokens},
-        {"params": {"text": towers["params"]["text"]}},
-        corpus.source("train", system.cached_tokens),
-        mesh=mesh,
-        batch_size=config.evaluation.batch_size,
-        label="frozen report tower",
-        unit="reports",
-    )
-
-    def keep() -> None:
-        draft = path.with_suffix(".part.npz")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(draft, allow_pickle=False, **columns)
-        draft.rename(path)
-
-    on_first(keep, what="features kept")
-    return Rows(source, columns), source

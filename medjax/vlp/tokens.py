@@ -10,6 +10,7 @@ Everywhere in a batch a position with id 0 is padding, and the first token of a 
 
 import heapq
 import itertools
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ from jaxtyping import Int
 from medjax.data.boundary import reading
 from medjax.data.documents import read_json
 from medjax.weights.files import HUB_ID, checkpoint_file
+
+# transformers says at its import that PyTorch is absent: here that is no news.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

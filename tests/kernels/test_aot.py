@@ -85,6 +85,7 @@ def test_data_consistency_compiles_for_a_tpu(chip, every_program):
     for name in ("tpu highest", "tpu default"):
         assert reports[name].kernels == 1
         # XLA's plans write and read every coil image; the kernel only makes planes.
+        # Where those are not compiled beside it, a bound above what it has (3.7).
         assert reports[name].traffic_mb < 4 * reports[name].arguments_mb
         for plan in plans:
             assert reports[name].traffic_mb < 0.6 * reports[plan].traffic_mb
@@ -127,6 +128,7 @@ def test_contrastive_compiles_for_a_tpu(chip, every_program):
     for program in ("step", "groups step", "sigmoid step"):
         assert reports[f"tpu {program}"].kernels == 3
     # XLA writes and reads the logits, the kernels features and sums.
+    # Where XLA is not compiled beside them, a bound above what they have (6.2 to 6.5).
     step = reports["tpu step"]
     assert step.traffic_mb < 8 * step.arguments_mb
     if with_xla:

@@ -13,7 +13,7 @@ from medjax.nn.bert import BERTS, Bert
 from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.vlp import report_tower
 from medjax.vlp.corpus import Corpus
-from medjax.vlp.pretraining import features_key
+from medjax.vlp.features import features_key
 from medjax.vlp.report_tower import LanguageConfig, train_language_model
 from medjax.vlp.system import PretrainingSystem
 from medjax.vlp.towers import TextTowerConfig

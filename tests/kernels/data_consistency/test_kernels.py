@@ -145,12 +145,18 @@ def gradient(operator):
 
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize(
-    ("transform", "kernels"),
-    [(lambda f: f, 1), (gradient, 3), (jax.vmap, 1), (over_eight_devices, 1)],
+    ("transform", "kernels", "sizes"),
+    [
+        # Once of a size with several chunks of lines; the others are few to unroll.
+        (lambda f: f, 1, {"size": 256, "coils": 8}),
+        (gradient, 3, {}),
+        (jax.vmap, 1, {}),
+        (over_eight_devices, 1, {}),
+    ],
     ids=["value", "gradient", "vmap", "shard_map"],
 )
-def test_lowers_to_one_kernel_an_application(name, transform, kernels):
-    text = lowered(name, transform)
+def test_lowers_to_one_kernel_an_application(name, transform, kernels, sizes):
+    text = lowered(name, transform, **sizes)
     call = {"tpu": "tpu_custom_call", "gpu": "mosaic_gpu"}[name]
     assert text.count(f"custom_call @{call}") == kernels
 
