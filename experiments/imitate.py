@@ -1,9 +1,10 @@
 """IMITATE, from reports and radiographs to an evaluated checkpoint.
 
 ``python -m experiments.imitate`` runs the ``tiny`` preset on embedded data on a CPU in
-about two minutes; ``python -m experiments.imitate repo --data.root ... --workdir ...``
-is the real thing with the settings of the released code, ``paper`` with those of the
-paper as far as they could be established. ``--help`` behind a preset lists all flags.
+five minutes of its time; ``python -m experiments.imitate repo --data.root ...
+--workdir ...`` is the real thing with the settings of the released code, ``paper`` with
+those of the paper as far as they could be established. ``--help`` behind a preset lists
+all flags.
 """
 
 import dataclasses

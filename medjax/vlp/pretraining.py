@@ -319,8 +319,8 @@ def say_lengths(corpus: Corpus, system: PretrainingSystem, limit: int) -> None:
     for field in system.tokens if jax.process_index() == 0 else ():
         lengths = corpus.text_lengths(field, most=SAMPLED)
         print(
-            f"{field}s of the train split: 95 % within {np.quantile(lengths, 0.95):.0f}"
-            f" tokens, the longest has {lengths.max()}; text.max-length {limit} cuts "
+            f"{field}, train split: 95 % within {np.quantile(lengths, 0.95):.0f} "
+            f"tokens, the longest has {lengths.max()}; text.max-length {limit} cuts "
             f"{(lengths > limit).mean():.1%}"
         )
 
