@@ -39,8 +39,9 @@ def find_images(given: Sequence[str], channels: int) -> list[tuple[Path, ...]]:
     begun = {stem[:-5] for stem in stems if stem.endswith("_0000")}
     for path, stem in zip(files, stems, strict=True):
         numbered = re.fullmatch(r"(.+)_(\d{4})", stem)
-        channel = numbered is not None and numbered[1] in begun
-        name, number = (numbered[1], int(numbered[2])) if channel else (stem, 0)
+        name, number = stem, 0
+        if numbered is not None and numbered[1] in begun:
+            name, number = numbered[1], int(numbered[2])
         if by.setdefault(name, {}).setdefault(number, path) != path:
             raise DataError(f"images: {by[name][number]} and {path} have one name")
     lacking = [name for name, found in by.items() if len(found) not in (1, channels)]
