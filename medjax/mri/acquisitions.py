@@ -27,7 +27,7 @@ from medjax.mri.acquisition_config import (
 )
 from medjax.mri.cmrxrecon import SeriesFiles, find, read_series, read_slice
 from medjax.mri.fourier import ifft2c
-from medjax.mri.kspace_axes import fully_sampled
+from medjax.mri.kspace_axes import affine_of_slices, fully_sampled
 from medjax.mri.kspace_files import read_kspace, read_maps, read_mask
 from medjax.mri.relaxometry import FRAMES_TO_FIT
 from medjax.mri.scans import TRAINED_ON, TRUTH, Contrast, ScansConfig, phantoms
@@ -125,6 +125,8 @@ def open_data(data: Data) -> list[Pending]:
     """
     if isinstance(data, PhantomData):
         return _phantoms(data)
+    if data.slices is not None and not data.slices:
+        raise ValueError("data.slices is empty, expected one slice at least")
     if isinstance(data, TreeData):
         return _tree(data)
     return [(data.path.name, lambda: _file(data))]
@@ -252,12 +254,15 @@ def _read(
     some = [read_slice(files, index) for index in slices]
     times = [one.times for one in some if one.times is not None]
     labels = [one.labels for one in some if one.labels is not None]
+    affine = some[0].affine
+    if affine is not None:
+        affine = affine_of_slices(affine, [index - slices[0] for index in slices])
     return (
         np.stack([one.kspace for one in some], axis=1),
         np.stack(times) if times else None,
         np.stack(labels) if labels else None,
         some[0].mask,
-        some[0].affine,
+        affine,
     )
 
 

@@ -5,10 +5,11 @@ Axes are named by letters: ``t`` frames, ``d`` slices, ``z`` second phase encodi
 """
 
 import warnings
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Complex
+from jaxtyping import Bool, Complex, Float
 
 from medjax.data import cfl
 from medjax.data.boundary import DataError, finite
@@ -157,6 +158,29 @@ def fully_sampled(measured: Bool[np.ndarray, "_t h _w"]) -> bool:
     )
     inside = frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return bool(inside.all())
+
+
+def affine_of_slices(
+    affine: Float[np.ndarray, "4 4"], slices: Sequence[int]
+) -> Float[np.ndarray, "4 4"] | None:
+    """Where a volume lies of which only some slices are kept.
+
+    Args:
+        affine: Indices ``w h d`` of the whole volume to mm.
+        slices: Those kept, from 0, in their new order; one at least.
+
+    Returns:
+        The affine of the kept ones; None where their steps differ, which no affine can
+        say.
+    """
+    steps = np.diff(slices)
+    if steps.size and (steps[0] == 0 or np.any(steps != steps[0])):
+        return None
+    moved = affine.copy()
+    moved[:3, 3] += slices[0] * affine[:3, 2]
+    if steps.size:
+        moved[:3, 2] *= steps[0]
+    return moved
 
 
 def smallest(mask: Bool[np.ndarray, "t h w"]) -> Bool[np.ndarray, "_t h _w"]:

@@ -25,6 +25,7 @@ from medjax.data import cfl, fastmri_h5, ismrmrd, mat73, npy
 from medjax.data.boundary import DataError, finite
 from medjax.mri.kspace_axes import (
     DEFAULT_AXES,
+    affine_of_slices,
     arrange,
     bart_axes,
     measured_points,
@@ -255,13 +256,15 @@ def _fastmri(path: Path, wanted: Sequence[int] | None) -> KspaceFile:
         reference=np.stack(references).swapaxes(-1, -2) if references else None,
         size=(min(columns, h), min(rows, w)),
         transposed=True,
-        affine=_voxels(slices[0].voxel_mm),
+        affine=_voxels(slices[0].voxel_mm, wanted),
     )
 
 
-def _voxels(sizes: tuple[float, ...] | None) -> Float[np.ndarray, "4 4"] | None:
-    """Voxel sizes in mm without a place."""
-    return None if sizes is None else np.diag([*sizes, 1.0])
+def _voxels(
+    sizes: tuple[float, ...] | None, slices: Sequence[int]
+) -> Float[np.ndarray, "4 4"] | None:
+    """Voxel sizes in mm without a place; slices as far apart as they are chosen."""
+    return None if sizes is None else affine_of_slices(np.diag([*sizes, 1.0]), slices)
 
 
 def _ismrmrd(path: Path, dataset: str, slices: Sequence[int] | None) -> KspaceFile:
@@ -300,8 +303,7 @@ def _about_centre(
     """
     if affine is None:
         return None
-    first = min(slices) if slices else 0
-    start = [-(size[1] // 2), -(size[0] // 2), first - partitions // 2, 1]
+    start = [-(size[1] // 2), -(size[0] // 2), -(partitions // 2), 1]
     moved = affine.copy()
     moved[:3, 3] = affine[:3] @ start
-    return moved
+    return moved if slices is None else affine_of_slices(moved, slices)

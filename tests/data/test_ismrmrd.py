@@ -150,6 +150,9 @@ def test_voxels_lie_where_the_readouts_say(tmp_path, kspace):
     np.testing.assert_allclose(found.affine @ [2, 3, 0, 1], [-5, 20, 7, 1])
     second = read_kspace(tmp_path / "a.h5", slices=(1,))
     np.testing.assert_allclose(second.affine @ [2, 3, 0, 1], [-5, 11, 7, 1])
+    turned = read_kspace(tmp_path / "a.h5", slices=(1, 0))
+    for new, y in enumerate((11, 20)):
+        np.testing.assert_allclose(turned.affine @ [2, 3, new, 1], [-5, y, 7, 1])
     write(tmp_path / "b.h5", every_line(kspace), xml())
     sizes = ismrmrd.read(tmp_path / "b.h5").affine
     np.testing.assert_allclose(sizes, np.diag([50.0, 50.0, 8.0, 1.0]))

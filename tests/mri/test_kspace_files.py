@@ -6,7 +6,7 @@ import pytest
 
 from medjax.data import cfl, mat73
 from medjax.data.boundary import DataError
-from medjax.mri.kspace_axes import fully_sampled
+from medjax.mri.kspace_axes import affine_of_slices, fully_sampled
 from medjax.mri.kspace_files import read_kspace, read_maps
 from medjax.mri.methods import METHODS, reason_against
 
@@ -135,3 +135,17 @@ def test_only_methods_that_calibrate_need_a_centre():
         }
         assert {name for name, reason in found.items() if reason is None} == able
         assert all("no fully sampled centre" in r for r in found.values() if r)
+
+
+@pytest.mark.parametrize("slices", [(2,), (0, 2, 4), (3, 1)])
+def test_kept_slices_lie_where_they_lay(slices):
+    whole = np.random.default_rng(0).normal(size=(4, 4))
+    whole[3] = 0, 0, 0, 1
+    found = affine_of_slices(whole, slices)
+    for new, old in enumerate(slices):
+        np.testing.assert_allclose(found @ [5, 6, new, 1], whole @ [5, 6, old, 1])
+
+
+def test_slices_of_unequal_steps_have_no_affine():
+    assert affine_of_slices(np.eye(4), (0, 1, 3)) is None
+    assert affine_of_slices(np.eye(4), (1, 1)) is None

@@ -16,6 +16,7 @@ from medjax.data import mat73, nifti
 from medjax.data.boundary import DataError, finite
 from medjax.mri.cmrxrecon.layout import SeriesFiles
 from medjax.mri.cmrxrecon.times import read_times
+from medjax.mri.kspace_axes import affine_of_slices
 
 LABELS = {
     "mapping": {1: "lv", 2: "myocardium", 3: "rv"},
@@ -190,7 +191,7 @@ def _read(
         labels=None if labels is None else labels.data[kept],
         patient=files.patient,
         name=files.name,
-        affine=None if labels is None else _from_slice(labels.affine, first),
+        affine=None if labels is None else affine_of_slices(labels.affine, [first]),
     )
 
 
@@ -234,12 +235,3 @@ def _labels(
     for number, meaning in names.items():
         lookup[number] = _ORDER[meaning]
     return dataclasses.replace(volume, data=lookup[labels])
-
-
-def _from_slice(
-    affine: Float[np.ndarray, "4 4"], first: int
-) -> Float[np.ndarray, "4 4"]:
-    """The affine of a volume whose first slices are left out."""
-    moved = affine.copy()
-    moved[:3, 3] += first * affine[:3, 2]
-    return moved
