@@ -11,7 +11,7 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -20,7 +20,8 @@ from medjax.data.boundary import DataError, finite, reading
 from medjax.data.dicom import SHOWING_TAGS, is_dicom, number, settled_kind
 
 WHAT = "DICOM image"
-TIMES = {"t1": "InversionTime", "t2": "EchoTime"}
+Contrast = Literal["t1", "t2"]
+TIMES: dict[Contrast, str] = {"t1": "InversionTime", "t2": "EchoTime"}
 """The tag that tells the frames of a series apart, in ms."""
 PLACE_TAGS = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
 TAGS = [
@@ -40,15 +41,15 @@ class ImageSeries:
 
     Attributes:
         signal: float32 modality values; rows are ``y``.
-        times: ms, one per frame, rising; all zero where files say nothing.
-        contrast: ``"t1"`` or ``"t2"``, by the tag that varies; None where none does.
+        times: ms, one per frame, rising; None where files say nothing.
+        contrast: what was asked for, else by the tag that varies; None where none does.
         affine: indices ``x y d`` to mm (right, anterior, superior), None if not known.
         left_out: images of another kind among the files.
     """
 
     signal: Float[np.ndarray, "t d y x"]
-    times: Float[np.ndarray, " t"]
-    contrast: str | None
+    times: Float[np.ndarray, " t"] | None
+    contrast: Contrast | None
     affine: Float[np.ndarray, "4 4"] | None
     left_out: int
 
@@ -57,19 +58,22 @@ class ImageSeries:
 class _Image:
     path: Path
     pixels: Float[np.ndarray, "y x"]
-    times: dict[str, float]
+    times: dict[Contrast, float]
     kind: str
     instance: float
     place: dict[str, np.ndarray]
     thickness: float | None
 
 
-def read_series(paths: Sequence[Path], *, contrast: str | None = None) -> ImageSeries:
+def read_series(
+    paths: Sequence[Path], *, contrast: Contrast | None = None
+) -> ImageSeries:
     """Reads files of one series.
 
     Args:
-        paths: Files, in any order.
-        contrast: ``"t1"`` or ``"t2"``; None takes the tag that varies.
+        paths: Files, in any order. Those without times are frames in the order of
+            their instance numbers, and of their names where these say nothing.
+        contrast: What to take the times of; None takes the tag that varies.
 
     Raises:
         FileNotFoundError: For a missing file.
@@ -85,12 +89,13 @@ def read_series(paths: Sequence[Path], *, contrast: str | None = None) -> ImageS
             f"{kept[0].path.parent}: images of sizes {sorted(shapes)}, expected one"
         )
     contrast = contrast or _contrast(kept)
-    if contrast is not None and any(contrast not in one.times for one in kept):
+    timed = [one for one in kept if contrast is not None and contrast in one.times]
+    if contrast is not None and 0 < len(timed) < len(kept):
         lacks = next(one.path for one in kept if contrast not in one.times)
-        raise DataError(f"{lacks}: no {TIMES[contrast]}: give the times")
+        raise DataError(f"{lacks}: no {TIMES[contrast]}, others of its series have one")
 
     def time(one: _Image) -> float:
-        return 0.0 if contrast is None else one.times[contrast]
+        return one.times[contrast] if contrast is not None and timed else 0.0
 
     slices = _by_place(kept)
     for stack in slices:
@@ -104,7 +109,11 @@ def read_series(paths: Sequence[Path], *, contrast: str | None = None) -> ImageS
             )
     signal = np.stack([[one.pixels for one in stack] for stack in slices], axis=1)
     return ImageSeries(
-        signal, times, contrast, _affine(slices), len(images) - len(kept)
+        signal=signal,
+        times=times if timed else None,
+        contrast=contrast,
+        affine=_affine(slices),
+        left_out=len(images) - len(kept),
     )
 
 
@@ -170,7 +179,7 @@ def _of_one_kind(images: Sequence[_Image]) -> list[_Image]:
     return magnitudes or list(images)
 
 
-def _contrast(images: Sequence[_Image]) -> str | None:
+def _contrast(images: Sequence[_Image]) -> Contrast | None:
     """The one whose time varies."""
     varying = [
         name for name in TIMES if len({one.times.get(name) for one in images}) > 1

@@ -21,7 +21,7 @@ from medjax.data.boundary import DataError
 from medjax.mri.relaxometry import FRAMES_TO_FIT
 from medjax.mri.scans import Contrast
 
-TIMES = {"inversion_times": "t1", "echo_times": "t2"}
+TIMES: dict[str, Contrast] = {"inversion_times": "t1", "echo_times": "t2"}
 """What an npz calls its times, and what they are of."""
 
 
@@ -57,7 +57,7 @@ def read_images(
         paths: A folder, or files of one kind.
         contrast: T1 or T2; None: as the files say.
         times: ms, one per frame, in the order of frames (of DICOM files without times,
-            in the order of their names). In place of what the files say.
+            in the order of instance numbers and names). In place of what the files say.
 
     Returns:
         The series.
@@ -120,16 +120,7 @@ def _dicom(paths: Sequence[Path], contrast: Contrast | None, where: Path) -> Fou
     about = f"{where}: DICOM, {t} frames of {d} slices, {h} x {w}"
     if found.left_out:
         about += f"; {found.left_out} images of another kind left out"
-    known: Contrast | None = None
-    for name in get_args(Contrast):
-        known = name if found.contrast == name else known
-    return (
-        found.signal,
-        None if known is None else found.times,
-        known,
-        found.affine,
-        about,
-    )
+    return found.signal, found.times, found.contrast, found.affine, about
 
 
 def _nifti(paths: Sequence[Path]) -> Found:
@@ -171,7 +162,7 @@ def _npz(path: Path) -> Found:
     for name, kind in TIMES.items():
         if name in arrays:
             times = np.asarray(arrays[name], np.float32).ravel()
-            contrast = next(c for c in get_args(Contrast) if c == kind)
+            contrast = kind
     affine = arrays.get("affine")
     if affine is not None and affine.shape != (4, 4):
         raise DataError(f"{path}: 'affine' has shape {affine.shape}, expected (4, 4)")

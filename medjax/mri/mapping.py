@@ -26,6 +26,7 @@ from medjax.mri.relaxometry import (
 )
 from medjax.mri.relaxometry.plausibility import masked
 from medjax.mri.scans import Contrast
+from medjax.mri.writing import listed
 from medjax.report.run import save_evaluation
 
 Model = Literal[
@@ -227,9 +228,6 @@ def map_images(paths: list[Path], config: MapConfig, folder: Path) -> dict[str, 
         print(f"  {count / every:7.2%} {label} ({count} pixels)")
     if inside.size:
         print(f"{name} of the rest: median {middle:.4g} ms ({low:.4g} to {high:.4g})")
-    where = "" if series.affine is not None else " (no geometry known: voxels of 1 mm)"
-    print(f"written, {len(written)} files:{where}")
-    for path in written:
-        print(f"  {path}")
+    print(listed(written, geometry=series.affine is not None, kind="nifti"))
     print(f"report: {page.resolve()}")
     return results

@@ -88,6 +88,17 @@ def test_a_dicom_series_needs_no_flags(signal, tmp_path, capsys):
     assert "standard error" in page and "Signal of the pixel" in page
 
 
+def test_dicom_without_times_takes_those_that_are_given(signal, tmp_path, capsys):
+    """Frames are in the order of their instance numbers."""
+    folder = write_dicom(
+        tmp_path / "scan", signal, tag="InstanceNumber", times=(1, 2, 3, 4)
+    )
+    run(tmp_path / "maps", folder, "--contrast", "t2", "--times", *ECHOES)
+    check(tmp_path / "maps", AFFINE)
+    without = (folder, "--contrast", "t2", "--out", tmp_path / "none")
+    assert "scan has none, give one for each frame" in refusal(capsys, *without)
+
+
 def test_nifti_with_times_and_npz_give_the_same_map(signal, tmp_path):
     turned = np.ascontiguousarray(signal.transpose(3, 2, 1, 0))
     nifti.write(tmp_path / "s.nii.gz", turned, affine=AFFINE)
@@ -104,7 +115,7 @@ def test_nifti_with_times_and_npz_give_the_same_map(signal, tmp_path):
     assert found["pixels"] == {"plausible": 336, "no signal": 48}
 
 
-def test_the_real_phantom_of_eight_inversion_times(shared_data, tmp_path):
+def test_the_digital_phantom_of_eight_inversion_times(shared_data, tmp_path):
     """Medians at the nominal values; its air is zero, so that no noise is known."""
     pytest.importorskip("pydicom", reason="reads DICOM (extra: medical)")
     folder = shared_data / "mri" / "tomato" / "dicomT1" / "raw"
