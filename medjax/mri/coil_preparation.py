@@ -126,11 +126,11 @@ def prepare_coils(
                 f"coils.noise: of {len(covariance)} coils, the series "
                 f"{acquisition.name} has {coils}"
             )
-        root = jnp.asarray(covariance)
+        noise = jnp.asarray(covariance)
         acquisition = dataclasses.replace(
             acquisition,
-            kspace=_each(lambda k: whiten(k, root), acquisition.kspace),
-            maps=_unit(lambda m: whiten(m, root), acquisition.maps),
+            kspace=_each(lambda k: whiten(k, noise), acquisition.kspace),
+            maps=_unit(lambda m: whiten(m, noise), acquisition.maps),
         )
     virtual = config.compress
     if virtual is None:
@@ -143,7 +143,10 @@ def prepare_coils(
     acquisition = dataclasses.replace(acquisition, reference=reference_of(acquisition))
     every = jnp.asarray(acquisition.kspace)  # what was not measured adds nothing
     if config.compression == "geometric":
-        if acquisition.measured.shape[-1] > 1:
+        if acquisition.pattern is not None:
+            config.check(acquisition.pattern)
+        given = [] if acquisition.mask is None else [acquisition.mask[1]]
+        if any(mask.shape[-1] > 1 for mask in (acquisition.measured, *given)):
             raise ValueError(
                 "coils.compression: geometric needs whole lines, of "
                 f"{acquisition.name} points are sampled"

@@ -168,8 +168,7 @@ def test_maps_in_two_sets_are_used_by_cg_sense_and_refused_by_others(
     maps = np.asarray(smooth_maps(h=H, w=W))
     both = np.stack([maps, np.roll(maps, H // 2, axis=1)], axis=-1)
     cfl.write(tmp_path / "sens", both.transpose(2, 1, 0, 3)[:, :, None])
-    one = cfl.write(tmp_path / "one", both[..., :1].transpose(2, 1, 0, 3)[:, :, None])
-    assert one is None
+    cfl.write(tmp_path / "one", both[..., :1].transpose(2, 1, 0, 3)[:, :, None])
     some = ("--methods", "cg_sense", "wavelet", "--mask.acceleration", "2")
     given = (*some, "--mask.acs", "8", "--classical.cg-lam", "1e-4", "--data.maps")
     found = run(path, tmp_path, *given, tmp_path / "sens.cfl")
@@ -232,3 +231,11 @@ def test_what_does_not_fit_the_coils_is_said(path, tmp_path, capsys):
     assert "covariance (c, c) or samples" in said("--coils.noise", tmp_path / "one.npy")
     points = ("--mask.pattern", "variable_density", "--coils.compression", "geometric")
     assert "needs masks of whole lines" in said(*points, "--coils.compress", "2")
+    points = ("--coils.compression", "geometric", "--coils.compress", "2")
+    points += ("--data.mask",)
+    assert "pattern is variable_density" in said(*points, "variable_density")
+    scattered = np.random.default_rng(0).random((H, W)) < 0.5
+    np.save(tmp_path / "scattered.npy", scattered)
+    assert "needs whole lines" in said(*points, tmp_path / "scattered.npy")
+    with pytest.raises(ValueError, match=r"data\.slices is empty"):
+        open_data(FileData(path, slices=()))
