@@ -72,11 +72,12 @@ def from_torch(
             misshapen.append(f"{original}: {tensor.shape} for {path} {shape}")
             continue
         if place is not None:
+            if place >= like.shape[0]:
+                misshapen.append(f"{original}: one more than {path} {like.shape}")
+                continue
             found = parts.setdefault(path, {})
             found[place] = tensor
-            if sorted(found) != list(range(like.shape[0])):
-                if place >= like.shape[0]:
-                    misshapen.append(f"{original}: one more than {path} {like.shape}")
+            if len(found) < like.shape[0]:
                 continue
             tensor = np.stack([found[i] for i in range(like.shape[0])])
         value = np.ascontiguousarray(tensor.astype(like.dtype))
@@ -84,7 +85,11 @@ def from_torch(
     missing = sorted(set(wanted) - set(filled)) if not misshapen else []
     problems = {
         "no place for": unexpected,
-        "nothing for": [(table.to_torch(p) or ([p],))[0][0] for p in missing],
+        "nothing for": [
+            name
+            for path in missing
+            for name in _lacking(table, path, wanted[path], parts.get(path, {}))
+        ],
         "another shape in": misshapen,
     }
     if any(problems.values()):
@@ -161,6 +166,14 @@ def _table(network: Network | Table) -> tuple[Table, str]:
     if isinstance(network, Table):
         return network, network.name
     return TABLES[network], network
+
+
+def _lacking(
+    table: Table, path: str, like: Any, found: Mapping[int, np.ndarray]
+) -> list[str]:
+    """PyTorch's names of one of our paths, without the places that were found."""
+    names = (table.to_torch(path, *like.shape[:1]) or ([path],))[0]
+    return [name for place, name in enumerate(names) if place not in found]
 
 
 def _wrapper(names: list[str]) -> str:

@@ -66,6 +66,11 @@ def test_varnet_equals_the_published_module(golden, tmp_path):
     assert back.keys() == published.keys()
     for name, tensor in published.items():
         np.testing.assert_array_equal(back[name], tensor, err_msg=name)
+    missing = "cascades.1.model.unet.conv.layers.0.weight"
+    del back[missing]
+    save_file(back, tmp_path / "varnet.safetensors")
+    with pytest.raises(ValueError, match=f"nothing for .*{missing}"):
+        read_published(tmp_path / "varnet.safetensors")
 
 
 def test_ssim_loss_equals_the_published_one(golden):
