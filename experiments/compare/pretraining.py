@@ -24,6 +24,7 @@ import numpy as np
 import tyro
 
 from experiments import convirt, imitate, mflag
+from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
     cell,
     conclude,
@@ -265,23 +266,16 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def table(results: Mapping[str, Any]) -> str:
     """The summary in Markdown, and what training is worth."""
     names = [name for name in results["summary"][0] if name not in ("system", "seeds")]
-    lines = [
-        "| system | " + " | ".join(names) + " |",
-        "|---" * (len(names) + 1) + "|",
-    ]
-    for entry in results["summary"]:
-        cells = [ARMS[entry["system"]][0], *(cell(entry[name]) for name in names)]
-        lines.append("| " + " | ".join(cells) + " |")
+    parts = [("system", cell, results["summary"])]
     if results["differences"]:
-        lines += [
-            "",
-            "| minus random weights | " + " | ".join(names) + " |",
-            "|---" * (len(names) + 1) + "|",
-        ]
-    for entry in results["differences"]:
-        cells = [ARMS[entry["system"]][0], *(interval(entry[n]) for n in names)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        parts.append(("minus random weights", interval, results["differences"]))
+    return "\n\n".join(
+        markdown(
+            [about, *names],
+            [[ARMS[e["system"]][0], *(tell(e[n]) for n in names)] for e in entries],
+        )
+        for about, tell, entries in parts
+    )
 
 
 @ends_in_words

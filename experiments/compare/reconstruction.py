@@ -27,6 +27,7 @@ import jax
 import numpy as np
 import tyro
 
+from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
     cell,
     conclude,
@@ -339,13 +340,12 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def table(results: Mapping[str, Any]) -> str:
     """The summary in Markdown, one table per series; map errors in ms."""
-    lines = []
+    tables = []
     for contrast in dict.fromkeys(entry["series"] for entry in results["summary"]):
         heads = ["R", "method", "SSIM", "PSNR (dB)", "NMSE"]
         heads += [
             f"{contrast.upper()} {name.replace('_', ' vs ')}" for name in MAP_SCORES
         ]
-        lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         entries = [e for e in results["summary"] if e["series"] == contrast]
         gains = [
             {**d, "method": "*attention: paired difference*"}
@@ -357,15 +357,15 @@ def table(results: Mapping[str, Any]) -> str:
             entries + gains,
             key=lambda e: (e["acceleration"], order.index(e["method"])),
         )
+        rows = []
         for entry in both:
             method = entry["method"]
             label = ARMS[method][0] if method in ARMS else method
             tell = interval if method.startswith("*") else cell
             scores = (tell(entry[name], places=n) for name, n in SCORES.items())
-            cells = [str(entry["acceleration"]), label, *scores]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines).rstrip()
+            rows.append([str(entry["acceleration"]), label, *scores])
+        tables.append(markdown(heads, rows))
+    return "\n\n".join(tables)
 
 
 @ends_in_words

@@ -5,7 +5,7 @@ eight host devices, at two learning rates, from the same weights and on the same
 batches, and compares the losses step by step with those of one device. Sums over a
 batch that is split are rounded in another order; what follows from that is training's
 doing, not the devices'. ``--publish`` writes
-``experiments/results/compare_rounding.json`` and the table of its page.
+``experiments/results/compare_rounding.json``, which no page shows yet.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import jax
 import tyro
 
 from experiments import imitate
+from experiments.bench.tables import markdown
 from experiments.compare.publishing import conclude
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.train.ending import ends_in_words
@@ -50,7 +51,7 @@ class Rounding:
     workdir: Path = Path("runs/compare-rounding")
     """One folder per run in it; the same command goes on."""
     publish: bool = False
-    """Write the committed results and the table of their page as well."""
+    """Write the committed results as well."""
     launch: LaunchConfig = LaunchConfig(cpu_devices=8)
     """How this process starts."""
 
@@ -135,11 +136,11 @@ def table(results: Mapping[str, Any]) -> str:
     """The differences in Markdown, a row per step."""
     columns = apart(results)
     heads = [f"{devices} devices, rate {rate:g}" for rate, devices in columns]
-    lines = ["| step | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for step, values in enumerate(zip(*columns.values(), strict=True), 1):
-        cells = [str(step), *(f"{value:.1e}" for value in values)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [
+        [str(step), *(f"{value:.1e}" for value in values)]
+        for step, values in enumerate(zip(*columns.values(), strict=True), 1)
+    ]
+    return markdown(["step", *heads], rows)
 
 
 @ends_in_words

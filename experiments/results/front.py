@@ -44,12 +44,18 @@ def mri(reconstruction: Result) -> str:
 
 
 def speed(
-    trained: Result, frozen: Result, unrolled: Result, maps: Result, reading: Result
+    trained: Result,
+    compiled: Result,
+    frozen: Result,
+    unrolled: Result,
+    maps: Result,
+    reading: Result,
 ) -> str:
-    """How many times faster ours is than its best peer, by part."""
+    """How many times faster ours is than the best peer of each run, by part."""
     rows = []
     for about, result in {
         "training step, both towers trained": trained,
+        "the same, beside `torch.compile`": compiled,
         "training step, report tower frozen": frozen,
         "training step of VarNet": unrolled,
     }.items():

@@ -50,7 +50,7 @@ TABLES: Mapping[str, Table] = {
     "front_vlp": Table(FRONT, (PRETRAINING,), front.vlp),
     "front_mri": Table(FRONT, (RECONSTRUCTION,), front.mri),
     "front_speed": Table(
-        FRONT, (STEPS[0], STEPS[1], UNROLLED, MAPS, INPUT), front.speed
+        FRONT, (STEPS[0], STEPS[2], STEPS[1], UNROLLED, MAPS, INPUT), front.speed
     ),
 }
 
