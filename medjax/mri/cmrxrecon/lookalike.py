@@ -53,7 +53,7 @@ def fabricate(
 
     Args:
         root: where; need not exist.
-        edition: 2023 (multi- and single-coil, all accelerations, times, segmentations)
+        edition: 2023 (multi- and single-coil, all accelerations, times, segmentations),
             2024 (multi-coil, ``Uniform`` and k-t masks in folders of their own), or
             2025 (the same by centre and scanner, without times).
         patients: how many, P001 on.

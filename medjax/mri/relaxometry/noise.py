@@ -113,8 +113,8 @@ def estimate_sigma(signal: Float[np.ndarray, "t *space h w"]) -> float:
     """Noise of magnitude images, from the air in their corners.
 
     Args:
-        signal: A series; the corners, an eighth of each side, are taken to hold no
-            object in its darkest frame.
+        signal: A series; its corners, an eighth of each side, are taken to hold no
+            object in any frame, or those as quiet as the quietest where some do.
 
     Returns:
         Sigma of the real and the imaginary part.
