@@ -8,34 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax.nn.resnet import RESNETS, ResNet, ResNetConfig
+from medjax.nn.resnet import RESNETS, ResNet
 from medjax.weights import from_torch, to_torch
 from tests.golden import towers
 from tests.nn.agreement import close
+from tests.nn.small_resnets import SMALL, evaluated, images, trained
 from tests.nn.variables import random_variables
-
-SMALL = {
-    "basic": ResNetConfig(blocks=(1, 2, 1, 1), bottleneck=False, width=4),
-    "small stem": ResNetConfig((1, 1, 1, 1), bottleneck=False, width=4, stem="small"),
-}
 
 
 @pytest.fixture(scope="module")
 def golden():
     return towers.stored("resnet")
-
-
-def images(size, batch=3, seed=0):
-    shape = (batch, *size, 3)
-    return jax.random.normal(jax.random.key(seed), shape)
-
-
-def trained(net, variables, x):
-    return net.apply(variables, x, train=True, mutable=["batch_stats"])
-
-
-def evaluated(config, variables, x):
-    return jax.jit(ResNet(config).apply)(variables, x)
 
 
 def imported(golden, kind):

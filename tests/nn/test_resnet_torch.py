@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from medjax.nn.resnet import RESNETS, ResNet, ResNetConfig
+from medjax.nn.resnet import RESNETS, ResNet
 from medjax.weights import from_torch, to_torch
+from tests.nn.small_resnets import SMALL, evaluated, images, trained
 from tests.nn.variables import random_variables
 
 torch = pytest.importorskip("torch", reason="parity needs PyTorch (extra: parity)")
@@ -23,25 +24,6 @@ from tests.nn.torch_parity import (  # noqa: E402
     state,
 )
 from tests.nn.torch_resnet import TorchResNet  # noqa: E402
-
-SMALL = {
-    "basic": ResNetConfig(blocks=(1, 2, 1, 1), bottleneck=False, width=4),
-    "bottleneck": ResNetConfig(blocks=(1, 1, 1, 1), width=4),
-    "small stem": ResNetConfig((1, 1, 1, 1), bottleneck=False, width=4, stem="small"),
-}
-
-
-def images(size, batch=3, seed=0):
-    shape = (batch, *size, 3)
-    return jax.random.normal(jax.random.key(seed), shape)
-
-
-def trained(net, variables, x):
-    return net.apply(variables, x, train=True, mutable=["batch_stats"])
-
-
-def evaluated(config, variables, x):
-    return jax.jit(ResNet(config).apply)(variables, x)
 
 
 def imported(config, torch_net):
