@@ -237,7 +237,9 @@ def evaluate(
         "people": {"train": len(anatomies.train), "test": len(anatomies.test)},
         "conditions_filled": dict(anatomies.filled),
         "completion": completion_scores(completed, test["labels"], spacing),
-        "ef_floor": EJECTION_DEVIATION if config.data.format == "phantom" else None,
+        "ef_deviation": (
+            EJECTION_DEVIATION if config.data.format == "phantom" else None
+        ),
         "generation": beside_controls(real["test"], groups, FEATURES),
         "adherence": adherence(everyone, (asked, groups[NAME])),
         "spread": spreads(everyone, (asked, groups[NAME])),

@@ -4,9 +4,12 @@ Means of volume and mass by sex and ejection fractions are those of healthy peop
 the UK Biobank (Petersen et al. 2017, J Cardiovasc Magn Reson 19:18): 53 and 42 g/m^2 of
 myocardium, ejection fractions of 58 and 61 %. How they change with age and blood
 pressure, and all deviations, are ours, so they are the truth that generated anatomy is
-judged by. The ejection fraction is independent of a heart's shape once the sex is
-known: from one frame nobody can tell it better than to its deviation,
-:data:`EJECTION_DEVIATION`.
+judged by. The ejection fraction is drawn by the sex alone, with a deviation of
+:data:`EJECTION_DEVIATION`, so one frame tells hardly more of it than that. Not nothing:
+a right ventricle that could not hold the stroke volume is made larger
+(:data:`LARGEST_RV_EJECTION`), in some 3 % of men and 9 % of women, and then the sizes
+of both ventricles tell how much is ejected. Over some tens of people an error may lie
+below the deviation by chance as well.
 """
 
 import math
@@ -21,6 +24,7 @@ CONDITIONS = ("age", "sex", "height", "weight", "blood_pressure")
 EJECTION_DEVIATION = 4.0
 """Standard deviation of the ejection fraction given the sex, percentage points."""
 LARGEST_RV_EJECTION = 0.7
+"""Share of its volume that the right ventricle ejects at most."""
 
 
 class Person(NamedTuple):

@@ -54,9 +54,11 @@ def test_a_run_ends_with_scores_beside_controls_and_a_page(finished):
     assert rows["first frame repeated"]["ef_mae"] > 20
     groups = {row["group"] for row in kept["generation"]}
     assert {"CHeart", "floor", "copy", "unconditional"} <= groups
-    assert kept["ef_floor"] == 4.0 and results["people"] == {"train": 8, "test": 4}
+    assert kept["ef_deviation"] == 4.0 and results["people"] == {"train": 8, "test": 4}
     page = (folder / "report.html").read_text()
-    assert "age sweep" in page or "Generation" in page
+    assert "phantoms of one sex deviate by 4" in page and "no method can" not in page
+    # Few steps may draw hearts without a left ventricle, which have no sweep.
+    assert "age sweep" in page or not any(kept["age_slope"].values())
     assert page.count("<img") >= 7 and "data:image/webp" in page and "://" not in page
 
 

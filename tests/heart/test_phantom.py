@@ -10,6 +10,7 @@ from medjax.heart.phantom_mesh import SURFACES, moving_mesh
 from medjax.heart.population import (
     CONDITIONS,
     EJECTION_DEVIATION,
+    LARGEST_RV_EJECTION,
     person,
     surface_area,
 )
@@ -189,6 +190,12 @@ def test_people_follow_their_numbers_and_the_population_its_means():
         error = EJECTION_DEVIATION / math.sqrt(chosen.sum())
         assert ejection[chosen].mean() == pytest.approx(fraction, abs=3 * error)
         assert mass[chosen].mean() == pytest.approx(muscle, abs=3)
+    # Of some the right ventricle had to hold the stroke, and tells the fraction.
+    right = np.array([p.heart.rv_ejection_fraction for p in people])
+    told = np.isclose(right, LARGEST_RV_EJECTION)
+    assert 0.01 < told.mean() < 0.15
+    ratio = np.array([p.heart.rv_volume / p.heart.volume for p in people])
+    np.testing.assert_allclose(ejection[told], 70 * ratio[told])
     infarcts = np.mean([p.heart.infarct > 0 for p in people])
     assert 0.1 < infarcts < 0.3
     assert max(p.heart.rv_ejection_fraction for p in people) <= 0.7 + 1e-9
