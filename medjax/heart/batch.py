@@ -1,7 +1,11 @@
 """What one batch of moving hearts is: names, axes and units, the same for all systems.
 
-Data sets make these dictionaries of NumPy arrays, always of one shape, and systems read
-them; what a system does not read may be missing. A batch has ``b`` examples; each is
+This is what the motion systems (:mod:`medjax.heart.deepmesh`,
+:mod:`medjax.heart.graph_motion`) read: dictionaries of NumPy arrays, always of one
+shape; what a system does not read may be missing. No data set of this room makes them
+yet, so no experiment trains those systems. A phantom's scan
+(:mod:`medjax.heart.scanning`) has images, labels and planes as they are asked for here,
+and its mesh the vertices; contours nobody draws yet. A batch has ``b`` examples; each is
 one subject at two times, end-diastole (ED) and some frame ``t``, in this order on the
 axis ``2``. Planes are the ``d`` short-axis slices, from apex to base, then the ``v``
 long-axis views (2CH, 4CH): ``p = d + v``.

@@ -13,12 +13,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from medjax.heart import losses, slicing
-from medjax.heart.coarsen import wall_pairs
-from medjax.heart.meshes import Points, Topology
+from medjax.heart.meshes import Topology
 from medjax.nn.graph import Table
 
 Supervision = Literal["contours", "meshes", "both"]
@@ -167,15 +165,3 @@ def weigh(terms: dict[str, Array], config: LossConfig) -> Array:
     return jnp.sum(
         jnp.stack([getattr(config, name) * terms[name] for name in known]), axis=0
     )
-
-
-def pairs_of(topology: Topology, vertices: Points) -> Table | None:
-    """Vertices across the wall of a mesh that has one.
-
-    Args:
-        topology: with or without surfaces ``endo`` and ``epi``.
-        vertices: of the reference shape, mm.
-    """
-    if not {"endo", "epi"} <= set(topology.names):
-        return None
-    return Table.of(wall_pairs(topology, np.asarray(vertices)), topology.count)

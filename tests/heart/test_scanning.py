@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from medjax.data.volumes import Grid
-from medjax.heart import phantom
+from medjax.heart import phantom, slicing
 from medjax.heart.appearance import LABELS, draw_texture, heart_labels, seen_at
+from medjax.heart.batch import check
+from medjax.heart.meshes import Topology
+from medjax.heart.phantom_mesh import SURFACES, moving_mesh
 from medjax.heart.scanning import ScanConfig, scan
 
 TIMES = np.array([0.0, 0.35])
@@ -73,6 +76,45 @@ def test_headers_say_where_slices_were_planned(heart, taken):
     rotation = taken.pose.rotation
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(rotation) == pytest.approx(1)
+
+
+def test_a_scan_and_its_mesh_are_a_batch_of_the_motion_systems(heart, taken):
+    """Of one world: the mesh, cut by the planes that were hit, covers the labels."""
+    mesh = moving_mesh(heart, CONFIG.times[[0, 1]], (32, 24))
+    topology = Topology.of(mesh.faces, len(mesh.surface), mesh.surface, SURFACES)
+    placed = taken.pose.place(mesh.vertices).astype(np.float32)
+    planes = taken.taken.steps(CONFIG.spacing).astype(np.float32)
+    images, labels, d = taken.images[:2], taken.labels[:2], CONFIG.slices
+    batch = {
+        "sax": images[None, :, :d],
+        "lax": images[None, :, d:],
+        "planes": planes[None],
+        "plane_mask": np.ones((1, d + 2), np.float32),
+        "time": CONFIG.times[1:2].astype(np.float32),
+        "vertices_ed": placed[:1],
+        "vertices_t": placed[1:],
+        "labels": labels[None],
+    }
+    sizes = check(batch, list(batch))
+    assert (sizes["d"], sizes["v"], sizes["p"]) == (5, 2, 7)
+    # Short-axis slices go from the apex to the base, which is above.
+    up = taken.pose.rotation[:, 2]
+    assert (np.diff(planes[:d, 0] @ up) > 10).all()
+
+    @jax.jit
+    def cut(vertices):
+        found, limits = slicing.coverage(
+            vertices, topology, jnp.asarray(planes), (32, 32), size=384, reach=8
+        )
+        return slicing.regions(found, topology), limits
+
+    for vertices, truth in zip(placed, labels, strict=True):
+        shares, limits = cut(jnp.asarray(vertices))
+        slicing.check(limits, size=384, reach=8)
+        for i, code in enumerate(LABELS.values()):
+            one, other = np.asarray(shares[..., i]) > 0.5, truth == code
+            dice = 2 * (one & other).sum() / (one.sum() + other.sum())
+            assert dice > 0.85, (i, dice)
 
 
 def test_long_axis_views_cut_both_walls_and_one_of_them_the_right_heart(heart, taken):
