@@ -30,7 +30,7 @@ from medjax.data import meshes, nifti
 from medjax.data.boundary import DataError
 from medjax.heart.clinical import Diastole, function, label_volumes, mesh_volumes
 from medjax.heart.datasets import canonical
-from medjax.heart.meshes import Topology, in_millimetres, oriented
+from medjax.heart.meshes import Topology, in_millimetres, oriented, volumes
 from medjax.heart.phantom_mesh import SURFACES
 from medjax.train.ending import ends_in_words
 
@@ -141,8 +141,6 @@ def measure(config: Measure) -> int:
         else:
             vertices, topology = opened(path, config.scale)
             if topology.names == ("mesh",):
-                from medjax.heart.meshes import volumes
-
                 inside = volumes(vertices, topology, close=True)["mesh"] / 1e3
                 print("  enclosed, mL: " + " ".join(f"{v:.1f}" for v in inside))
                 continue
@@ -275,8 +273,10 @@ def export(config: Export) -> int:
     from medjax.heart.exporting import DeepMeshExport, export_cheart, export_deepmesh
     from medjax.heart.population import person
 
-    if config.people < 3:
-        raise ValueError(f"people is {config.people}, expected 3 at least")
+    # CHeart's folder has three parts, none of them empty.
+    least = {"deepmesh": 1, "cheart": 3}[config.layout]
+    if config.people < least:
+        raise ValueError(f"people is {config.people}, expected {least} at least")
     everyone = [person(config.seed, i) for i in range(config.people)]
     if config.layout == "deepmesh":
         for i, one in enumerate(everyone):

@@ -5,10 +5,11 @@ This is what the motion systems (:mod:`medjax.heart.deepmesh`,
 shape; what a system does not read may be missing. No data set of this room makes them
 yet, so no experiment trains those systems. A phantom's scan
 (:mod:`medjax.heart.scanning`) has images, labels and planes as they are asked for here,
-and its mesh the vertices; contours nobody draws yet. A batch has ``b`` examples; each is
-one subject at two times, end-diastole (ED) and some frame ``t``, in this order on the
-axis ``2``. Planes are the ``d`` short-axis slices, from apex to base, then the ``v``
-long-axis views (2CH, 4CH): ``p = d + v``.
+and its mesh the vertices; contours nobody draws yet.
+
+A batch has ``b`` examples; each is one subject at two times, end-diastole (ED) and some
+frame ``t``, in this order on the axis ``2``. Planes are the ``d`` short-axis slices,
+from apex to base, then the ``v`` long-axis views (2CH, 4CH): ``p = d + v``.
 
 ==================== ============= =====================================================
 name                 axes          meaning

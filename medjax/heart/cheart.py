@@ -15,10 +15,12 @@ they change what is learned: every frame is normalised by a batch norm of its ow
 statistics, though all frames share one running average; and ``z`` of the first frame is
 unbounded while that of all others is an LSTM's output in (-1, 1). A layer of 270,336
 parameters that is never called is left out. KL is the *mean* over latent dimensions
-with weight 0.01, which hardly ties the posterior to the prior.
+with weight 0.01, which hardly ties the posterior to the prior. In two things no preset
+follows the code: cycles are completed with the posterior's mean, where it draws, and
+the number of frames is free, where it has 20.
 
-``paper`` completes with the posterior's mean, standardises the conditions with
-statistics of the training set, and takes any number of frames. ``improved`` has a prior
+``paper`` normalises all frames together, and its run standardises the conditions with
+statistics of the training set. ``improved`` has a prior
 that depends on the conditions, KL summed over dimensions with a warm-up and free bits,
 soft Dice beside cross-entropy, group norm, and frames that attend to the latent instead
 of an LSTM; ``decode="flow"`` moves the decoded first frame instead of drawing each.

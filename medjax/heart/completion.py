@@ -9,6 +9,7 @@ regression with a normal residual draws too.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from medjax.metrics.distance import signed_distance
 
 REACH = 12.0
 """Distances are cut at so many mm: far from a wall they say nothing."""
+ROOM = 8 * 2**30
+"""Bytes of distance maps, and their copies, that a shape space may be made of."""
 Sequences = Integer[np.ndarray, "n t d h w"]
 Firsts = Integer[np.ndarray, "n d h w"]
 Conditions = Float[np.ndarray, "_ c"]
@@ -115,6 +118,12 @@ class ShapeSpace:
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
 
+    @staticmethod
+    def affordable(shape: Sequence[int]) -> bool:
+        """Whether distance maps of label maps of this shape, ``n t d h w``, fit into
+        :data:`ROOM`: those of hundreds of people at the published size do not."""
+        return 2 * 4 * len(LABELS) * math.prod(shape) <= ROOM
+
     @classmethod
     def fit(
         cls,
@@ -132,7 +141,8 @@ class ShapeSpace:
             conditions: of the same people.
             spacing: of voxels, mm.
             components: at most so many; fewer than there are people.
-            ridge: penalty of a regression on standardised inputs, times people.
+            ridge: penalty of the regression, times people, on standardised conditions
+                and on scores in deviations of the largest one.
         """
         shape, spacing = labels.shape[1:], tuple(map(float, spacing))
         maps = np.stack([distance_maps(one, spacing) for one in labels])

@@ -94,9 +94,13 @@ def open_anatomies(config: AnatomyConfig) -> Anatomies:
         DataError: where a tree is at fault.
         ValueError: for counts or sizes that are impossible, or a tree without a root.
     """
-    for name in ("frames", "people", "test_people", "batch_size"):
-        if (found := getattr(config, name)) < 1:
-            raise ValueError(f"data.{name} is {found}, expected 1 at least")
+    least = {"frames": 2, "people": 1, "test_people": 1, "batch_size": 1}
+    for name, few in least.items():
+        if (found := getattr(config, name)) < few:
+            raise ValueError(f"data.{name} is {found}, expected {few} at least")
+    if config.seed < 0:
+        # Population -1 + 1 would be the held-out one.
+        raise ValueError(f"data.seed is {config.seed}, expected 0 at least")
     if min(*config.shape, *config.spacing) <= 0:
         raise ValueError(
             f"data.shape {config.shape} and data.spacing {config.spacing}: expected "
@@ -163,8 +167,12 @@ def _cheart(config: AnatomyConfig) -> list[list[Person]]:
                 f"{one.labels[0]}: {labels.shape[1:]} voxels, data.shape is "
                 f"{config.shape}"
             )
-        if len(labels) != config.frames:
-            labels = labels[nearest_frames(len(labels), config.frames)]
+        if len(labels) < config.frames:
+            raise DataError(
+                f"{one.labels[0]}: labels of {len(labels)} frames, data.frames is "
+                f"{config.frames}"
+            )
+        labels = labels[nearest_frames(len(labels), config.frames)]
         told = [one.conditions.get(name, np.nan) for name in CONDITIONS]
         parts[one.part].append((labels.astype(np.uint8), np.array(told)))
     for part, found in parts.items():

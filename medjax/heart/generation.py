@@ -123,6 +123,12 @@ def run(config: Generation) -> dict[str, Any]:
     if config.evaluation.draws < 2 or config.evaluation.sweep < 1:
         raise ValueError("evaluation: expected 2 draws and 1 of the sweep at least")
     anatomies = open_anatomies(config.data)
+    counts = len(anatomies.train), len(anatomies.test)
+    if min(counts) < 2:
+        raise ValueError(
+            f"data: {counts[0]} people to train on and {counts[1]} held out, expected "
+            "two of each at least: scores are of how people differ"
+        )
     if not 0 <= config.evaluation.show_row < len(anatomies.test):
         raise ValueError(
             f"evaluation.show-row is {config.evaluation.show_row}, expected one of "
@@ -192,20 +198,26 @@ def evaluate(
         config: of the run.
 
     Returns:
-        All scores, and what the report draws.
+        All scores, and what the report draws. The shape space is left out, and said to
+        be, where it does not fit in memory.
     """
     spacing, options = config.data.spacing, config.evaluation
     train, test = anatomies.train.arrays, anatomies.test.arrays
     given = test["labels"][:, 0], test["conditions"]
     standard = Standard.of(train["conditions"])
     nearest = Nearest(train["labels"], train["conditions"], standard)
-    space = ShapeSpace.fit(train["labels"], train["conditions"], spacing)
+    # Distances are kept of all people that it learns from, or that it draws.
+    most = max(len(train["labels"]), options.draws * len(test["labels"]))
+    space = None
+    if ShapeSpace.affordable((most, *train["labels"].shape[1:])):
+        space = ShapeSpace.fit(train["labels"], train["conditions"], spacing)
     completed = {
         "first frame repeated": repeat(given[0], config.data.frames),
         "nearest person": nearest.complete(*given),
-        "shape space": space.complete(*given),
-        NAME: generator.complete(*given),
     }
+    if space is not None:
+        completed["shape space"] = space.complete(*given)
+    completed[NAME] = generator.complete(*given)
     asked = np.repeat(test["conditions"], options.draws, axis=0)
     key, rng = jax.random.key(options.seed), np.random.default_rng(options.seed)
     drawn = generator.generate(asked, key=key)
@@ -217,9 +229,10 @@ def evaluate(
     regression = draw_features(
         train["conditions"].astype(np.float64), _finite(real["train"]), asked, rng
     )
-    groups = {
-        NAME: features(drawn, spacing),
-        "shape space": features(space.draw(asked, rng), spacing),
+    groups = {NAME: features(drawn, spacing)}
+    if space is not None:
+        groups["shape space"] = features(space.draw(asked, rng), spacing)
+    groups |= {
         "regression of features": regression,
         "floor": real["train"],
         "copy": real["train"][
@@ -235,6 +248,7 @@ def evaluate(
     results = {
         "data": anatomies.name,
         "people": {"train": len(anatomies.train), "test": len(anatomies.test)},
+        "left_out": [] if space is not None else ["shape space"],
         "conditions_filled": dict(anatomies.filled),
         "completion": completion_scores(completed, test["labels"], spacing),
         "ef_deviation": (

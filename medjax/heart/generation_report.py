@@ -87,6 +87,12 @@ def report(
     if results["conditions_filled"]:
         told = ", ".join(f"{k} of {n}" for k, n in results["conditions_filled"].items())
         page.notice(f"Conditions that nobody told are the mean: {told} people.")
+    if results["left_out"]:
+        names = ", ".join(results["left_out"])
+        page.notice(
+            f"Not compared: {names}. So many label maps of this size do not fit in "
+            "memory as distances."
+        )
     if rows:
         training_section(page, rows, log=True)
     _completion(page, results, shown)
@@ -127,7 +133,7 @@ def _completion(page: Report, results: Mapping[str, Any], shown: "Shown") -> Non
         page.text(
             "How much a phantom ejects is drawn by its sex, with a deviation of "
             f"{spread:g} points, and its first frame tells hardly more. So over many "
-            "people no method's error is much below that; over few it may be, by chance."
+            "people no method's error is much below that; over few it may be."
         )
     rows = [
         {text: row.get(key) for key, text in COMPLETION.items()}

@@ -16,6 +16,7 @@ from jaxtyping import Float, Integer, UInt8
 
 from medjax.heart.cheart import cheart_system
 from medjax.heart.cheart_network import CHeartConfig
+from medjax.heart.population import CONDITIONS
 from medjax.train.checkpoint import load_variables, saved_steps
 from medjax.train.record import load_record, save_record
 from medjax.train.system import System
@@ -96,7 +97,8 @@ class Generator:
             conditions: :data:`medjax.heart.population.CONDITIONS`.
 
         Raises:
-            ValueError: for label maps of another size than the run's.
+            ValueError: for label maps of another size than the run's, or conditions
+                that are not one row for each person.
         """
         shape = self.trained.system.shape
         if first.shape[1:] != shape:
@@ -113,6 +115,9 @@ class Generator:
         Args:
             conditions: :data:`medjax.heart.population.CONDITIONS`.
             key: of the draws from the prior.
+
+        Raises:
+            ValueError: for conditions that are not one row for each person.
         """
         size = (len(conditions), self.trained.system.latent)
         noise = np.asarray(jax.random.normal(key, size))
@@ -125,6 +130,12 @@ class Generator:
         conditions: Float[np.ndarray, "n c"],
     ) -> UInt8[np.ndarray, "n t d h w"]:
         """In chunks of one size, so that there is one compilation."""
+        count = len(next(iter(given.values())))
+        if not count or conditions.shape != (count, len(CONDITIONS)):
+            raise ValueError(
+                f"conditions: {conditions.shape} for {count} people, expected a row of "
+                f"{CONDITIONS} for each, and one person at least"
+            )
         every = {**given, "conditions": conditions.astype(np.float32)}
         found = []
         for start in range(0, len(conditions), CHUNK):

@@ -146,7 +146,7 @@ def beside_controls(
 
     Returns:
         A row per group: mean distances over features, the energy distance of all
-        together, and how many rows were counted.
+        together, and how many rows were counted; no distances of fewer than two.
 
     Raises:
         ValueError: where a control is missing.
@@ -162,7 +162,7 @@ def beside_controls(
         known = values[np.isfinite(values).all(1)]
         row: dict[str, Any] = {"group": group, "n": len(known)}
         row["undefined"] = len(values) - len(known)
-        if len(known) > 1:
+        if min(len(known), len(real)) > 1:
             each = [distances(real[:, i], known[:, i]) for i in range(len(names))]
             row |= {key: float(np.mean([d[key] for d in each])) for key in each[0]}
             row["energy"] = energy(real, known)
@@ -182,8 +182,11 @@ def slope(
         resamples: how many.
 
     Returns:
-        Slope, and the ends of the bootstrap's percentile interval.
+        Slope, and the ends of the bootstrap's percentile interval; NaN of fewer than
+        two people.
     """
+    if len(condition) < 2:
+        return float("nan"), float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(condition), size=(resamples, len(condition)))
 
@@ -205,8 +208,13 @@ def residual_spread(conditions: Float[np.ndarray, "n c"], feature: Samples) -> f
     Args:
         conditions: of people.
         feature: of the same people.
+
+    Returns:
+        NaN where there are no more people than numbers that fit them.
     """
     design = np.column_stack([np.ones(len(feature)), conditions])
-    fit, *_ = np.linalg.lstsq(design, feature, rcond=None)
     left = len(feature) - design.shape[1]
-    return float(np.sqrt(((feature - design @ fit) ** 2).sum() / max(left, 1)))
+    if left < 1:
+        return float("nan")
+    fit, *_ = np.linalg.lstsq(design, feature, rcond=None)
+    return float(np.sqrt(((feature - design @ fit) ** 2).sum() / left))

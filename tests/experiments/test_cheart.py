@@ -14,9 +14,10 @@ from medjax.heart.appearance import LABELS, heart_labels
 from medjax.heart.completion import mean_dice
 from medjax.heart.data import AnatomyConfig, align, nearest_frames, open_anatomies
 from medjax.heart.datasets import Labels
-from medjax.heart.exporting import anatomy_grid
+from medjax.heart.exporting import anatomy_grid, export_cheart
 from medjax.heart.generation import GenerationConfig, run
 from medjax.heart.phantom import make_heart
+from medjax.heart.population import person
 
 DATA = AnatomyConfig(
     frames=3,
@@ -54,6 +55,7 @@ def test_a_run_ends_with_scores_beside_controls_and_a_page(finished):
     assert rows["first frame repeated"]["ef_mae"] > 20
     groups = {row["group"] for row in kept["generation"]}
     assert {"CHeart", "floor", "copy", "unconditional"} <= groups
+    assert kept["left_out"] == []
     assert kept["ef_deviation"] == 4.0 and results["people"] == {"train": 8, "test": 4}
     page = (folder / "report.html").read_text()
     assert "phantoms of one sex deviate by 4" in page and "no method can" not in page
@@ -73,6 +75,10 @@ def test_a_run_opens_again_and_completes_and_generates(finished):
     np.testing.assert_array_equal(drawn, opened.generate(people["conditions"], key=key))
     with pytest.raises(ValueError, match=r"\(16, 16, 8\) voxels, the run's are"):
         opened.complete(people["labels"][:, 0, :, :, :8], people["conditions"])
+    with pytest.raises(
+        ValueError, match=r"conditions: \(4, 3\) for 4 people, expected"
+    ):
+        opened.complete(people["labels"][:, 0], people["conditions"][:, :3])
     # The conditions' statistics of the training people went into the record.
     mean = opened.trained.system.condition_mean
     assert 50 < mean[0] < 75 and opened.trained.can == ("complete", "generate")
@@ -86,6 +92,25 @@ def test_held_out_people_are_the_same_for_every_seed():
     )
     gap = one.train.arrays["conditions"] - other.train.arrays["conditions"]
     assert np.abs(gap).max() > 1
+
+
+def test_people_too_few_to_score_are_refused_before_training(tmp_path):
+    data = dataclasses.replace(DATA, people=2, test_people=1)
+    with pytest.raises(ValueError, match="2 people to train on and 1 held out"):
+        run(dataclasses.replace(TINY, data=data, workdir=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_frames_are_no_cycle(tmp_path):
+    """Nor would end-systole, three times as long, be one."""
+    shape, spacing = DATA.shape, DATA.spacing
+    people = {part: [person(0, 0)] for part in ("train", "test")}
+    export_cheart(tmp_path, people, frames=2, shape=shape, spacing=spacing)
+    tree = dataclasses.replace(DATA, root=tmp_path, format="cheart")
+    with pytest.raises(DataError, match="labels of 2 frames, data.frames is 3"):
+        open_anatomies(tree)
+    found = open_anatomies(dataclasses.replace(tree, frames=2))
+    assert found.train.arrays["labels"].shape == (1, 2, *shape) and not found.filled
 
 
 def test_frames_between_are_the_nearer_ones_of_the_cycle():
@@ -127,6 +152,8 @@ def test_a_scan_in_any_position_is_brought_into_the_phantoms_frame():
     ("change", "message"),
     [
         ({"people": 0}, "data.people is 0"),
+        ({"frames": 1}, "data.frames is 1, expected 2 at least"),
+        ({"seed": -1}, "data.seed is -1, expected 0"),
         ({"spacing": (0.0, 1.0, 1.0)}, "expected positive numbers"),
         ({"format": "cheart"}, "a tree needs both"),
     ],

@@ -93,6 +93,20 @@ def test_a_moving_mesh_becomes_a_series(files, capsys):
     np.testing.assert_array_equal(back.faces, wanted.faces)
 
 
+def test_two_people_are_a_deepmesh_folder_but_no_cheart_one(
+    tmp_path, capsys, monkeypatch
+):
+    made = []
+    monkeypatch.setattr(
+        "medjax.heart.exporting.export_deepmesh",
+        lambda folder, *_, seed: made.append((folder.name, seed)),
+    )
+    assert main(["export", "deepmesh", str(tmp_path), "--people", "2"]) == 0
+    assert made == [("0000", 0), ("0001", 1)]
+    assert main(["export", "cheart", str(tmp_path), "--people", "2"]) == 1
+    assert "people is 2, expected 3 at least" in capsys.readouterr().err
+
+
 def test_files_that_are_no_hearts_end_in_one_sentence(files, capsys):
     assert main(["measure", str(files / "unit.npz")]) == 1
     assert "expected 20 to 400" in capsys.readouterr().err

@@ -117,7 +117,7 @@ def test_frames_are_normalised_each_by_itself_in_repo_alone(ran):
     assert low["repo"] < 0.8 < 0.89 < low["paper"]
 
 
-def test_the_cell_is_pytorchs(tmp_path):
+def test_the_cell_is_pytorchs():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (parity)")
     cell = torch.nn.LSTMCell(5, 5)
     z = np.random.default_rng(0).standard_normal((2, 5)).astype(np.float32)

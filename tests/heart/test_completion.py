@@ -103,6 +103,12 @@ def test_a_linear_shape_space_completes_what_is_linear(people):
     assert cavity[:, 0].std() > 0.1 * cavity[:, 0].mean()
 
 
+def test_a_shape_space_of_the_published_size_does_not_fit():
+    assert ShapeSpace.affordable((64, 10, 16, 32, 32))
+    # 20 frames of three structures are 252 MB of float32 for every person.
+    assert not ShapeSpace.affordable((400, 20, 64, 128, 128))
+
+
 def test_features_are_drawn_with_their_slope_and_spread():
     rng = np.random.default_rng(0)
     train = rng.normal(60, 8, (500, 1))

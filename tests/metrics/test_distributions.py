@@ -90,3 +90,16 @@ def test_what_has_no_distance_is_refused():
         wasserstein(np.ones(3), np.ones(3))
     with pytest.raises(ValueError, match="1 and 3 samples"):
         energy(np.ones((1, 2)), np.ones((3, 2)))
+
+
+def test_nothing_is_told_of_nobody():
+    """A generator that draws no ventricle has neither a slope of 0 nor no spread."""
+    nobody = np.zeros(0)
+    assert np.isnan(slope(nobody, nobody)).all()
+    assert np.isnan(residual_spread(np.zeros((2, 1)), np.zeros(2)))
+    real, none = RNG.normal(size=(5, 2)), np.full((5, 2), np.nan)
+    controls = dict.fromkeys(("floor", "copy", "unconditional"), real)
+    (row, *_) = beside_controls(real, {"ours": none, **controls}, ("a", "b"))
+    assert row == {"group": "ours", "n": 0, "undefined": 5}
+    rows = beside_controls(none, controls, ("a", "b"))
+    assert all("energy" not in row for row in rows)
