@@ -65,6 +65,8 @@ class Strain:
     """mm per unit of the file."""
     septum_direction: tuple[float, float, float] | None = None
     """From the long axis to the septum, for a heart without a right ventricle."""
+    report: Path | None = None
+    """A page with curves and bull's-eyes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +162,10 @@ def strains(config: Strain) -> int:
     """Prints strain of each file."""
     from medjax.heart.aha import NAMES
     from medjax.heart.analysis import mesh_strain
+    from medjax.heart.bullseye import bullseye
+    from medjax.report import Card, Report
 
+    page = Report("Strain", "engineering, %; end-diastole is the reference")
     for path in config.files:
         vertices, topology = opened(path, config.scale)
         curves = mesh_volumes(vertices, topology, close=True)
@@ -178,6 +183,12 @@ def strains(config: Strain) -> int:
             values = 100 * np.array([curve.end_systolic, curve.peak, curve.drift])
             told = zip(("end-systole", "peak", "last frame"), values, strict=True)
             print(f"  {name:<9}" + "  ".join(f"{k} {v:6.1f}" for k, v in told))
+        rows = [
+            {"frame": t}
+            | {k: 100 * curve.values[t] for k, curve in found.curves.items()}
+            for t in range(len(vertices))
+        ]
+        page.section(path.name).curves("strain, %", rows, x="frame")
         if found.segments is None:
             print("  no segments: no right ventricle says where the septum is")
             continue
@@ -185,7 +196,13 @@ def strains(config: Strain) -> int:
         for name, value in zip(NAMES, found.segments, strict=True):
             told = f"{100 * value:6.1f}" if np.isfinite(value) else "  none"
             print(f"  {name:<20} {told}")
-        print(f"  {int(np.isnan(found.segments).sum())} segments hold no endocardium")
+        empty = f"{int(np.isnan(found.segments).sum())} segments hold no endocardium"
+        print(f"  {empty}")
+        eye = bullseye(100 * found.segments, -35.0, 0.0)
+        title = "circumferential, endocardium, at end-systole, %"
+        page.gallery([Card(eye, title, [("-35 to 0", None), (empty, None)])])
+    if config.report is not None:
+        print(f"report: {page.save(config.report)}")
     return 0
 
 

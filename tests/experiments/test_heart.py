@@ -55,7 +55,8 @@ def test_label_maps_and_meshes_are_measured(files, capsys):
 
 
 def test_strain_is_told_by_wall_and_segment(files, capsys):
-    assert main(["strain", str(files / "heart.npz")]) == 0
+    page = files / "strain.html"
+    assert main(["strain", str(files / "heart.npz"), "--report", str(page)]) == 0
     text = capsys.readouterr().out
     ratio = np.sqrt((1 - 0.6) / (1 - 0.17)) - 1
 
@@ -70,6 +71,8 @@ def test_strain_is_told_by_wall_and_segment(files, capsys):
     # The 17th segment is beyond the cavity's end, so no endocardium is there.
     assert "basal anteroseptal" in text and "nan" not in text
     assert "1 segments hold no endocardium" in text
+    told = page.read_text()
+    assert told.count("<img") == 1 and "1 segments hold no endocardium" in told
 
 
 def test_a_mesh_is_drawn_on_an_images_slices(files, capsys):
