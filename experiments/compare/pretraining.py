@@ -15,7 +15,7 @@ middle of a run too, and keeps the runs that are finished. ``--publish`` also wr
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -266,16 +266,15 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def table(results: Mapping[str, Any]) -> str:
     """The summary in Markdown, and what training is worth."""
     names = [name for name in results["summary"][0] if name not in ("system", "seeds")]
-    parts = [("system", cell, results["summary"])]
+
+    def part(about: str, entries: Sequence[Any], tell: Callable[[Any], str]) -> str:
+        rows = [[ARMS[e["system"]][0], *(tell(e[n]) for n in names)] for e in entries]
+        return markdown([about, *names], rows)
+
+    parts = [part("system", results["summary"], cell)]
     if results["differences"]:
-        parts.append(("minus random weights", interval, results["differences"]))
-    return "\n\n".join(
-        markdown(
-            [about, *names],
-            [[ARMS[e["system"]][0], *(tell(e[n]) for n in names)] for e in entries],
-        )
-        for about, tell, entries in parts
-    )
+        parts.append(part("minus random weights", results["differences"], interval))
+    return "\n\n".join(parts)
 
 
 @ends_in_words

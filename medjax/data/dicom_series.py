@@ -181,7 +181,7 @@ def _of_one_kind(images: Sequence[_Image]) -> list[_Image]:
 
 def _contrast(images: Sequence[_Image]) -> Contrast | None:
     """The one whose time varies."""
-    varying = [
+    varying: list[Contrast] = [
         name for name in TIMES if len({one.times.get(name) for one in images}) > 1
     ]
     if len(varying) > 1:
