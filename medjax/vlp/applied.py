@@ -100,12 +100,13 @@ class Applied:
             Ids and, row by row, float32 results.
         """
         record, ids, rows = self.record, [], []
+        size = self._batch(len(films), batch_size)
         chunks = read_films(
-            films, record.image_size, record.resize, chunk=batch_size, ledger=ledger
+            films, record.image_size, record.resize, chunk=size, ledger=ledger
         )
         for kept, pixels in chunks:
             ids += [film.id for film in kept]
-            rows.append(self.rows(name, pixels, batch_size))
+            rows.append(self._rows(name, pixels, size))
         width = rows[0].shape[1] if rows else 0
         return ids, np.concatenate([np.zeros((0, width), np.float32), *rows])
 
@@ -125,8 +126,22 @@ class Applied:
         self, name: str, rows: Shaped[np.ndarray, "n *shape"], batch_size: int
     ) -> np.ndarray:
         """One function of the system over rows, in batches of one shape."""
+        return self._rows(name, rows, self._batch(len(rows), batch_size))
+
+    def _batch(self, count: int, most: int) -> int:
+        """Rows at a time, split evenly over the devices.
+
+        A few rows do not wait for a whole batch: it is the next power of two on each
+        device, so that calls of all lengths have few programs.
+        """
         devices = self.mesh.size
-        size = -(-batch_size // devices) * devices
+        each = 1 << max(-(-count // devices) - 1, 0).bit_length()
+        return min(each, -(-most // devices)) * devices
+
+    def _rows(
+        self, name: str, rows: Shaped[np.ndarray, "n *shape"], size: int
+    ) -> np.ndarray:
+        """The same in batches of ``size``; what is missing of one is computed too."""
         parts = []
         with jax.set_mesh(self.mesh):
             for start in range(0, len(rows), size):

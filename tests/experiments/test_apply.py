@@ -1,7 +1,10 @@
 """Commands that use a trained run: any image that training reads, by id, resumable."""
 
 import csv
+import dataclasses
 import json
+import re
+import resource
 import shutil
 
 import numpy as np
@@ -60,6 +63,27 @@ def test_a_run_embeds_on_all_devices_what_one_would(pair, films):
     assert pair.image_features(good[:1]).shape[1] != 16
     with pytest.raises(ValueError, match="expected one film at least"):
         pair.embed_images([])
+
+
+def test_a_few_rows_do_not_wait_for_a_whole_batch(pair, monkeypatch):
+    sizes = []
+
+    def recorded(variables, pixels):
+        sizes.append(len(pixels))
+        return pixels.max((1, 2))[:, None]
+
+    apply = {"image_embedding": recorded}
+    monkeypatch.setattr(type(pair.system), "apply", apply)
+    counting = dataclasses.replace(pair)  # has compiled nothing
+    side = pair.record.image_size
+    rows = np.arange(150)[:, None, None].repeat(side, 1).repeat(side, 2)
+    rows = rows.astype(np.uint8)
+    for count, size in ((1, 8), (9, 16), (64, 64), (150, 64)):
+        some = counting.embed_images(rows[:count])
+        np.testing.assert_array_equal(some[:, 0], np.arange(count))
+        assert sizes[-1] == size, f"{count} films"
+    # Three programs are all there are; a batch that is not full gets none of its own.
+    assert sizes == [8, 16, 64]
 
 
 def test_a_moved_run_is_the_same_run(pair, run, tmp_path):
@@ -173,3 +197,42 @@ def test_what_is_no_run_is_refused_by_name(content, message, tmp_path):
     with pytest.raises((DataError, FileNotFoundError), match=message) as refused:
         medjax.load(tmp_path)
     assert str(tmp_path) in str(refused.value)
+
+
+def last_line(captured):
+    """What a command ended with, which is no traceback."""
+    assert "Traceback" not in captured.err
+    return captured.err.strip().split("\n")[-1]
+
+
+def test_where_nothing_can_be_written_one_sentence_says_so(
+    run, films, tmp_path, capsys
+):
+    (tmp_path / "t.txt").write_text(TEXTS[0])
+    (tmp_path / "file").touch()
+    below = str(tmp_path / "file" / "out.csv")
+    for door, flags in (
+        (embed, ["--texts", str(tmp_path / "t.txt")]),
+        (zero_shot, ["--images", str(films)]),
+        (retrieve, ["--queries", str(films), "--corpus", str(films)]),
+    ):
+        assert door.main([str(run), *flags, "--out", below]) == 1
+        said = last_line(capsys.readouterr())
+        assert re.fullmatch(r"error: .*file.*: (File exists|Not a directory)", said)
+    # A full disk: not a byte more goes into any file.
+    whole = resource.getrlimit(resource.RLIMIT_FSIZE)
+    films = str(films / "*.png")
+    for door, flags, name in (
+        (embed, ["--texts", str(tmp_path / "t.txt")], "e.npz"),
+        (zero_shot, ["--images", films, "--classes", "Edema"], "s.csv"),
+        (retrieve, ["--queries", films, "--corpus", films], "h.csv"),
+    ):
+        command = [str(run), *flags, "--on-error", "skip"]
+        command += ["--out", str(tmp_path / name)]
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, whole[1]))
+            assert door.main(command) == 1, name
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, whole)
+        assert "too large" in last_line(capsys.readouterr())
+        assert not (tmp_path / name).exists()
