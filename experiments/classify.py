@@ -21,6 +21,7 @@ from pathlib import Path
 import tyro
 
 from medjax.data.ledger import Ledger, OnError
+from medjax.data.whole import whole
 from medjax.train.ending import ends_in_words
 from medjax.vlp.embedding import embed_in_parts, finish
 from medjax.vlp.films import find_films
@@ -58,8 +59,7 @@ def run(config: Classify) -> int:
         ledger=ledger,
         batch_size=config.batch_size,
     )
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    with config.out.open("w", newline="") as file:
+    with whole(config.out) as draft, draft.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["id", *model.findings, "run", "weights"])
         for id, row in zip(ids, rows, strict=True):

@@ -22,6 +22,7 @@ import numpy as np
 import tyro
 
 from medjax.data.ledger import Ledger, OnError
+from medjax.data.whole import whole
 from medjax.train.ending import ends_in_words
 from medjax.vlp.embedding import embed_in_parts, finish, read_lines
 from medjax.vlp.films import find_films
@@ -71,8 +72,8 @@ def run(config: Embed) -> int:
         texts = read_lines(config.texts)
         rows = pair.embed_texts(texts, batch_size=config.batch_size)
         found |= {"texts": np.asarray(texts, str), "text": rows}
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    with config.out.open("wb") as file:  # np.savez would add a suffix to other names
+    # np.savez would add an ending to names without one.
+    with whole(config.out) as draft, draft.open("wb") as file:
         np.savez(
             file,
             allow_pickle=False,

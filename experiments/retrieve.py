@@ -24,6 +24,7 @@ import numpy as np
 import tyro
 
 from medjax.data.ledger import Ledger, OnError
+from medjax.data.whole import whole
 from medjax.report import Card, Report
 from medjax.train.ending import ends_in_words
 from medjax.vlp.embedding import embed_in_parts, finish, read_lines
@@ -99,8 +100,7 @@ def run(config: Retrieve) -> int:
     if not (queries.names and corpus.names):
         raise ValueError(f"queries, corpus: nothing could be read. {ledger.summary()}")
     rows, scores = pair.nearest(queries.rows, corpus.rows, k=config.k)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    with config.out.open("w", newline="") as file:
+    with whole(config.out) as draft, draft.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["query", "rank", "hit", "cosine", "run", "weights"])
         for query, hits, cosines in zip(queries.names, rows, scores, strict=True):

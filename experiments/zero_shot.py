@@ -27,6 +27,7 @@ import tyro
 
 from medjax.data.boundary import DataError, reading
 from medjax.data.ledger import Ledger, OnError
+from medjax.data.whole import whole
 from medjax.train.ending import ends_in_words
 from medjax.vlp.embedding import embed_in_parts, finish
 from medjax.vlp.films import find_films
@@ -102,8 +103,7 @@ def run(config: ZeroShot) -> int:
         batch_size=config.batch_size,
     )
     scores = rows @ directions.T if len(rows) else rows
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    with config.out.open("w", newline="") as file:
+    with whole(config.out) as draft, draft.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["id", *classes, "run", "weights"])
         for id, score in zip(ids, scores, strict=True):

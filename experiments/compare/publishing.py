@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medjax.data.boundary import reading
+from medjax.data.whole import whole
 from medjax.metrics.statistics import paired_bootstrap
 from medjax.progress import say
 from medjax.train.agree import on_first
@@ -84,10 +85,8 @@ def keep(path: Path, result: Mapping[str, Any]) -> None:
     """Writes a result where the next start looks for it; one process of many writes."""
 
     def write() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.part")
-        draft.write_text(json.dumps(result, indent=1) + "\n")
-        draft.rename(path)
+        with whole(path) as draft:
+            draft.write_text(json.dumps(result, indent=1) + "\n")
 
     on_first(write, what=f"result {path.name}")
 

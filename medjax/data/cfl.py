@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medjax.data.boundary import DataError, finite, reading
+from medjax.data.whole import whole
 
 WHAT = "BART file"
 DIMENSIONS = (
@@ -60,8 +61,9 @@ def write(path: str | Path, array: np.ndarray) -> None:
     """
     header, data = _pair(path)
     shape = (*array.shape, *[1] * (16 - array.ndim))
-    header.write_text("# Dimensions\n" + " ".join(map(str, shape)) + "\n")
-    np.asarray(array).astype("<c8").ravel(order="F").tofile(data)
+    with whole(data) as numbers, whole(header) as words:
+        np.asarray(array).astype("<c8").ravel(order="F").tofile(numbers)
+        words.write_text("# Dimensions\n" + " ".join(map(str, shape)) + "\n")
 
 
 def _pair(path: str | Path) -> tuple[Path, Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from medjax.data.boundary import DataError
+from medjax.data.whole import whole
 from medjax.progress import say
 
 Item = TypeVar("Item")
@@ -72,7 +73,7 @@ class Ledger:
 
     def write_skipped(self, path: str | Path) -> None:
         """Save the faults as a table with columns ``id,reason``."""
-        with Path(path).open("w", newline="") as file:
+        with whole(path) as draft, draft.open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(("id", "reason"))
             table.writerows((skip.id, skip.reason) for skip in self.skipped)

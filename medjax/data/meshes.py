@@ -22,6 +22,7 @@ from medjax.data import npz, ply, vtk
 from medjax.data.boundary import DataError, finite, reading
 from medjax.data.polygons import fans
 from medjax.data.vtk import Surface
+from medjax.data.whole import whole
 
 WHAT = "mesh"
 Places: TypeAlias = Float32[np.ndarray, "*t n 3"] | Float64[np.ndarray, "*t n 3"]
@@ -84,14 +85,16 @@ def write(path: str | Path, mesh: Mesh) -> None:
         arrays: dict[str, Any] = {"vertices": mesh.vertices, "faces": mesh.faces}
         if mesh.surface is not None:
             arrays["surface"] = mesh.surface
-        np.savez(path, **arrays)
+        with whole(path) as draft:
+            np.savez(draft, **arrays)
         return
     if mesh.vertices.ndim != 2:
         raise DataError(
             f"{path}: vertices have shape {mesh.vertices.shape}; frames go into .npz, "
             "or into one file each by write_series"
         )
-    writer(path, Surface(mesh.vertices, mesh.faces, mesh.surface))
+    with whole(path) as draft:
+        writer(draft, Surface(mesh.vertices, mesh.faces, mesh.surface))
 
 
 def write_series(path: str | Path, mesh: Mesh) -> list[Path]:

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from medjax.data.boundary import DataError, affordable, finite, reading
+from medjax.data.whole import whole
 
 WHAT = "NIfTI file"
 AXES = ("voxel i", "j", "k", "frame", "component", "axis 6", "axis 7")
@@ -141,7 +142,8 @@ def write(
         sizes = list(image.header.get_zooms())
         sizes[3] = time_step
         image.header.set_zooms(sizes)
-    image.to_filename(str(path))
+    with whole(path) as draft:
+        image.to_filename(str(draft))
 
 
 def _storable(data: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
 from medjax.data import cfl, nifti
+from medjax.data.whole import whole
 from medjax.mri.acquisitions import Acquisition
 from medjax.mri.cmrxrecon.report import Kept
 from medjax.mri.fourier import centre_crop
@@ -105,7 +106,8 @@ def write_series(
         arrays["coil_maps"] = _cut(found.coil_maps, acquisition)
     if kind == "npz":
         path = place / "reconstruction.npz"
-        np.savez(path, allow_pickle=False, **arrays)
+        with whole(path) as draft:
+            np.savez(draft, allow_pickle=False, **arrays)
         return [path]
     write = _write_nifti if kind == "nifti" else _write_cfl
     paths: list[Path] = []

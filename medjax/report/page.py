@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num, Shaped
 
+from medjax.data.whole import whole
 from medjax.report.chart import Curves, Limits, legend, line_chart, number
 from medjax.report.picture import SIGNED, Animation, coloured, grey, image_tag
 
@@ -349,11 +350,9 @@ class Report:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the page; a reader sees the old file or the new one, never half."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(target.name + ".part")
-        draft.write_text(self.html(), encoding="utf-8")
-        return draft.replace(target)
+        with whole(path) as draft:
+            draft.write_text(self.html(), encoding="utf-8")
+        return Path(path)
 
     def _add(self, block: str) -> "Report":
         self._blocks.append(block)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medjax.data.whole import whole
 from medjax.report.page import Report
 
 MEASURED = {
@@ -46,9 +47,9 @@ def training_section(
 
 def save_evaluation(workdir: Path, results: Mapping[str, Any]) -> Path:
     """Writes ``evaluation.json`` into a run's folder, made where it is missing."""
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "evaluation.json"
-    path.write_text(json.dumps(without_nan(results), indent=1) + "\n")
+    with whole(path) as draft:
+        draft.write_text(json.dumps(without_nan(results), indent=1) + "\n")
     return path
 
 

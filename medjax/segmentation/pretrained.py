@@ -21,6 +21,7 @@ import numpy as np
 from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger
 from medjax.data.nifti import Volume, write
+from medjax.data.whole import whole
 from medjax.segmentation.datasets.case import Case, DataSet, without_suffix
 from medjax.segmentation.inference import WindowConfig, planes
 from medjax.segmentation.preparation import (
@@ -251,7 +252,8 @@ class Segmenter:
             "step": self.step,
         }
         path = folder / f"{found.id}.json"
-        path.write_text(json.dumps(summary, indent=1) + "\n")
+        with whole(path) as draft:
+            draft.write_text(json.dumps(summary, indent=1) + "\n")
         return [*paths, path]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from medjax.data.boundary import DataError
 from medjax.data.documents import read_json
+from medjax.data.whole import whole
 
 ASKED = "asked.json"
 
@@ -47,7 +48,5 @@ def check_asked(
             "trained: use another workdir"
         )
     else:
-        workdir.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".part")
-        draft.write_text(json.dumps(asked, indent=1, sort_keys=True))
-        draft.rename(path)
+        with whole(path) as draft:
+            draft.write_text(json.dumps(asked, indent=1, sort_keys=True))

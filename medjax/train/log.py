@@ -121,9 +121,8 @@ def truncate(path: Path, step: int) -> None:
         return
     # Rows were lost in the middle. Replaced in one move, or a kill in between could
     # cost the whole curve.
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(kept)
-    os.replace(temporary, path)
+    with whole(path) as draft:
+        draft.write_text(kept)
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:

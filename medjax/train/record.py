@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 from medjax.data.boundary import DataError, reading
 from medjax.data.documents import read_json, revive
+from medjax.data.whole import whole
 
 RECORD = "system.json"
 WHAT = "record of a trained system of this version"
@@ -31,10 +32,10 @@ def save_record(workdir: Path, family: str, record: Any) -> None:
       family: Name of the system, as its domain knows it.
       record: Dataclass of JSON-able fields, dtypes and further such dataclasses.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
     content = {"family": family, **dataclasses.asdict(record)}
     text = json.dumps(content, indent=2, default=_plain)
-    (workdir / RECORD).write_text(text + "\n")
+    with whole(workdir / RECORD) as draft:
+        draft.write_text(text + "\n")
 
 
 def _plain(value: Any) -> str:

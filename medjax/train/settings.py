@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from medjax.data.boundary import DataError
 from medjax.data.documents import read_json
+from medjax.data.whole import whole
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.storage import Folder, is_remote
 
@@ -167,9 +168,8 @@ def write_config(
             path.write_text(text)
             return
         # In one move: a kill in between must not leave half a file to stumble over.
-        draft = path.with_suffix(".tmp")
-        draft.write_text(text)
-        draft.replace(path)
+        with whole(path) as draft:
+            draft.write_text(text)
         return
     then = read_json(path, "record of a run's settings").get("experiment", {})
     if not isinstance(then, dict | None):

@@ -10,6 +10,7 @@ import numpy as np
 
 from medjax.data.boundary import reading
 from medjax.data.ledger import Ledger, OnError, Skip
+from medjax.data.whole import whole
 from medjax.progress import Progress
 from medjax.vlp.films import Film
 
@@ -68,10 +69,8 @@ def embed_in_parts(
                 part = Ledger("skip", log=ledger.log)
                 kept, found = work(some, ledger=part, batch_size=batch_size)
                 faults = [(skip.id, skip.reason) for skip in part.skipped]
-                draft = path.with_suffix(".draft")
-                with draft.open("wb") as file:
-                    np.savez(file, ids=kept, rows=found, faults=json.dumps(faults))
-                draft.replace(path)
+                with whole(path) as draft:
+                    np.savez(draft, ids=kept, rows=found, faults=json.dumps(faults))
             with reading(path, "part of embeddings"), np.load(path) as kept:
                 ids += kept["ids"].tolist()
                 rows.append(kept["rows"])

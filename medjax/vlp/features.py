@@ -14,6 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from medjax.data import npz
+from medjax.data.whole import whole
 from medjax.train.agree import on_first
 from medjax.typing import Variables
 from medjax.vlp.corpus import Corpus
@@ -90,10 +91,8 @@ def report_features(
     )
 
     def keep() -> None:
-        draft = path.with_suffix(".part.npz")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(draft, allow_pickle=False, **columns)
-        draft.rename(path)
+        with whole(path) as draft:
+            np.savez(draft, allow_pickle=False, **columns)
 
     on_first(keep, what="features kept")
     return columns

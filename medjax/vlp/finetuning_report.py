@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from medjax.data.whole import whole
 from medjax.report import Card, Report
 from medjax.report.run import save_evaluation, training_section
 from medjax.train.log import read_metrics
@@ -73,7 +74,7 @@ def summary(results: Mapping[str, Any]) -> str:
 def write_predictions(path: Path, scores: np.ndarray, data: Labelled) -> None:
     """The test films with labels and probabilities, by id."""
     part = data.parts["test"]
-    with path.open("w", newline="") as file:
+    with whole(path) as draft, draft.open("w", newline="") as file:
         table = csv.writer(file)
         labels = [f"{name} (label)" for name in data.names]
         table.writerow(["id", *data.names, *labels])

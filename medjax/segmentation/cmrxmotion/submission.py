@@ -9,6 +9,7 @@ from jaxtyping import Integer
 
 from medjax.data import nifti
 from medjax.data.nifti import Volume
+from medjax.data.whole import whole
 from medjax.segmentation.cmrxmotion.reader import GRADES, LABELS
 
 
@@ -25,7 +26,7 @@ def write_grades(path: str | Path, grades: Mapping[str, int]) -> None:
     wrong = {name: g for name, g in grades.items() if g not in GRADES}
     if wrong:
         raise ValueError(f"grades {wrong}: expected 1, 2 or 3")
-    with Path(path).open("w", newline="") as file:
+    with whole(path) as draft, draft.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("Image", "Label"))
         table.writerows(sorted(grades.items()))

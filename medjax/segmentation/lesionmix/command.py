@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from medjax.data import nifti
 from medjax.data.nifti import Volume
+from medjax.data.whole import whole
 from medjax.metrics.lesionwise import components
 from medjax.segmentation.lesionmix.bank import (
     BOXES,
@@ -145,7 +146,7 @@ def mix_and_write(
             rows.append(_row(name, mixed))
             if copy == 0:
                 shown.append(_shown(case, name, mixed))
-    with (out / "mixed.csv").open("w", newline="") as file:
+    with whole(out / "mixed.csv") as draft, draft.open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         table.writerows(rows)

@@ -1,0 +1,33 @@
+"""Files that are whole or not there: nobody reads half of one."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Gives a name to write to, and moves what was written to its place at the end.
+
+    A full disk, a fault or a kill in between leaves what was there before.
+
+    Args:
+        path: of the file; its folder is made where it is missing.
+
+    Yields:
+        A hidden neighbour that ends as ``path`` does: some libraries choose the format
+        by that, or append an ending of their own.
+
+    Raises:
+        OSError: where nothing can be written.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".part.{target.name}")
+    try:
+        yield draft
+        draft.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
