@@ -12,21 +12,24 @@
 of the two towers is a checkpoint that a run can start from.
 """
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from medjax.data.images import ResizeMode
 from medjax.typing import Variables
-from medjax.vlp.augment import NORMALISATIONS, evaluation
+from medjax.vlp.augment import NORMALISATIONS, AugmentConfig, evaluation
 from medjax.vlp.prompts import NOUNS, PROMPTS_VERSION, SENTENCES, prompts
 from medjax.vlp.systems import PairRecord
 from medjax.vlp.tokens import Tokenizer
 from medjax.vlp.towers import save_towers
 from medjax.weights import to_torch
 
+PREPARATION = "preparation.json"
 HEADS = ("image_head", "text_head")
 
 
@@ -50,26 +53,68 @@ def export_pair(
     names = dict.fromkeys([*record.findings, *NOUNS, *SENTENCES])
     sentences = {name: [list(side) for side in prompts(name)] for name in names}
     for file, content in (
-        ("preparation.json", preparation(record)),
+        (PREPARATION, dataclasses.asdict(Preparation.of(record))),
         ("prompts.json", sentences),
     ):
         (folder / file).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def preparation(record: PairRecord) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Preparation:
     """How a film and a text become input: everything that is not a weight."""
-    seen = evaluation(record.system.augment)
-    mean, std = NORMALISATIONS[seen.normalise]
-    return {
-        "architecture": record.image.architecture,
-        "image_size": record.image_size,
-        "resize": record.resize,
-        "crop_area": seen.crop_area[0],
-        "input_size": seen.size,
-        "mean": list(mean),
-        "std": list(std),
-        "pool": record.text.pool,
-        "max_length": record.text.max_length,
-        "compared": record.compared,
-        "prompts": PROMPTS_VERSION,
-    }
+
+    architecture: str
+    """Of the image tower."""
+    image_size: int
+    """Side in pixels that a film is resized to."""
+    resize: ResizeMode
+    crop_area: float
+    """Share of the film's middle that is seen."""
+    input_size: int
+    """Side in pixels of what the tower sees."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Per channel, of grey values in [0, 1]."""
+    pool: str
+    """One vector from a report: the first token, or mean or maximum over tokens."""
+    max_length: int
+    """Tokens of a text; longer ones are cut."""
+    compared: str
+    """The field of the reports that the contrast saw."""
+    prompts: str
+    """Version of the sentences."""
+
+    @classmethod
+    def of(cls, record: PairRecord) -> "Preparation":
+        """What a run does to its films and texts."""
+        seen = evaluation(record.system.augment)
+        mean, std = NORMALISATIONS[seen.normalise]
+        return cls(
+            architecture=record.image.architecture,
+            image_size=record.image_size,
+            resize=record.resize,
+            crop_area=seen.crop_area[0],
+            input_size=seen.size,
+            mean=mean,
+            std=std,
+            pool=record.text.pool,
+            max_length=record.text.max_length,
+            compared=record.compared,
+            prompts=PROMPTS_VERSION,
+        )
+
+    def seen(self) -> AugmentConfig:
+        """What the image tower sees of a film, with nothing random.
+
+        Raises:
+            ValueError: for a mean and standard deviation that no recipe has.
+        """
+        area, size = (self.crop_area, self.crop_area), self.input_size
+        for name, known in NORMALISATIONS.items():
+            if known == (self.mean, self.std):
+                plain = AugmentConfig(size, crop_area=area, centre=True)
+                return dataclasses.replace(plain, normalise=cast(Any, name))
+        raise ValueError(
+            f"mean {self.mean} and std {self.std}: expected those of one of "
+            f"{list(NORMALISATIONS)}"
+        )

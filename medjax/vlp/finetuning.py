@@ -75,7 +75,8 @@ class Finetuning(Experiment):
     uses: ClassVar[Mapping[str, str]] = {"predict": CLASSIFY}
 
     start: tyro.conf.Positional[str] = ""
-    """What the tower starts from: run, safetensors file or folder, hub id."""
+    """What the tower starts from: run, exported towers, safetensors file or folder, hub
+    id. The first two say which network it is, of others `image` does."""
     method: Literal["full", "linear"] = "full"
     """Train the tower as well, or a linear layer on its features alone."""
     films: Annotated[LabelledConfig, tyro.conf.arg(name="")] = LabelledConfig()

@@ -6,16 +6,21 @@ from typing import NamedTuple
 
 import jax
 
+from medjax.data.boundary import reading
+from medjax.data.documents import read_json, revive
 from medjax.data.images import ResizeMode
 from medjax.train.checkpoint import load_variables, saved_steps
 from medjax.train.record import RECORD, read_family
 from medjax.typing import Variables
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig
 from medjax.vlp.classifier import ClassifierSystem
+from medjax.vlp.export import PREPARATION, Preparation
 from medjax.vlp.finetuned import FAMILY, ClassifierRecord, best_step
 from medjax.vlp.systems import PairRecord
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig, load_towers
 from medjax.weights import checkpoint_digest
+
+WHAT = "preparation of exported towers"
 
 
 class Start(NamedTuple):
@@ -34,12 +39,14 @@ def find_start(named: str, image: ImageTowerConfig) -> Start:
     """The tower that a command names.
 
     Args:
-      named: folder of a run, safetensors file or folder, or hub id.
-      image: the tower, where that is no run, which says it itself.
+      named: folder of a run, folder of exported towers or its ``image``, safetensors
+        file or folder, or hub id.
+      image: the tower, where that is neither run nor exported, which say it themselves.
 
     Raises:
       ValueError: it names none.
-      DataError: a run whose record is damaged, or of a system without such a tower.
+      DataError: a run or towers whose record is damaged, or a system without such a
+        tower.
     """
     if not named:
         raise ValueError(
@@ -47,6 +54,9 @@ def find_start(named: str, image: ImageTowerConfig) -> Start:
             "or folder, or a hub id such as timm/resnet50.tv_in1k"
         )
     folder = Path(named)
+    for exported in (folder, folder.parent):
+        if (exported / PREPARATION).is_file() and (exported / "image").is_dir():
+            return _exported(exported, image)
     if not (folder / RECORD).is_file():
         image = dataclasses.replace(image, checkpoint=named)
         known = AUGMENTATIONS["eval"]
@@ -67,6 +77,19 @@ def find_start(named: str, image: ImageTowerConfig) -> Start:
     part = {k: {"image": v["image"]} for k, v in whole.items() if "image" in v}
     image = dataclasses.replace(image, checkpoint=None, statistics="global")
     return Start(image, known, size, resize, jax.device_get(part), f"{folder}@{step}")
+
+
+def _exported(folder: Path, image: ImageTowerConfig) -> Start:
+    """The image tower of :mod:`medjax.vlp.export`."""
+    path, weights = folder / PREPARATION, str(folder / "image")
+    content = read_json(path, WHAT)
+    with reading(path, WHAT):
+        how = revive(Preparation, content)
+        architecture = {"architecture": how.architecture, "checkpoint": weights}
+        tower = {**dataclasses.asdict(image), **architecture}
+        image, seen = revive(ImageTowerConfig, tower), how.seen()
+    digest = checkpoint_digest(weights)
+    return Start(image, seen, how.image_size, how.resize, {}, digest)
 
 
 def load_tower(system: ClassifierSystem, image: ImageTowerConfig) -> Variables:

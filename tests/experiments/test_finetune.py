@@ -22,9 +22,13 @@ from medjax.train.checkpoint import load_variables
 from medjax.train.experiment import command
 from medjax.train.leaving import abilities
 from medjax.train.log import Writer, read_metrics
-from medjax.vlp.classifier import classification_loss
+from medjax.vlp.augment import evaluation
+from medjax.vlp.classifier import ClassifierConfig, classification_loss, classifier
+from medjax.vlp.export import export_pair
 from medjax.vlp.finetuning import run
 from medjax.vlp.finetuning_report import reliability, roc
+from medjax.vlp.starts import find_start, load_tower
+from medjax.vlp.towers import ImageTowerConfig
 from tests.vlp.pairs import random_pair
 
 ONE = jax.devices()[:1]
@@ -69,6 +73,29 @@ def asked(monkeypatch, start, table, workdir, *flags):
 def rows_of(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_exported_towers_say_what_they_are(start, tmp_path):
+    pair = medjax.load(start)
+    export_pair(tmp_path, pair.record, jax.device_get(pair.variables), pair.tokenizer)
+    run = find_start(str(start), ImageTowerConfig())
+    for named in (tmp_path, tmp_path / "image"):
+        found = find_start(str(named), ImageTowerConfig(dtype="bfloat16"))
+        assert found.image.architecture == "resnet_tiny"
+        assert found.image.dtype == "bfloat16"
+        assert (found.image_size, found.resize) == (run.image_size, run.resize)
+        assert evaluation(found.augment) == evaluation(run.augment)
+        config = ClassifierConfig(augment=found.augment)
+        tower = load_tower(classifier(config, found.image, classes=1), found.image)
+        jax.tree.map(np.testing.assert_array_equal, tower, run.variables)
+    path = tmp_path / "preparation.json"
+    path.write_text(path.read_text().replace("resnet_tiny", "resnet_9"))
+    with pytest.raises(DataError, match="preparation.json: .*resnet_9"):
+        find_start(str(tmp_path), ImageTowerConfig())
+    path.write_text(path.read_text().replace("0.5", "0.4"))
+    path.write_text(path.read_text().replace("resnet_9", "resnet_tiny"))
+    with pytest.raises(DataError, match="expected those of one of"):
+        find_start(str(tmp_path), ImageTowerConfig())
 
 
 BOTH = ("--target", "Bright", "Coin")

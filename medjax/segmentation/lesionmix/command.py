@@ -9,12 +9,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from medjax.data import nifti
 from medjax.data.nifti import Volume
 from medjax.data.whole import whole
 from medjax.metrics.lesionwise import components
+from medjax.progress import track
 from medjax.segmentation.lesionmix.bank import (
     BOXES,
     Case,
@@ -134,7 +134,8 @@ def mix_and_write(
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     shown: list[Shown] = []
-    for number, case in enumerate(tqdm(pictured, desc="mix", unit="case")):
+    each = track(pictured, "mix", len(pictured), "cases")
+    for number, case in enumerate(each):
         for copy in range(copies):
             row = number * copies + copy
             if mixing == "lesionmix":
