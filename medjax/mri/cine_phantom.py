@@ -203,6 +203,24 @@ class CineView:
         return image_at(scene, height, time, self.config)
 
 
+@dataclasses.dataclass(frozen=True)
+class LabelView:
+    """The phantom's labels, as :class:`CineView` gives its image."""
+
+    config: CineConfig
+
+    def __call__(self, scene: Subject, frame: Array, number: Array, mm: Array) -> Array:
+        """A `View` of :mod:`medjax.mri.motion`; the scene is the person."""
+        time = frame.astype(jnp.float32) / self.config.frames
+        height = height_of(number, self.config) - mm
+        return labelled(tissue_at(scene, height, time, self.config))
+
+
+def labelled(tissue: Int[Array, "h w"]) -> Int[Array, "h w"]:
+    """Labels of tissues."""
+    return jnp.asarray([LABELS.get(name, 0) for name in _NAMES], jnp.int32)[tissue]
+
+
 @functools.partial(jax.jit, static_argnames="config")
 def cine_phantom(config: CineConfig, *, key: Key) -> Cine:
     """A person's stack over a heartbeat, at rest.
@@ -212,12 +230,11 @@ def cine_phantom(config: CineConfig, *, key: Key) -> Cine:
         key: the person.
     """
     subject = draw_subject(key=key)
-    lookup = jnp.asarray([LABELS.get(name, 0) for name in _NAMES], jnp.int32)
 
     def plane(frame: Array, number: Array) -> tuple[Array, Array]:
         time = frame.astype(jnp.float32) / config.frames
         height = height_of(number, config)
-        labels = lookup[tissue_at(subject, height, time, config)]
+        labels = labelled(tissue_at(subject, height, time, config))
         return image_at(subject, height, time, config), labels
 
     over_slices = jax.vmap(plane, (None, 0))

@@ -329,6 +329,7 @@ def labels_at(
     spacing: tuple[float, float, float],
     *,
     weight: Float[Array, "h w"] | None = None,
+    view: Callable[[Array, Array], Array] | None = None,
 ) -> Int[Array, "d h w"]:
     """Labels at the heart's mean place: what an annotator of the moved image draws.
 
@@ -337,15 +338,20 @@ def labels_at(
         mean: of each slice, from :class:`Moved`.
         spacing: mm between slices, rows and columns.
         weight: as in :func:`move`.
+        view: from a slice and mm through it to its labels, where they are known at any
+            height; else those of the nearest slice are taken.
     """
     d = labels.shape[0]
 
+    def nearest(number: Array, mm: Array) -> Array:
+        height = jnp.round(number.astype(jnp.float32) - mm / spacing[0])
+        return labels[jnp.clip(height, 0, d - 1).astype(jnp.int32)]
+
     def one(number: Array, place: Array) -> Array:
-        height = number.astype(jnp.float32) - place[0] / spacing[0]
-        nearest = jnp.clip(jnp.round(height), 0, d - 1).astype(jnp.int32)
+        plane = (view or nearest)(number, place[0])
         rows, columns = place[1] / spacing[1], place[2] / spacing[2]
         at = _source(labels.shape[1:], rows, columns, weight)
-        return warp(labels[nearest], at, order="nearest", outside="edge")
+        return warp(plane, at, order="nearest", outside="edge")
 
     return jax.vmap(one)(jnp.arange(d), mean)
 

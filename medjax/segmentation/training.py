@@ -115,16 +115,11 @@ def run(config: Segmentation) -> dict[str, Any]:
     held_out = found.cases("test") or found.cases("validation")
     if not held_out:
         raise DataError(f"data: {found.data.name} has no case that is held out")
-    settings = described(config, found)
-    record = SegmentationRecord(
-        settings, found.preparation, found.data.name, config.window
-    )
-    on_first(lambda: record.save(config.workdir), what="record of the system")
-    system = segmentation_system(settings)
-    variables, step = train(config, system, settings, found)
-    model = Segmenter(record, step, system, variables)
+    model = fitted(config, found)
+    settings = model.record.system
     results, shown = evaluate(model, found.data, held_out, config.evaluation, ledger)
-    results = {"network": shape_of(settings.network), "step": step, **results}
+    network = shape_of(settings.network)
+    results = {"network": network, "step": model.step, **results}
 
     def keep() -> None:
         page = show(
@@ -133,7 +128,7 @@ def run(config: Segmentation) -> dict[str, Any]:
             shown,
             before_and_after(settings, found, config),
             title=config.about,
-            subtitle=f"{found.data.name}; {results['network']}, {step} updates",
+            subtitle=f"{found.data.name}; {network}, {model.step} updates",
         )
         if ledger.skipped:
             ledger.write_skipped(config.workdir / "skipped.csv")
@@ -147,6 +142,23 @@ def run(config: Segmentation) -> dict[str, Any]:
 
     on_first(keep, what="report")
     return results
+
+
+def fitted(config: Segmentation, found: SegmentationData) -> Segmenter:
+    """Trains, or goes on training, and keeps what it takes to open the run again.
+
+    Args:
+      config: The run.
+      found: What on.
+    """
+    settings = described(config, found)
+    record = SegmentationRecord(
+        settings, found.preparation, found.data.name, config.window
+    )
+    on_first(lambda: record.save(config.workdir), what="record of the system")
+    system = segmentation_system(settings)
+    variables, step = train(config, system, settings, found)
+    return Segmenter(record, step, system, variables)
 
 
 def open_data(config: Segmentation, ledger: Ledger) -> SegmentationData:

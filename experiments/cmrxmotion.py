@@ -1,0 +1,403 @@
+"""CMRxMotion: hearts scanned while they breathe, graded, and segmented in spite of it.
+
+Wang et al. 2022, arXiv 2210.06385; results in arXiv 2507.19165::
+
+    python -m experiments.cmrxmotion
+    python -m experiments.cmrxmotion challenge --data.root CMRxMotion \\
+        --data.submit CMRxMotion/validation
+
+With no flag phantom hearts are scanned while they breathe in the challenge's four ways;
+their grades follow from how far the heart was from line to line. Scans are graded by
+two networks and by the uncertainty of a segmenter that never saw a grade, and segmented
+by three that were trained on hearts at rest, on these and block motion (augmentation
+as libraries have it), or on these and breathing copies. All of it goes through the
+challenge's files: ``volunteers`` is a tree as it has it, ``submission`` what would be
+handed in, scored as its script does and as it should be.
+
+With the challenge's tree copies are made of the scans of grade 1. ``--data.submit`` is
+a tree without grades and labels: ``submission`` is then of that.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from experiments.motion_scans import (
+    Arm,
+    breath_key,
+    phantom_scenes,
+    real_scene,
+    scanned,
+    strip_of,
+    write_training,
+    write_volunteers,
+)
+from medjax.data.boundary import DataError
+from medjax.data.ledger import Ledger, OnError
+from medjax.mri.block_motion import BlockMotionConfig
+from medjax.mri.cine_phantom import CineConfig
+from medjax.mri.motion import MotionConfig
+from medjax.segmentation.augment import AugmentConfig
+from medjax.segmentation.cmrxmotion.disturbed import (
+    SEGMENTATIONS,
+    Answer,
+    answers,
+    counts,
+    in_turn,
+    rows_by_grade,
+    task2_rows,
+)
+from medjax.segmentation.cmrxmotion.grading import (
+    GradingConfig,
+    TrainedGrader,
+    grades_of,
+    grading_row,
+    stacks_of,
+    trained_grader,
+)
+from medjax.segmentation.cmrxmotion.quality import (
+    QualityConfig,
+    graded,
+    thresholds_of,
+)
+from medjax.segmentation.cmrxmotion.reader import (
+    ACQUISITIONS,
+    Scan,
+    find,
+    split_by_patient,
+)
+from medjax.segmentation.cmrxmotion.report import Strip, motion_page
+from medjax.segmentation.cmrxmotion.submission import write_grades
+from medjax.segmentation.datasets import Case, DataSet
+from medjax.segmentation.datasets.hearts import LABELS as HEART
+from medjax.segmentation.fingerprint import PlanConfig
+from medjax.segmentation.inference import WindowConfig
+from medjax.segmentation.prepared import in_memory
+from medjax.segmentation.pretrained import Segmenter
+from medjax.segmentation.training import Segmentation, fitted
+from medjax.train.agree import on_first
+from medjax.train.experiment import Experiment, main
+from medjax.train.launch import LaunchConfig, cpu_devices
+from medjax.train.optimizer import OptimizerConfig
+from medjax.train.settings import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionData:
+    """Whose hearts."""
+
+    root: Path | None = None
+    """The challenge's training tree, with ``data`` and ``IQA.csv``; None: phantoms."""
+    submit: Path | None = None
+    """A tree of the challenge to be answered, without labels and grades."""
+    volunteers: tuple[int, int, int] = (16, 6, 8)
+    """Phantoms to train on, to validate on, and held out."""
+    shares: tuple[float, float, float] = (0.5, 0.2, 0.3)
+    """Of real volunteers: the same."""
+    cine: CineConfig = CineConfig(size=64, pixel=3.5, slices=6, gap=14.0, frames=2)
+    """The phantom; its two frames are end-diastole and end-systole."""
+    motion: MotionConfig = MotionConfig(noise=0.02)
+    """The scanner; its mode is chosen for every scan."""
+    block: BlockMotionConfig = BlockMotionConfig()
+    """Of block motion."""
+    copies: int = 4
+    """Of each training scan that motion is put into."""
+    seed: int = 0
+    """Of volunteers, breathing and split."""
+    on_error: OnError = "raise"
+    """A scan that cannot be read: stop, or list it and go on."""
+
+    def __post_init__(self) -> None:
+        if min(self.volunteers) < 1 or self.cine.frames != 2:
+            raise ValueError(
+                f"data: {self.volunteers} volunteers and {self.cine.frames} frames, "
+                "expected one of each part at least, and two frames"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnderMotion(Experiment):
+    """One run; every field is a flag. Optimizer and train are the segmenters'."""
+
+    contents: ClassVar[Mapping[str, str]] = {
+        "volunteers": "phantoms as the challenge keeps its volunteers",
+        "submission": "grades and label maps, as the challenge takes them",
+        "segmentations": "label maps of the held-out scans, by segmenter",
+    }
+
+    data: MotionData = MotionData()
+    """Whose hearts."""
+    grading: GradingConfig = GradingConfig()
+    """How scans are graded."""
+    arms: tuple[Arm, ...] = ("clean", "block", "physiological")
+    """What segmenters are trained on; the first one's uncertainty grades as well, and
+    the last one's label maps are handed in."""
+    plan: PlanConfig = PlanConfig(rank=2)
+    """What is chosen of patch and network."""
+    augment: AugmentConfig = AugmentConfig()
+    """What else happens to patches."""
+    window: WindowConfig = WindowConfig()
+    """Tiles of whole scans."""
+    dtype: str = "float32"
+    """Of the segmenters' arithmetic."""
+    shown: int = 3
+    """Scans that the page shows, of as many grades as there are."""
+    launch: LaunchConfig = LaunchConfig(cpu_devices=cpu_devices())
+    """How processes find each other."""
+
+
+Parts = Mapping[str, tuple[Scan, ...]]
+
+
+def run(config: UnderMotion) -> dict[str, Any]:
+    """Scans, trains, grades, segments, scores and reports.
+
+    Args:
+      config: The run.
+
+    Returns:
+      The evaluation, as in ``evaluation.json``.
+    """
+    if not config.arms:
+        raise ValueError("arms: expected one segmenter at least")
+    ledger = Ledger(config.data.on_error)
+    parts = volunteers(config, ledger)
+    test = [scan for scan in parts["test"] if scan.grade is not None]
+    if not test or not all(s.grade for p in ("train", "validation") for s in parts[p]):
+        raise DataError("data: expected a grade for every scan (IQA.csv)")
+    segmenters = {arm: segmenter(config, arm, parts, ledger) for arm in config.arms}
+    found: dict[str, list[Answer]] = {}
+    for arm, model in segmenters.items():
+        out = config.workdir / SEGMENTATIONS / arm
+        found[arm] = answers(model, test, out=out)
+    graders = {
+        system.head: trained_grader(
+            config,
+            system,
+            stacks_of(parts["train"], config.grading),
+            grades_of(parts["train"]),
+            config.grading,
+        )
+        for system in config.grading.systems
+    }
+    first = config.arms[0]
+    results = {
+        "counts": counts(test),
+        "grading": graded_by(config, graders, segmenters[first], parts, found[first]),
+        "segmentation": [
+            row for arm, those in found.items() for row in rows_by_grade(arm, those)
+        ],
+        "task2": task2_rows(found, config.workdir),
+    }
+    answered = test if config.data.submit is None else find(config.data.submit)
+    submit(config, answered, graders, segmenters[config.arms[-1]])
+
+    def keep() -> None:
+        page = motion_page(
+            config.workdir,
+            results,
+            strips(config),
+            {arm: in_turn(those, config.shown) for arm, those in found.items()},
+            title=config.about,
+            subtitle=f"{len(test)} held-out scans of "
+            f"{len({scan.patient for scan in test})} volunteers",
+        )
+        for row in results["grading"]:
+            print(
+                f"graded by {row['method']}: kappa {row['kappa']:.3f}, accuracy "
+                f"{row['accuracy']:.3f} of {row['n']:.0f} scans"
+            )
+        for row in results["segmentation"]:
+            print(
+                f"trained on {row['trained on']}, grade {row['grade']}: Dice "
+                f"{row['dice']:.3f} of {row['n']} scans"
+            )
+        print(f"report: {page}")
+
+    on_first(keep, what="report")
+    return results
+
+
+def volunteers(config: UnderMotion, ledger: Ledger) -> Parts:
+    """Scans to train on, to validate on and held out: no volunteer is in two parts."""
+    data = config.data
+    names = ("train", "validation", "test")
+    if data.root is not None:
+        scans = find(data.root, ledger=ledger)
+        shares = dict(zip(names, data.shares, strict=True))
+        return split_by_patient(scans, shares, seed=data.seed)
+    folder = config.workdir / "volunteers"
+    count = sum(data.volunteers)
+    on_first(
+        lambda: write_volunteers(
+            folder, data.cine, data.motion, count=count, seed=data.seed
+        ),
+        what="volunteers",
+    )
+    scans = find(folder)
+    # Those held out come first, so that more training leaves them as they are.
+    train, validation, test = data.volunteers
+    edges = {"test": (0, test), "validation": (test, test + validation)}
+    edges["train"] = (test + validation, count)
+    patients = sorted({scan.patient for scan in scans})
+    return {
+        name: tuple(s for s in scans if s.patient in patients[slice(*edges[name])])
+        for name in names
+    }
+
+
+def segmenter(config: UnderMotion, arm: Arm, parts: Parts, ledger: Ledger) -> Segmenter:
+    """Trains one segmenter, or goes on training it, in a folder of its own."""
+    data, folder = config.data, config.workdir / "training" / arm
+
+    def write() -> None:
+        write_training(
+            folder,
+            scenes(config, parts),
+            arm,
+            data.motion,
+            data.block,
+            copies=data.copies,
+            seed=data.seed,
+        )
+
+    on_first(write, what=f"training scans, {arm}")
+    images = [p for p in sorted(folder.glob("*.nii.gz")) if "-label" not in p.name]
+    names = [path.name.removesuffix(".nii.gz") for path in images]
+    cases = tuple(
+        Case(name, (path,), folder / f"{name}-label.nii.gz", name[:4], "train")
+        for name, path in zip(names, images, strict=True)
+    )
+    found = DataSet(f"{arm} hearts", ("cine MRI",), HEART, cases)
+    asked = Segmentation(
+        about=f"Hearts, trained on {arm} motion",
+        plan=config.plan,
+        augment=config.augment,
+        window=config.window,
+        dtype="bfloat16" if config.dtype == "bfloat16" else "float32",
+        optimizer=config.optimizer,
+        train=config.train,
+        epochs=config.epochs,
+        warmup_fraction=config.warmup_fraction,
+        mesh=config.mesh,
+        workdir=config.workdir / f"segment-{arm}",
+    )
+    return fitted(asked, in_memory(found, config.plan, ledger))
+
+
+def scenes(config: UnderMotion, parts: Parts) -> list[tuple[str, Any]]:
+    """Hearts at rest to train on: phantoms, or real scans of grade 1."""
+    data = config.data
+    if data.root is not None:
+        mild = [s for s in parts["train"] if s.grade == 1 and s.label is not None]
+        if not mild:
+            raise DataError("data: no training scan of grade 1 has a label map")
+        return [(scan.name, real_scene(scan)) for scan in mild]
+    found = []
+    for patient in sorted({scan.patient for scan in parts["train"]}):
+        both = phantom_scenes(data.cine, seed=data.seed, number=int(patient[1:]))
+        found += [(f"{patient}-{phase}", scene) for phase, scene in both.items()]
+    return found
+
+
+def graded_by(
+    config: UnderMotion,
+    graders: Mapping[str, TrainedGrader],
+    clean: Segmenter,
+    parts: Parts,
+    found: Sequence[Answer],
+) -> list[dict[str, Any]]:
+    """Every way of grading the held-out scans, scored."""
+    test = [answer.scan for answer in found]
+    stacks = stacks_of(test, config.grading)
+    rows = [
+        grading_row(head, test, grader.grades(stacks))
+        for head, grader in graders.items()
+    ]
+    known, asked = (
+        np.array([answer.uncertainty for answer in those])
+        for those in (answers(clean, parts["validation"]), found)
+    )
+    cuts = thresholds_of(known, grades_of(parts["validation"]))
+    return [*rows, grading_row("uncertainty", test, graded(asked, cuts))]
+
+
+def submit(
+    config: UnderMotion,
+    scans: Sequence[Scan],
+    graders: Mapping[str, TrainedGrader],
+    model: Segmenter,
+) -> None:
+    """Writes what the challenge takes: ``output.csv`` and a label map for each scan."""
+    folder = config.workdir / "submission"
+    answers(model, scans, out=folder)
+    if graders:
+        grades = [*graders.values()][-1].grades(stacks_of(scans, config.grading))
+        names = [scan.name for scan in scans]
+        write_grades(
+            folder / "output.csv", dict(zip(names, map(int, grades), strict=True))
+        )
+
+
+def strips(config: UnderMotion) -> list[Strip]:
+    """The first volunteer, breathing in every way; nothing of real ones."""
+    data = config.data
+    if data.root is not None:
+        return []
+    scene = phantom_scenes(data.cine, seed=data.seed, number=1)["ED"]
+    return [
+        strip_of(
+            scene,
+            scanned(scene, mode, data.motion, key=breath_key(data.seed, 1, number)),
+            mode.replace("_", " "),
+        )
+        for number, mode in ACQUISITIONS.items()
+    ]
+
+
+PRESETS = {
+    "tiny": UnderMotion(
+        about="Breathing phantom hearts, small enough for a CPU",
+        grading=GradingConfig(slices=4, batch_size=8),
+        plan=PlanConfig(rank=2, patch=(64, 64), batch_size=8, widths=(8, 16, 32)),
+        augment=AugmentConfig(turn=30),
+        optimizer=OptimizerConfig(lr=5e-3, clip_norm=12.0, schedule="cosine"),
+        train=TrainConfig(steps=120, log_every=10, checkpoint_every=100),
+        workdir=Path("runs/cmrxmotion-tiny"),
+    ),
+    "challenge": UnderMotion(
+        about="CMRxMotion: grades and label maps",
+        grading=GradingConfig(
+            systems=tuple(
+                QualityConfig(encoder="resnet50", head=head)
+                for head in ("softmax", "ordinal")
+            ),
+            size=192,
+            pixel=1.5,
+            steps=4000,
+            optimizer=OptimizerConfig(lr=3e-4, clip_norm=5.0, schedule="cosine"),
+        ),
+        data=MotionData(motion=MotionConfig()),
+        dtype="bfloat16",
+        window=WindowConfig(mirror=True),
+        optimizer=OptimizerConfig(
+            name="sgd",
+            lr=0.01,
+            momentum=0.99,
+            nesterov=True,
+            weight_decay=3e-5,
+            clip_norm=12.0,
+            schedule="poly",
+        ),
+        epochs=1000,
+        launch=LaunchConfig(),
+        workdir=Path("runs/cmrxmotion-challenge"),
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main(PRESETS, run, __doc__))

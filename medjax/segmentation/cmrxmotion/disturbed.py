@@ -1,0 +1,214 @@
+"""Segmentation of scans that breathing disturbed: scores by grade, and what is unsure.
+
+Every structure is scored by Dice and by HD95 (medpy's, mm), means are told by the
+grade of the scan, and end-diastole and end-systole of an acquisition give its ejection
+fraction. The uncertainty of a scan is the mean entropy within three voxels of what is
+predicted (of the whole image where nothing is): a mean over the image is one of its
+background.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer
+from scipy import ndimage
+
+from medjax.data.boundary import DataError
+from medjax.data.nifti import Volume
+from medjax.metrics.cases import Cases
+from medjax.progress import Progress
+from medjax.segmentation.cmrxmotion.reader import (
+    ACQUISITIONS,
+    GRADES,
+    LABELS,
+    PHASES,
+    Scan,
+    read_scan,
+)
+from medjax.segmentation.cmrxmotion.scoring import (
+    cmrxmotion_task2,
+    score_case,
+)
+from medjax.segmentation.cmrxmotion.submission import write_segmentation
+from medjax.segmentation.pretrained import Segmenter
+
+SEGMENTATIONS, TRUTH = "segmentations", "truth"
+"""Folders of a run: label maps by segmenter, and those they are scored against."""
+AROUND = 3
+"""Voxels around the prediction within which uncertainty counts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a segmenter says of a scan.
+
+    Attributes:
+        scan: which.
+        image: on its grid.
+        truth: labels, where there are any.
+        said: labels.
+        entropy: nats per voxel.
+        uncertainty: its mean around the prediction.
+        scores: of `.scoring.score_case`; empty without a truth.
+    """
+
+    scan: Scan
+    image: Volume
+    truth: Volume | None
+    said: Integer[np.ndarray, "i j k"]
+    entropy: Float[np.ndarray, "i j k"]
+    uncertainty: float
+    scores: dict[str, float]
+
+
+def answers(
+    model: Segmenter, scans: Sequence[Scan], *, out: Path | None = None
+) -> list[Answer]:
+    """Segments scans, scores them, and writes them as a submission of task 2.
+
+    Args:
+        model: a trained segmentation of the challenge's labels.
+        scans: any.
+        out: folder of the submission; None: nothing is written.
+    """
+    found = []
+    with Progress("segment", len(scans), "scans") as progress:
+        for scan in scans:
+            image, truth = read_scan(scan)
+            segmented = model.segment([image], id=scan.name, maps=("entropy",))
+            said = segmented.labels.data.astype(np.int32)
+            entropy = segmented.maps["entropy"].data
+            scores: dict[str, float] = {}
+            if truth is not None:
+                scores = score_case(
+                    said, truth.data, image.spacing, official=False, name=scan.name
+                )
+            if out is not None:
+                write_segmentation(out, scan.name, said, image)
+            around = uncertainty_of(entropy, said)
+            found.append(Answer(scan, image, truth, said, entropy, around, scores))
+            progress.advance()
+    return found
+
+
+def uncertainty_of(
+    entropy: Float[np.ndarray, "i j k"], said: Integer[np.ndarray, "i j k"]
+) -> float:
+    """Mean entropy around what is predicted.
+
+    Args:
+        entropy: nats per voxel.
+        said: labels; where there are none, the whole image counts.
+    """
+    there = said > 0
+    if not there.any():
+        return float(entropy.mean())
+    around = ndimage.binary_dilation(there, iterations=AROUND)
+    return float(entropy[around].mean())
+
+
+def rows_by_grade(arm: str, found: Sequence[Answer]) -> list[dict[str, Any]]:
+    """A row for each grade that occurs: Dice and HD95 of every structure.
+
+    Args:
+        arm: name of the segmenter.
+        found: scored answers; those without a truth or a grade are left out.
+    """
+    rows = []
+    for grade in GRADES:
+        those = [a for a in found if a.scan.grade == grade and a.scores]
+        if not those:
+            continue
+        row: dict[str, Any] = {"trained on": arm, "grade": grade, "n": len(those)}
+        for key in those[0].scores:
+            if not key.endswith("_hd"):
+                row[key] = Cases.of(np.array([a.scores[key] for a in those])).mean
+        row["dice"] = float(np.mean([row[f"{name}_dice"] for name in LABELS]))
+        row["uncertainty"] = float(np.mean([a.uncertainty for a in those]))
+        errors = ejection_errors([a for a in found if a.scores], grade)
+        row["EF error"] = float(np.mean(np.abs(errors))) if errors else float("nan")
+        row["acquisitions"] = len(errors)
+        rows.append(row)
+    return rows
+
+
+def ejection_errors(found: Sequence[Answer], grade: int) -> list[float]:
+    """Predicted minus true ejection fraction (percent) of acquisitions of a grade.
+
+    Args:
+        found: with truths. An acquisition without both phases, or without a cavity at
+            end-diastole on either side, has none.
+        grade: the worse one of end-diastole and end-systole.
+    """
+    both: dict[tuple[str, int], dict[str, Answer]] = {}
+    for answer in found:
+        scan = answer.scan
+        both.setdefault((scan.patient, scan.acquisition), {})[scan.phase] = answer
+    errors = []
+    for by in both.values():
+        worst = max(answer.scan.grade or 0 for answer in by.values())
+        if set(by) == set(PHASES) and worst == grade:
+            said = _fraction([by[phase].said for phase in PHASES])
+            true = _fraction([by[phase].truth.data for phase in PHASES])
+            errors.append(said - true)
+    return [error for error in errors if np.isfinite(error)]
+
+
+def _fraction(labels: Sequence[np.ndarray]) -> float:
+    """Ejection fraction, percent, of end-diastole and end-systole; NaN without any."""
+    full, empty = (float((each == LABELS["LV"]).sum()) for each in labels)
+    return 100.0 * (1.0 - empty / full) if full else float("nan")
+
+
+def counts(scans: Sequence[Scan]) -> list[dict[str, Any]]:
+    """How many scans of each acquisition have which grade: modes are no grades."""
+    rows = []
+    for number, mode in ACQUISITIONS.items():
+        of_mode = [scan.grade for scan in scans if scan.acquisition == number]
+        if of_mode:
+            by = {f"grade {grade}": of_mode.count(grade) for grade in GRADES}
+            rows.append({"breathing": mode.replace("_", " "), **by})
+    return rows
+
+
+def task2_rows(
+    found: Mapping[str, Sequence[Answer]], workdir: Path
+) -> list[dict[str, Any]]:
+    """Scores of written label maps, as the challenge's script counts and as it should.
+
+    Args:
+        found: answers by segmenter, written below :data:`SEGMENTATIONS`.
+        workdir: folder of the run; truths are written beside them.
+    """
+    labelled = [a for a in next(iter(found.values())) if a.truth is not None]
+    for answer in labelled:
+        assert answer.truth is not None
+        truth = answer.truth.data.astype(np.int32)
+        write_segmentation(workdir / TRUTH, answer.scan.name, truth, answer.image)
+    rows = []
+    for arm in found if labelled else ():
+        for official in (True, False):
+            kind = "official" if official else "correct"
+            row: dict[str, Any] = {"trained on": arm, "scored": kind}
+            try:
+                scores = cmrxmotion_task2(
+                    workdir / SEGMENTATIONS / arm, workdir / TRUTH, official=official
+                )
+                row |= scores.mean | {"scans": len(scores.cases)}
+            except DataError as error:  # what stops the script
+                row["remark"] = str(error)
+            rows.append(row)
+    return rows
+
+
+def in_turn(found: Sequence[Answer], count: int) -> list[Answer]:
+    """A few answers to show, the first of every grade before the second of any."""
+    seen: dict[int | None, int] = {}
+    places = []
+    for number, answer in enumerate(found):
+        turn = seen[answer.scan.grade] = seen.get(answer.scan.grade, -1) + 1
+        places.append((turn, answer.scan.grade or 0, number))
+    return [found[number] for *_, number in sorted(places)[:count]]

@@ -1,0 +1,188 @@
+"""Graders, from scans to grades: stacks as arrays, a training for each head.
+
+A stack comes at one size of pixels and in one extent, its slices spread evenly over
+those that there are, so that volunteers of any scanner make one batch.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from medjax.data.nifti import Volume
+from medjax.data.pipeline import ArraySource, PipelineConfig, build_pipeline
+from medjax.data.volumes import grid_of, resample, spaced, to_canonical
+from medjax.metrics.kappa import confusion_matrix
+from medjax.segmentation.cmrxmotion.quality import (
+    QualityConfig,
+    QualitySystem,
+    least_distance,
+)
+from medjax.segmentation.cmrxmotion.reader import GRADES, Scan, read_scan
+from medjax.segmentation.cmrxmotion.scoring import cmrxmotion_task1
+from medjax.segmentation.sampling import window
+from medjax.train.experiment import Experiment
+from medjax.train.mesh import make_mesh
+from medjax.train.optimizer import OptimizerConfig
+from medjax.train.sharding import on_host
+
+
+@dataclasses.dataclass(frozen=True)
+class GradingConfig:
+    """How graders see scans and are trained."""
+
+    systems: tuple[QualityConfig, ...] = (
+        QualityConfig(head="softmax"),
+        QualityConfig(head="ordinal"),
+    )
+    """What is trained, one run each, in a folder with the name of its head."""
+    slices: int = 8
+    """Of a stack, spread evenly over those that there are."""
+    size: int = 64
+    """Rows and columns, the middle of the image."""
+    pixel: float | None = None
+    """mm; None: as they are."""
+    batch_size: int = 16
+    """Stacks of the global batch."""
+    steps: int = 100
+    """Updates of each."""
+    optimizer: OptimizerConfig = OptimizerConfig(
+        lr=1e-3, clip_norm=5.0, schedule="cosine"
+    )
+    """Update rule and schedule."""
+
+    def __post_init__(self) -> None:
+        heads = [system.head for system in self.systems]
+        if len(set(heads)) < len(heads):
+            raise ValueError(f"grading: heads {heads}, expected each once at most")
+
+
+def stack_of(image: Volume, config: GradingConfig) -> Float[np.ndarray, "d h w"]:
+    """A scan as graders see it.
+
+    Args:
+        image: any orientation; its axis with the longest voxels counts slices.
+        config: extent and pixels.
+    """
+    turned = to_canonical(image)
+    across = int(np.argmax(turned.spacing))
+    if config.pixel is not None:
+        sizes = [config.pixel] * 3
+        sizes[across] = turned.spacing[across]
+        grid = spaced(grid_of(turned), sizes)
+        turned = resample(turned, grid, interpolation="linear")
+    data = np.moveaxis(turned.data, across, 0).astype(np.float32)
+    chosen = np.linspace(0, len(data) - 1, config.slices).round().astype(int)
+    corner = [(n - config.size) // 2 for n in data.shape[1:]]
+    shape = (config.slices, config.size, config.size)
+    return window(data[chosen], [0, *corner], shape)
+
+
+def stacks_of(
+    scans: Sequence[Scan], config: GradingConfig
+) -> Float[np.ndarray, "n d h w"]:
+    """Scans as an array."""
+    return np.stack([stack_of(read_scan(scan)[0], config) for scan in scans])
+
+
+def grades_of(scans: Sequence[Scan]) -> Int[np.ndarray, " n"]:
+    """The grades of scans that have one.
+
+    Raises:
+        ValueError: where one has none.
+    """
+    without = [scan.name for scan in scans if scan.grade is None]
+    if without:
+        raise ValueError(f"{without[:3]}: expected a grade for each scan")
+    return np.array([scan.grade for scan in scans], np.int32)
+
+
+def trained_grader(
+    experiment: Experiment,
+    system: QualityConfig,
+    stacks: Float[np.ndarray, "n d h w"],
+    grades: Int[np.ndarray, " n"],
+    config: GradingConfig,
+) -> "TrainedGrader":
+    """Trains one head, or goes on training it, in a folder of its own.
+
+    Args:
+        experiment: whose folder, mesh and seed are taken.
+        system: network and head.
+        stacks: to train on.
+        grades: of each.
+        config: length and batch.
+    """
+    built = QualitySystem(system)
+    run = dataclasses.replace(
+        experiment,
+        optimizer=config.optimizer,
+        epochs=None,
+        train=dataclasses.replace(experiment.train, steps=config.steps),
+        workdir=experiment.workdir / f"grade-{system.head}",
+    )
+    size = min(config.batch_size, len(stacks))
+    mesh = make_mesh(run.mesh)
+    stream = build_pipeline(
+        ArraySource({"image": stacks, "grade": grades}),
+        PipelineConfig(batch_size=size, seed=run.train.seed),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    state = run.fit(built, stream, rows=len(stacks), batch_size=size, mesh=mesh)
+    variables = jax.device_put(on_host(state.averaged_variables, mesh))
+    return TrainedGrader(built, variables, size)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedGrader:
+    """A grader with its weights.
+
+    Attributes:
+        system: its functions.
+        variables: the weights.
+        batch_size: stacks at a time.
+    """
+
+    system: QualitySystem
+    variables: dict
+    batch_size: int
+
+    def probabilities(
+        self, stacks: Float[np.ndarray, "n d h w"]
+    ) -> Float[np.ndarray, "n 3"]:
+        """Of the grades 1, 2 and 3."""
+        grade, found = jax.jit(self.system.apply["grade"]), []
+        for first in range(0, len(stacks), self.batch_size):
+            batch = stacks[first : first + self.batch_size]
+            # One shape, so that one program is compiled.
+            missing = self.batch_size - len(batch)
+            full = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+            found.append(np.asarray(grade(self.variables, full))[: len(batch)])
+        return np.concatenate(found)
+
+    def grades(self, stacks: Float[np.ndarray, "n d h w"]) -> Int[np.ndarray, " n"]:
+        """Those with the smallest expected distance from the true one."""
+        return least_distance(self.probabilities(stacks))
+
+
+def grading_row(
+    method: str, scans: Sequence[Scan], said: Int[np.ndarray, " n"]
+) -> dict[str, object]:
+    """Scores of one way of grading: accuracy, kappas, and who was taken for whom.
+
+    Args:
+        method: its name.
+        scans: with their grades.
+        said: the grade of each.
+    """
+    names = [scan.name for scan in scans]
+    truth = grades_of(scans)
+    scores = cmrxmotion_task1(
+        dict(zip(names, truth.tolist(), strict=True)),
+        dict(zip(names, map(int, said), strict=True)),
+    )
+    matrix = confusion_matrix(truth, np.asarray(said, np.int32), GRADES)
+    return {"method": method, **scores, "confusion": matrix.tolist()}

@@ -1,0 +1,143 @@
+"""Scans under motion: what is uncertain, how far ejection fractions are off, scores."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medjax.data.nifti import Volume
+from medjax.segmentation.cmrxmotion.disturbed import (
+    SEGMENTATIONS,
+    Answer,
+    counts,
+    ejection_errors,
+    in_turn,
+    rows_by_grade,
+    task2_rows,
+    uncertainty_of,
+)
+from medjax.segmentation.cmrxmotion.grading import (
+    GradingConfig,
+    grades_of,
+    grading_row,
+    stack_of,
+)
+from medjax.segmentation.cmrxmotion.quality import QualityConfig
+from medjax.segmentation.cmrxmotion.reader import Scan
+from medjax.segmentation.cmrxmotion.scoring import score_case
+from medjax.segmentation.cmrxmotion.submission import write_segmentation
+
+SPACING = (1.5, 1.5, 8.0)
+AFFINE = np.diag([*SPACING, 1.0])
+
+
+def labels(cavity):
+    """A cavity of so many voxels, a wall and a right ventricle."""
+    out = np.zeros((10, 10, 2), np.int32)
+    out[..., 0].flat[:cavity] = 1
+    out[7:9, :4, 1], out[7:9, 5:9, 1] = 2, 3
+    return out
+
+
+def answer(phase, grade, said, truth, *, acquisition=3):
+    scan = Scan(
+        f"P001-{acquisition}-{phase}", "P001", acquisition, phase, Path(), None, grade
+    )
+    volume = Volume(truth.astype(np.float32), AFFINE, SPACING)
+    true = Volume(truth, AFFINE, SPACING)
+    scores = score_case(said, truth, SPACING, official=False)
+    zeros = np.zeros(truth.shape, np.float32)
+    return Answer(scan, volume, true, said, zeros, 0.25, scores)
+
+
+@pytest.fixture
+def beat():
+    """60 of 80 voxels where 40 of 80 are true: an error of -25 points."""
+    return [
+        answer("ED", 2, labels(80), labels(80)),
+        answer("ES", 1, labels(60), labels(40)),
+    ]
+
+
+def test_ejection_fractions_are_of_acquisitions_by_their_worse_phase(beat):
+    assert ejection_errors(beat, 2) == pytest.approx([25.0 - 50.0])
+    assert ejection_errors(beat, 1) == [] and ejection_errors(beat[:1], 2) == []
+    blind = dataclasses.replace(beat[0], said=np.zeros_like(beat[0].said))
+    assert ejection_errors([blind, beat[1]], 2) == []
+
+
+def test_rows_are_means_over_scans_of_a_grade(beat):
+    first, second = rows_by_grade("clean", beat)
+    assert (first["grade"], second["grade"]) == (1, 2)
+    assert second["dice"] == 1 and second["LV_hd95"] == 0
+    assert first["LV_dice"] == pytest.approx(2 * 40 / 100)
+    assert second["EF error"] == pytest.approx(25.0) and np.isnan(first["EF error"])
+    assert counts([a.scan for a in beat]) == [
+        {"breathing": "free", "grade 1": 1, "grade 2": 1, "grade 3": 0}
+    ]
+
+
+def test_uncertainty_counts_near_the_prediction_alone():
+    entropy = np.zeros((12, 12, 3), np.float32)
+    said = np.zeros(entropy.shape, np.int32)
+    entropy[6, 6, 1] = entropy[0, 0, 0] = 1.0
+    assert uncertainty_of(entropy, said) == pytest.approx(2 / entropy.size)
+    said[6, 6, 1] = 2
+    # Three steps over faces from one voxel, cut by three slices: 25 + 2 * 13.
+    assert uncertainty_of(entropy, said) == pytest.approx(1 / (25 + 2 * 13))
+
+
+def test_official_scores_punish_a_missed_structure_more(beat, tmp_path):
+    for each in beat:
+        said = np.where(each.said == 3, 0, each.said)
+        folder = tmp_path / SEGMENTATIONS / "clean"
+        write_segmentation(folder, each.scan.name, said, each.image)
+    official, correct = task2_rows({"clean": beat}, tmp_path)
+    assert (official["scored"], correct["scored"]) == ("official", "correct")
+    assert official["RV_hd95"] == 373
+    diagonal = np.linalg.norm(np.array(beat[0].said.shape) * SPACING)
+    assert correct["RV_hd95"] == pytest.approx(diagonal)
+    assert official["LV_dice"] == pytest.approx((1 + 0.8) / 2)
+    # What stops the script is told, and scored otherwise.
+    for each in beat:
+        bare = np.where(each.truth.data == 3, 0, each.truth.data)
+        bare = Volume(bare, AFFINE, SPACING)
+        write_segmentation(folder, each.scan.name, each.said, each.image)
+        beat[beat.index(each)] = dataclasses.replace(each, truth=bare)
+    official, correct = task2_rows({"clean": beat}, tmp_path)
+    assert "RV is predicted and the truth has none" in official["remark"]
+    assert correct["RV_dice"] == 0 and "remark" not in correct
+
+
+def test_grades_are_shown_in_turn(beat):
+    more = [*beat, answer("ED", 2, labels(80), labels(80), acquisition=4)]
+    assert [a.scan.grade for a in in_turn(more, 3)] == [1, 2, 2]
+    assert [a.scan.grade for a in in_turn(more, 2)] == [1, 2]
+
+
+def test_a_grading_is_scored_and_its_errors_are_counted(beat):
+    row = grading_row("softmax", [a.scan for a in beat], np.array([3, 1]))
+    assert row["accuracy"] == 0.5
+    assert row["confusion"] == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    bare = dataclasses.replace(beat[0].scan, grade=None)
+    with pytest.raises(ValueError, match="P001-3-ED"):
+        grades_of([bare])
+
+
+def test_stacks_are_of_one_extent_however_they_lie():
+    data = np.arange(6 * 8 * 3, dtype=np.float32).reshape(6, 8, 3)
+    config = GradingConfig(slices=3, size=6)
+    straight = stack_of(Volume(data, AFFINE, SPACING), config)
+    np.testing.assert_array_equal(straight, np.moveaxis(data, 2, 0)[:, :, 1:7])
+    turned = np.array([[0, 0, 1.5, 0], [0, 1.5, 0, 0], [8, 0, 0, 0], [0, 0, 0, 1.0]])
+    lying = Volume(np.transpose(data, (2, 1, 0)), turned, (8.0, 1.5, 1.5))
+    np.testing.assert_array_equal(stack_of(lying, config), straight)
+    fewer = dataclasses.replace(config, slices=2, size=10)
+    wide = stack_of(Volume(data, AFFINE, SPACING), fewer)
+    np.testing.assert_array_equal(wide[:, 2:8, 1:9], np.moveaxis(data, 2, 0)[[0, 2]])
+    assert wide.shape == (2, 10, 10) and not wide[:, :2].any()
+    coarse = dataclasses.replace(config, pixel=3.0, size=3)
+    assert stack_of(Volume(data, AFFINE, SPACING), coarse).shape == (3, 3, 3)
+    with pytest.raises(ValueError, match="each once"):
+        GradingConfig(systems=(QualityConfig(), QualityConfig()))
