@@ -34,7 +34,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from medjax.heart.cheart_network import CLASSES, LEVELS, CHeart, CHeartConfig, Gaussian
+from medjax.heart.cheart_network import CLASSES, LEVELS, CHeart, CHeartConfig
+from medjax.nn.gaussian import Gaussian, divergence
 from medjax.train.state import Init
 from medjax.train.step import Loss
 from medjax.train.system import Apply
@@ -57,20 +58,13 @@ CONFIGS = {
 }
 
 
-def divergence(posterior: Gaussian, prior: Gaussian) -> Float[Array, " z"]:
-    """KL of the posterior to the prior per dimension, nats, mean over the batch."""
-    ratio = posterior.log_variance - prior.log_variance
-    gap = jnp.square(posterior.mean - prior.mean) * jnp.exp(-prior.log_variance)
-    return 0.5 * jnp.mean(jnp.exp(ratio) + gap - 1.0 - ratio, axis=0)
-
-
 def divergence_cost(
     each: Float[Array, " z"], step: Integer[Array, ""], config: CHeartConfig
 ) -> Float[Array, ""]:
     """What KL adds to the loss.
 
     Args:
-        each: of :func:`divergence`.
+        each: nats of KL of each latent dimension, mean over the batch.
         step: updates so far, for the warm-up.
         config: weight, free bits, mean or sum.
     """
@@ -161,7 +155,7 @@ def cheart_system(config: CHeartConfig) -> GenerativeSystem:
     ) -> tuple[Array, tuple[Metrics, Variables]]:
         (logits, posterior, prior), updated = forward(variables, batch, key)
         entropy, dice = reconstruction_loss(logits, batch["labels"], config)
-        each = divergence(posterior, prior)
+        each = jnp.mean(divergence(posterior, prior), axis=0)
         step = variables["counters"]["step"]
         total = entropy + config.dice * dice + divergence_cost(each, step, config)
         metrics = {

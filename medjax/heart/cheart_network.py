@@ -5,7 +5,7 @@ What it is for, and what the presets mean, is told in :mod:`medjax.heart.cheart`
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Integer
 from medjax.heart.appearance import LABELS
 from medjax.heart.population import CONDITIONS
 from medjax.nn.attention import Mlp, MultiHeadAttention
+from medjax.nn.gaussian import Gaussian
 from medjax.nn.halving import Double, Halve
 from medjax.nn.normalization import BatchNorm, LayerNorm
 from medjax.nn.warp import warp
@@ -66,17 +67,6 @@ class CHeartConfig:
     """Of the three structures, in cross-entropy; background has 1."""
     systole_weight: float = 1.0
     """Of frames 3 to 13 of 20; the others have 1."""
-
-
-class Gaussian(NamedTuple):
-    """Means and log variances, ``b z``."""
-
-    mean: Float[Array, "b z"]
-    log_variance: Float[Array, "b z"]
-
-    def at(self, noise: Float[Array, "b z"]) -> Float[Array, "b z"]:
-        """The value for a draw of a standard normal."""
-        return self.mean + jnp.exp(0.5 * self.log_variance) * noise
 
 
 class _Norm(nn.Module):
