@@ -83,7 +83,10 @@ class NNUNetConfig:
 
 
 class ConvNorm(nn.Module):
-    """Convolution, instance normalisation, and, but for short cuts, a rectifier."""
+    """Convolution, instance normalisation, and, but for short cuts, a rectifier.
+
+    ``normal=False`` leaves normalisation out, for maps whose mean says something.
+    """
 
     config: NNUNetConfig
     width: int
@@ -93,6 +96,7 @@ class ConvNorm(nn.Module):
     active: bool = True
     bias: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
+    normal: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *_s _c"]) -> Float[Array, "b *_t width"]:
@@ -106,12 +110,13 @@ class ConvNorm(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        x = nn.InstanceNorm(
-            epsilon=1e-5,
-            scale_init=self.scale_init,
-            use_fast_variance=False,  # cancellation would cost three digits
-            name="norm",
-        )(x.astype(jnp.float32))
+        if self.normal:
+            x = nn.InstanceNorm(
+                epsilon=1e-5,
+                scale_init=self.scale_init,
+                use_fast_variance=False,  # cancellation would cost three digits
+                name="norm",
+            )(x.astype(jnp.float32))
         if self.active:
             x = nn.leaky_relu(x, self.config.slope)
         return x.astype(self.dtype)
@@ -125,6 +130,7 @@ class ConvRow(nn.Module):
     count: int
     stride: Axes
     dtype: DTypeLike = jnp.float32
+    normal: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *_s _c"]) -> Float[Array, "b *_t _w"]:
@@ -136,6 +142,7 @@ class ConvRow(nn.Module):
                 config.kernels[self.level],
                 one if i else self.stride,
                 self.dtype,
+                normal=self.normal,
                 name=f"conv_{i}",
             )(x)
         return x
@@ -307,6 +314,13 @@ def averaged(x: Float[Array, "b *_s c"], stride: Axes) -> Float[Array, "b *_t c"
     split = [(n // s, s) for n, s in zip(x.shape[1:-1], stride, strict=True)]
     blocks = x.reshape(x.shape[0], *itertools.chain(*split), x.shape[-1])
     return jnp.mean(blocks, axis=tuple(range(2, 2 * len(stride) + 1, 2)))
+
+
+def repeated(x: Float[Array, "b *_s c"], factors: Axes) -> Float[Array, "b *_t c"]:
+    """Every voxel as a block of equal ones: the other way of :func:`averaged`."""
+    for axis, factor in enumerate(factors, 1):
+        x = jnp.repeat(x, factor, axis=axis)
+    return x
 
 
 def he_normal(slope: float, *, transposed: bool = False) -> nn.initializers.Initializer:

@@ -4,7 +4,8 @@ A system of this domain is four pure functions. Two train it (``init``, ``loss``
 shared loop has them); ``tile`` is what a trained one says of patches, by name, in
 quantities that may be averaged over overlapping tiles (:mod:`.inference`); ``finish``
 turns their averages into what is written: always ``probability``, and maps of
-uncertainty where there are any. A batch holds sources of patches, ``image`` ``b *s c``
+uncertainty where there are any. A system that has several answers gives them by
+``sample`` (:mod:`.sampled`). A batch holds sources of patches, ``image`` ``b *s c``
 and ``label`` ``b *s``, which are augmented and cut on the device.
 """
 
@@ -21,6 +22,7 @@ from medjax.segmentation.augment import AugmentConfig, augment
 from medjax.segmentation.inference import Tile
 from medjax.segmentation.labels import Labels
 from medjax.segmentation.losses import LossConfig, supervised
+from medjax.train.sharding import DEFAULT_RULES, Rules
 from medjax.train.state import Init
 from medjax.train.step import Loss
 from medjax.train.system import Apply
@@ -28,6 +30,10 @@ from medjax.typing import Batch, Key, Metrics, Variables
 
 Maps = Mapping[str, Array]
 """Name to ``*s q``."""
+
+Sample = Callable[[Variables, Array, Key, int], Float[Array, "m b *s k"]]
+"""``sample(variables, patches b *s c, key, count)``: probabilities of draws, at most
+``count`` of them where there are no more; for 0, of one answer without a draw."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +69,9 @@ class SegmentationSystem:
         finish: Their averages to ``probability`` and maps of uncertainty.
         shared_key: Whether all tiles of a volume need the same key.
         frozen: Regular expressions of parameters that are not trained.
+        sample: Several answers, of systems that have them.
+        levels: Like ``tile`` with one part of what can be drawn drawn alone, by name.
+        rules: Where parameters lie.
     """
 
     init: Init
@@ -71,6 +80,9 @@ class SegmentationSystem:
     finish: Callable[[Maps], Maps]
     shared_key: bool = False
     frozen: tuple[str, ...] = ()
+    sample: Sample | None = None
+    levels: Mapping[str, Tile] = dataclasses.field(default_factory=dict)
+    rules: Rules = DEFAULT_RULES
 
     @property
     def apply(self) -> dict[str, Apply]:

@@ -1,0 +1,181 @@
+"""Hierarchical uncertainty: its sizes, what it is tied to, and which level is drawn."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax.nn.gaussian import Gaussian
+from medjax.nn.nnunet import NNUNet, NNUNetConfig
+from medjax.segmentation.hierarchical import (
+    HierarchicalConfig,
+    HierarchicalUNet,
+    Hierarchy,
+    hierarchical_system,
+    latent_levels,
+    level_divergence,
+)
+from medjax.segmentation.losses import LossConfig
+from medjax.segmentation.sampled import rise
+from tests.segmentation.drawing import (
+    BATCH,
+    IMAGES,
+    NETWORK,
+    quick_to_compile,
+    small,
+)
+
+__all__ = ["quick_to_compile"]
+
+PAPER = NNUNetConfig(
+    out_channels=2,
+    widths=(32, 64, 128, 256, 512),
+    kernels=((3, 3),) * 5,
+    strides=((1, 1), *((2, 2),) * 4),
+    blocks=(2,) * 5,
+    decoder_blocks=(2,) * 4,
+)
+SILENT = LossConfig(cross_entropy=0.0, dice=0.0)
+
+
+def size(module, network):
+    x = jnp.zeros((1, *network.divisor, 1))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("kl", ["none", "standard", "learned_prior", "noise_floor"])
+def test_latents_cost_two_convolutions_each(kl):
+    plain = size(NNUNet(PAPER), PAPER)
+    skips = PAPER.widths[:-1]
+    added = sum(2 * (w * w + w) for w in skips)
+    if kl == "learned_prior":
+        added += sum(2 * w for w in skips)
+    assert size(HierarchicalUNet(PAPER, Hierarchy(kl)), PAPER) == plain + added
+    one = Hierarchy(kl, levels=(3,))
+    with_one = 2 * (256 * 256 + 256) + (2 * 256 if kl == "learned_prior" else 0)
+    assert size(HierarchicalUNet(PAPER, one), PAPER) == plain + with_one
+
+
+@pytest.fixture(scope="module")
+def system():
+    return hierarchical_system(small(HierarchicalConfig))
+
+
+@pytest.fixture(scope="module")
+def found(system):
+    """As initialised."""
+    return jax.jit(system.init)(jax.random.key(0), BATCH)
+
+
+def test_a_trained_network_drops_in(system, found):
+    @jax.jit
+    def ask(found):
+        key = jax.random.key(1)
+        plain = NNUNet(NETWORK).apply({"params": found["params"]["unet"]}, IMAGES)
+        bare = system.sample(found, IMAGES, key, 0)
+        return plain, bare[0], system.sample(found, IMAGES, key, 2)
+
+    plain, bare, drawn = ask(found)
+    np.testing.assert_allclose(bare, jax.nn.softmax(plain), atol=1e-6)
+    # And draws begin close to it.
+    assert 0 < np.abs(np.asarray(drawn) - np.asarray(bare)).max() < 0.5
+
+
+def test_the_divergences_are_their_formulas():
+    mean, s = np.random.default_rng(0).normal(size=(2, 4, 5, 3))
+    found = Gaussian(jnp.asarray(mean, jnp.float32), jnp.asarray(s, jnp.float32))
+    standard = 0.5 * (mean**2 + np.exp(s) - 1 - s).mean()
+    assert level_divergence(found, Hierarchy("standard")) == pytest.approx(
+        standard, rel=1e-5
+    )
+    floor = 0.3
+    tied = 0.5 * (np.exp(s) / floor**2 - 1 - s + np.log(floor**2)).mean()
+    hierarchy = Hierarchy("noise_floor", floor=floor)
+    assert level_divergence(found, hierarchy) == pytest.approx(tied, rel=1e-5)
+    m, t = np.random.default_rng(1).normal(size=(2, 3))
+    learned = 0.5 * (np.exp(s - t) + (mean - m) ** 2 / np.exp(t) - 1 - s + t).mean()
+    prior = Gaussian(jnp.asarray(m, jnp.float32), jnp.asarray(t, jnp.float32))
+    assert level_divergence(found, Hierarchy("learned_prior"), prior) == pytest.approx(
+        learned, rel=1e-5
+    )
+
+
+def pulled(kl):
+    """A loss that asks nothing of the answer, after two of four rising updates."""
+    hierarchy = Hierarchy(kl, beta=0.5, weights=(1.0, 4.0), warmup=0.4)
+    system = hierarchical_system(
+        small(HierarchicalConfig, hierarchy=hierarchy, loss=SILENT)
+    )
+
+    def at(step):
+        found = system.init(jax.random.key(0), BATCH)
+        here = {**found, "counters": {"step": step}}
+        return system.loss(here, BATCH, jax.random.key(1))
+
+    return at
+
+
+@pytest.mark.parametrize("kl", ["learned_prior", "noise_floor"])
+def test_each_level_is_pulled_with_its_weight(kl):
+    """What is left is the weighed divergence."""
+    value, (metrics, updated) = jax.jit(pulled(kl))(jnp.int32(2))
+    assert updated["counters"]["step"] == 3
+    each = metrics["kl_level0"] + 4 * metrics["kl_level1"]
+    assert value == pytest.approx(0.5 * (2 / 4) * float(each), rel=1e-5)
+    if kl == "noise_floor":
+        s = -6.0
+        one = 0.5 * (np.exp(s) / 0.25 - 1 - s + np.log(0.25))
+        np.testing.assert_allclose(each, 5 * one, rtol=1e-5)
+
+
+def test_what_is_tied_to_nothing_has_no_divergence():
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    for kl, number in (("none", 0), ("standard", 2)):
+        _, (metrics, _) = jax.eval_shape(pulled(kl), step)
+        assert sum(name.startswith("kl_") for name in metrics) == number
+
+
+def test_the_weight_rises_over_its_share_of_the_run():
+    steps = jnp.arange(12)
+    found = jax.vmap(lambda step: rise(step, 0.3, 20))(steps)
+    np.testing.assert_allclose(found, np.minimum(np.arange(12) / 6, 1), atol=1e-6)
+    assert rise(jnp.int32(0), 0.0, 20) == 1
+
+
+def test_a_level_alone_is_what_is_left_when_others_stay(system, found):
+    """Level 0 alone: as in a network whose other skip connection has no latent, since
+    means are features until they are trained."""
+    loud = jax.tree_util.tree_map_with_path(
+        lambda path, x: x * 0 if "log_variances" in str(path) else x, found
+    )  # deviations of 1
+    hierarchy = Hierarchy(levels=(0,))
+    alone = hierarchical_system(small(HierarchicalConfig, hierarchy=hierarchy))
+
+    @jax.jit
+    def ask(variables):
+        key = jax.random.key(5)
+        one = jax.eval_shape(alone.init, key, BATCH)["params"]
+        kept = {k: v for k, v in variables["params"].items() if k in one}
+        maps = {
+            name: system.finish(tile(variables, IMAGES, key))["mi"]
+            for name, tile in system.levels.items()
+        }
+        return maps, alone.finish(alone.tile({"params": kept}, IMAGES, key))["mi"]
+
+    maps, expected = ask(loud)
+    assert list(maps) == ["level0", "level1"]
+    np.testing.assert_allclose(maps["level0"], expected, atol=1e-6)
+    assert expected.mean() > 1e-4
+    assert np.abs(np.asarray(maps["level1"]) - np.asarray(expected)).max() > 1e-3
+
+
+def test_levels_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match=r"levels: \(2,\), expected some of \[0, 1\]"):
+        latent_levels(NETWORK, Hierarchy(levels=(2,)))
+    with pytest.raises(ValueError, match="weights: 1 for 2 levels"):
+        latent_levels(NETWORK, Hierarchy(weights=(1.0,)))
+    with pytest.raises(ValueError, match="floor 0"):
+        dataclasses.replace(Hierarchy(), floor=0.0)
