@@ -1,6 +1,7 @@
 """Batch norm and layer norm mean what PyTorch means by them."""
 
 import inspect
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -11,7 +12,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from medjax.nn.normalization import BatchNorm, LayerNorm
+from medjax.train.collectives import read_collectives
 from medjax.train.mesh import AXES, BATCH_AXES, MeshConfig, host_parts, make_mesh
+from tests import processes
+from tests.nn import host_statistics
 
 
 def features(*shape, offset=0.0, seed=0):
@@ -227,3 +231,25 @@ def test_layer_norm_is_that_of_pytorch_and_keeps_float32_inside():
     half = LayerNorm(1e-5, "bfloat16").apply(params, jnp.asarray(x))
     assert half.dtype == jnp.bfloat16
     np.testing.assert_array_equal(half, got.astype(jnp.bfloat16))
+
+
+def test_each_of_two_hosts_normalises_its_share(tmp_path):
+    """Two processes of two devices each: what a process says is of its own rows."""
+    program = str(Path(__file__).with_name("host_statistics.py"))
+    address = processes.free_address()
+    running = [
+        processes.start([program, address, n, str(tmp_path)], tmp_path / f"{n}.log")
+        for n in ("0", "1")
+    ]
+    processes.finish(tmp_path, running, [0, 0])
+    found = [dict(np.load(tmp_path / f"{n}.npz")) for n in (0, 1)]
+    shares = np.split(host_statistics.batch(), 2)
+    means = [share.mean((0, 1)) for share in shares]
+    for one, share, mean in zip(found, shares, means, strict=True):
+        wanted = (share - mean) / np.sqrt(share.var((0, 1)) + 1e-5)
+        np.testing.assert_allclose(one["y"], wanted, atol=1e-5)
+        # Running statistics are the mean over the hosts, and the same on both.
+        np.testing.assert_allclose(one["mean"], 0.1 * np.mean(means, 0), rtol=1e-5)
+        # Sums of activations stay on a host; those of running statistics go round.
+        groups = [sorted(c.groups) for c in read_collectives(str(one["text"]))]
+        assert [(0, 1), (2, 3)] in [[tuple(g) for g in some] for some in groups], groups
