@@ -5,7 +5,7 @@ eight host devices, at two learning rates, from the same weights and on the same
 batches, and compares the losses step by step with those of one device. Sums over a
 batch that is split are rounded in another order; what follows from that is training's
 doing, not the devices'. ``--publish`` writes
-``experiments/results/compare_rounding.json``, which no page shows yet.
+``experiments/results/compare_rounding.json`` and the table of its page.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class Rounding:
     workdir: Path = Path("runs/compare-rounding")
     """One folder per run in it; the same command goes on."""
     publish: bool = False
-    """Write the committed results as well."""
+    """Write the committed results and the table of their page as well."""
     launch: LaunchConfig = LaunchConfig(cpu_devices=8)
     """How this process starts."""
 

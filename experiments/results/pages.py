@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench import tables as bench
-from experiments.compare import pretraining, reconstruction
+from experiments.compare import pretraining, reconstruction, rounding
 from experiments.results import front
 from medjax.data.boundary import reading
 
@@ -35,6 +35,7 @@ class Table:
 
 PRETRAINING, RECONSTRUCTION = "compare_pretraining.json", "compare_reconstruction.json"
 STEPS = tuple(f"cpu/bench-step{kind}.json" for kind in ("", "-frozen", "-compile"))
+ROUNDING = "compare_rounding.json"
 UNROLLED, MAPS = "cpu/bench-unrolled.json", "cpu/bench-maps.json"
 INPUT = "cpu/bench-input.json"
 FRONT = "README.md"
@@ -43,6 +44,7 @@ TABLES: Mapping[str, Table] = {
     "compare_reconstruction": Table(
         "results/mri.md", (RECONSTRUCTION,), reconstruction.table
     ),
+    "compare_rounding": Table("results/devices.md", (ROUNDING,), rounding.table),
     "bench_step": Table("results/speed.md", STEPS, bench.steps),
     "bench_unrolled": Table("results/speed.md", (UNROLLED,), bench.unrolled),
     "bench_maps": Table("results/speed.md", (MAPS,), bench.maps),
