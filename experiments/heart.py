@@ -6,6 +6,7 @@
     python -m experiments.heart strain heart.npz
     python -m experiments.heart slice heart.npz --like sa.nii.gz --out labels.nii.gz
     python -m experiments.heart convert heart.npz heart.vtk
+    python -m experiments.heart track RUN cine.nii.gz --mesh heart.vtk --out moving
     python -m experiments.heart export deepmesh folder --people 2
 
 ``measure`` gives volumes, ejection fractions and masses of label maps (NIfTI, in the
@@ -13,8 +14,9 @@ numbering of ``--codes``) and of meshes (VTK, PLY, STL, OBJ, npz). ``strain`` wa
 ``npz`` with ``vertices`` (frames, n, 3) in mm, ``faces`` and ``surface`` (0
 endocardium, 1 epicardium, 2 right ventricle). ``slice`` draws a mesh as label maps on
 the slices of an image. ``convert`` writes a mesh in another format, a moving one as one
-file a frame. ``export`` writes phantom people in the folders that DeepMesh's and
-CHeart's code reads.
+file a frame. ``track`` follows the mesh of end-diastole through a cine scan with a run
+of ``experiments.graph_motion`` or ``experiments.deepmesh``. ``export`` writes phantom
+people in the folders that DeepMesh's and CHeart's code reads.
 """
 
 import dataclasses
@@ -30,8 +32,8 @@ from medjax.data import meshes, nifti
 from medjax.data.boundary import DataError
 from medjax.heart.clinical import Diastole, function, label_volumes, mesh_volumes
 from medjax.heart.datasets import canonical
-from medjax.heart.meshes import Topology, in_millimetres, oriented, volumes
-from medjax.heart.phantom_mesh import SURFACES
+from medjax.heart.mesh_files import read_heart
+from medjax.heart.meshes import Topology, volumes
 from medjax.train.ending import ends_in_words
 
 Ventricle = Literal["ukb", "acdc", "mnms", "cheart"]
@@ -96,6 +98,31 @@ class Convert:
 
 
 @dataclasses.dataclass(frozen=True)
+class Track:
+    """A mesh that follows a cine scan: a VTK series, volumes, a page."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a trained run."""
+    cine: tyro.conf.Positional[Path]
+    """Short-axis stack (NIfTI), frames last."""
+    mesh: Path
+    """At end-diastole, in the scanner's mm, with surfaces 0 endocardium, 1 epicardium
+    and, if known, 2 right ventricle (npz, VTK, PLY)."""
+    two_chamber: Path | None = None
+    """Long-axis view from the anterior to the inferior wall."""
+    four_chamber: Path | None = None
+    """Long-axis view from the septum to the lateral wall."""
+    diastole: int = 0
+    """Frame of end-diastole."""
+    septum_direction: tuple[float, float, float] | None = None
+    """From the long axis to the septum, for a mesh without a right ventricle."""
+    scale: float = 1.0
+    """mm per unit of the mesh's file."""
+    out: Path = Path("moving")
+    """Folder of what was found."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Export:
     """Phantom people in a published folder layout."""
 
@@ -107,26 +134,6 @@ class Export:
     """How many."""
     seed: int = 0
     """Of the population."""
-
-
-def opened(path: Path, scale: float) -> tuple[np.ndarray, Topology]:
-    """Vertices over time in mm, and the topology with faces outwards."""
-    mesh = meshes.read(path)
-    vertices = scale * np.asarray(mesh.vertices, np.float64)
-    in_millimetres(vertices)
-    moving = vertices if vertices.ndim == 3 else vertices[None]
-    surface, names = mesh.surface, SURFACES
-    if surface is None:
-        surface, names = np.zeros(moving.shape[1], np.int32), ("mesh",)
-    elif surface.min() < 0 or surface.max() >= len(SURFACES):
-        raise DataError(
-            f"{path}: surfaces {np.unique(surface)[:8].tolist()}, expected 0 to 2 for "
-            f"{SURFACES}"
-        )
-    elif surface.max() + 1 < len(SURFACES):
-        names = SURFACES[: surface.max() + 1]
-    faces = oriented(moving[0], mesh.faces)
-    return moving, Topology.of(faces, moving.shape[1], surface, names)
 
 
 def measure(config: Measure) -> int:
@@ -141,7 +148,7 @@ def measure(config: Measure) -> int:
             labels = canonical(np.moveaxis(data, 3, 0), config.codes, path)
             curves = label_volumes(labels, volume.affine)
         else:
-            vertices, topology = opened(path, config.scale)
+            vertices, topology = read_heart(path, config.scale)
             if topology.names == ("mesh",):
                 inside = volumes(vertices, topology, close=True)["mesh"] / 1e3
                 print("  enclosed, mL: " + " ".join(f"{v:.1f}" for v in inside))
@@ -167,7 +174,7 @@ def strains(config: Strain) -> int:
 
     page = Report("Strain", "engineering, %; end-diastole is the reference")
     for path in config.files:
-        vertices, topology = opened(path, config.scale)
+        vertices, topology = read_heart(path, config.scale)
         curves = mesh_volumes(vertices, topology, close=True)
         ends = function(curves, diastole=config.diastole)
         septum = config.septum_direction
@@ -232,7 +239,7 @@ def sliced(config: Slice) -> int:
 
     from medjax.heart.slicing import Limits, check, coverage, regions
 
-    vertices, topology = opened(config.file, config.scale)
+    vertices, topology = read_heart(config.file, config.scale)
     image = nifti.read(config.like)
     rows, columns, count = image.data.shape[:3]
     steps = image.affine[:3, :3].T
@@ -285,6 +292,28 @@ def convert(config: Convert) -> int:
     return 0
 
 
+def track(config: Track) -> int:
+    """Follows a heart."""
+    from medjax.heart.tracker import open_run
+
+    views = {"2ch": config.two_chamber, "4ch": config.four_chamber}
+    moving = open_run(config.run).track(
+        config.cine,
+        mesh=config.mesh,
+        views={name: path for name, path in views.items() if path is not None},
+        septum=config.septum_direction,
+        diastole=config.diastole,
+        scale=config.scale,
+    )
+    for name, curve in moving.numbers.curves.items():
+        print(f"  {name}, mL: " + " ".join(f"{v:.1f}" for v in curve))
+    known = {k: v for k, v in moving.numbers.features.items() if np.isfinite(v)}
+    print("  " + "  ".join(f"{k} {v:.1f}" for k, v in known.items()))
+    made = moving.save(config.out)
+    print(f"written: {made[0]} and {len(made) - 1} more")
+    return 0
+
+
 def export(config: Export) -> int:
     """Writes phantom people."""
     from medjax.heart.exporting import DeepMeshExport, export_cheart, export_deepmesh
@@ -312,6 +341,7 @@ Command = (
     | Annotated[Strain, tyro.conf.subcommand("strain")]
     | Annotated[Slice, tyro.conf.subcommand("slice")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Track, tyro.conf.subcommand("track")]
     | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
@@ -330,6 +360,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return sliced(config)
         case Convert():
             return convert(config)
+        case Track():
+            return track(config)
     return export(config)
 
 

@@ -17,8 +17,9 @@ def load(run: str | Path) -> Any:
         A `medjax.vlp.pretrained.Pretrained` (``embed_images``, ``embed_texts``,
         ``zero_shot``, ``nearest``), a `medjax.vlp.finetuned.Finetuned` (``predict``),
         a `medjax.mri.learned.Learned` (``reconstruct``), a
-        `medjax.segmentation.pretrained.Segmenter` (``predict``) or a
-        `medjax.heart.systems.Generator` (``complete``, ``generate``).
+        `medjax.segmentation.pretrained.Segmenter` (``predict``), a
+        `medjax.heart.systems.Generator` (``complete``, ``generate``) or a
+        `medjax.heart.tracker.Tracker` (``track``).
 
     Raises:
         FileNotFoundError: Where the folder is not a run's.
@@ -58,7 +59,14 @@ def load(run: str | Path) -> Any:
         from medjax.heart.systems import open_run as open_heart
 
         return open_heart(run)
-    known = ", ".join([*PAIRS, CLASSIFIER, *RECONSTRUCTIONS, *SEGMENTATIONS, *HEARTS])
+    from medjax.heart.motion_systems import FAMILIES as TRACKERS
+
+    if family in TRACKERS:
+        from medjax.heart.tracker import open_run as open_tracker
+
+        return open_tracker(run)
+    hearts = (*HEARTS, *TRACKERS)
+    known = ", ".join([*PAIRS, CLASSIFIER, *RECONSTRUCTIONS, *SEGMENTATIONS, *hearts])
     raise DataError(
         f"{run / RECORD}: a run of {family!r}, which this version does not know; it "
         f"knows {known}"

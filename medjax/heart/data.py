@@ -10,9 +10,9 @@ Training phantoms follow the seed; the held-out ones are always the same.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import grain
 import jax
@@ -21,7 +21,12 @@ from jaxtyping import Float, Int, Integer, UInt8
 
 from medjax.data.boundary import DataError
 from medjax.data.nifti import Volume
-from medjax.data.pipeline import ArraySource, PipelineConfig, build_pipeline
+from medjax.data.pipeline import (
+    ArraySource,
+    PipelineConfig,
+    Source,
+    build_pipeline,
+)
 from medjax.data.volumes import Grid, resample
 from medjax.heart.appearance import LABELS, heart_labels
 from medjax.heart.datasets import Labels, open_tree
@@ -95,12 +100,7 @@ def open_anatomies(config: AnatomyConfig) -> Anatomies:
         ValueError: for counts or sizes that are impossible, or a tree without a root.
     """
     least = {"frames": 2, "people": 1, "test_people": 1, "batch_size": 1}
-    for name, few in least.items():
-        if (found := getattr(config, name)) < few:
-            raise ValueError(f"data.{name} is {found}, expected {few} at least")
-    if config.seed < 0:
-        # Population -1 + 1 would be the held-out one.
-        raise ValueError(f"data.seed is {config.seed}, expected 0 at least")
+    expect_enough(config, least)
     if min(*config.shape, *config.spacing) <= 0:
         raise ValueError(
             f"data.shape {config.shape} and data.spacing {config.spacing}: expected "
@@ -142,6 +142,22 @@ def open_anatomies(config: AnatomyConfig) -> Anatomies:
     filled = {n: int(k) for n, k in zip(CONDITIONS, absent, strict=True) if k}
     train, test = rows
     return Anatomies(name, train, test, filled)
+
+
+def expect_enough(config: Any, least: Mapping[str, int]) -> None:
+    """Refuses counts of a data set that are too small, and a seed below zero.
+
+    Args:
+        config: of a data set of this room, with a ``seed``.
+        least: the smallest value of some of its fields.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    # Population -1 + 1 would be the held-out one.
+    for name, few in {**least, "seed": 0}.items():
+        if (found := getattr(config, name)) < few:
+            raise ValueError(f"data.{name} is {found}, expected {few} at least")
 
 
 def _phantoms(config: AnatomyConfig, population: int, count: int) -> list[Person]:
@@ -266,19 +282,20 @@ def _unit(vector: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
     return vector / np.linalg.norm(vector)
 
 
-def training_batches(anatomies: Anatomies, config: AnatomyConfig) -> grain.IterDataset:
-    """The endless stream of batches: ``labels`` ``b t d h w`` and ``conditions``.
+def training_batches(rows: Source, *, batch_size: int, seed: int) -> grain.IterDataset:
+    """The endless stream of batches of this process.
 
     Args:
-        anatomies: of :func:`open_anatomies`.
-        config: batch size and seed.
+        rows: people, or people at frames.
+        batch_size: of the global batch.
+        seed: of the order of rows.
 
     Raises:
-        ValueError: where there are fewer people than a batch.
+        ValueError: where there are fewer rows than a batch.
     """
     return build_pipeline(
-        anatomies.train,
-        PipelineConfig(batch_size=config.batch_size, seed=config.seed),
+        rows,
+        PipelineConfig(batch_size=batch_size, seed=seed),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

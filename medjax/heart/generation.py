@@ -41,8 +41,6 @@ from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
 from medjax.train.launch import LaunchConfig, cpu_devices
 from medjax.train.mesh import make_mesh
-from medjax.train.record import RECORD
-from medjax.train.sharding import on_host
 from medjax.typing import Variables
 
 NAME = "CHeart"
@@ -174,17 +172,11 @@ def train(config: Generation, anatomies: Anatomies) -> tuple[Trained, Variables]
         anatomies.filled,
         tuple(built.apply),
     )
-
-    def record() -> None:
-        if not (config.workdir / RECORD).exists():
-            trained.save(config.workdir)
-
-    on_first(record, what="record of the system")
-    batches = training_batches(anatomies, config.data)
-    state = config.fit(built, batches, rows=rows, batch_size=size, mesh=mesh)
-    # Also where a run went on with other settings.
-    on_first(lambda: trained.save(config.workdir), what="record, again")
-    return trained, jax.device_put(on_host(state.averaged_variables, mesh))
+    batches = training_batches(anatomies.train, batch_size=size, seed=config.data.seed)
+    variables = config.fit_recorded(
+        lambda: trained, built, batches, rows=rows, batch_size=size, mesh=mesh
+    )
+    return trained, variables
 
 
 def evaluate(

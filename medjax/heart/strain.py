@@ -59,11 +59,17 @@ class Curve(NamedTuple):
     edges: Int[np.ndarray, "s 2 2"]
     share: Float[np.ndarray, "s 2"]
 
+    def ends(
+        self, vertices: Float[np.ndarray, "*t n 3"]
+    ) -> Float[np.ndarray, "*t s 2 3"]:
+        """Of the segments in every frame, mm."""
+        ends = vertices.astype(np.float64)[..., self.edges, :]
+        share = self.share[..., None]
+        return (1 - share) * ends[..., 0, :] + share * ends[..., 1, :]
+
     def length(self, vertices: Float[np.ndarray, "t n 3"]) -> Float[np.ndarray, " t"]:
         """Of the curve in every frame, mm."""
-        ends = vertices.astype(np.float64)[:, self.edges]
-        share = self.share[None, :, :, None]
-        at = (1 - share) * ends[..., 0, :] + share * ends[..., 1, :]
+        at = self.ends(vertices)
         return np.linalg.norm(at[:, :, 1] - at[:, :, 0], axis=-1).sum(-1)
 
 
@@ -91,13 +97,28 @@ def cut(
     Raises:
         ValueError: if the plane misses the surface.
     """
+    found = crossings(vertices, faces, origin, normal)
+    if not len(found.share):
+        raise ValueError("strain: a plane misses the surface, so there is no curve")
+    return found
+
+
+def crossings(
+    vertices: Float[np.ndarray, "n 3"], faces: Triangles, origin: Vector, normal: Vector
+) -> Curve:
+    """As :func:`cut`; without a segment where the plane misses.
+
+    Args:
+        vertices: mm.
+        faces: of the surfaces to cut.
+        origin: a point of the plane.
+        normal: of the plane.
+    """
     height = (vertices.astype(np.float64) - origin) @ normal
     above = height >= 0
     pairs = np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1)
     crossed = above[pairs[..., 0]] != above[pairs[..., 1]]
     met = crossed.any(1)
-    if not met.any():
-        raise ValueError("strain: a plane misses the surface, so there is no curve")
     edges = pairs[met][crossed[met]].reshape(-1, 2, 2)
     low, high = height[edges[..., 0]], height[edges[..., 1]]
     return Curve(edges, low / (low - high))

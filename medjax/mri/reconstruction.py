@@ -5,7 +5,6 @@ A run's folder can be opened again without its flags: ``experiments.cmrxrecon
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,8 +33,6 @@ from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
 from medjax.train.launch import LaunchConfig, cpu_devices
 from medjax.train.mesh import make_mesh
-from medjax.train.record import RECORD
-from medjax.train.sharding import on_host
 from medjax.typing import Variables
 
 MEASURED_ON = 16
@@ -157,27 +154,14 @@ def train(
     Returns:
       Its variables (averaged, if asked for) on this process's first device.
     """
-    mesh = make_mesh(config.mesh)
-
-    @functools.cache
-    def described() -> Trained:
-        return describe(config, system, scans)
-
-    def record() -> None:
-        if not (config.workdir / RECORD).exists():
-            described().save(config.workdir)
-
-    on_first(record, what="record of the system")
-    state = config.fit(
+    return config.fit_recorded(
+        lambda: describe(config, system, scans),
         system,
         training_batches(scans, config.data),
         rows=len(scans.train),
         batch_size=config.data.batch_size,
-        mesh=mesh,
+        mesh=make_mesh(config.mesh),
     )
-    # Also where a run went on with other settings.
-    on_first(lambda: described().save(config.workdir), what="record, again")
-    return jax.device_put(on_host(state.averaged_variables, mesh))
 
 
 def describe(

@@ -6,12 +6,14 @@ processes, runs, and ends bad input with one sentence (:mod:`medjax.train.ending
 """
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
+import jax
 import tyro
 from jax.sharding import Mesh
 
@@ -24,12 +26,23 @@ from medjax.train.log import import_wandb
 from medjax.train.loop import fit
 from medjax.train.mesh import MeshConfig
 from medjax.train.optimizer import OptimizerConfig
+from medjax.train.record import RECORD
 from medjax.train.settings import TrainConfig
+from medjax.train.sharding import on_host
 from medjax.train.state import TrainState
 from medjax.train.storage import is_remote, run_folder
 from medjax.train.system import System
+from medjax.typing import Variables
 
 E = TypeVar("E", bound="Experiment")
+
+
+class Record(Protocol):
+    """What a run says of itself (:mod:`medjax.train.record`)."""
+
+    def save(self, workdir: Path, /) -> None:
+        """Writes ``system.json`` into a folder."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,6 +146,39 @@ class Experiment:
             config=self,
             **options,
         )
+
+    def fit_recorded(
+        self,
+        describe: Callable[[], Record],
+        system: System,
+        data: Any,
+        *,
+        mesh: Mesh,
+        **options: Any,
+    ) -> Variables:
+        """Trains as `fit`, and leaves ``system.json`` beside the checkpoints.
+
+        Args:
+          describe: What the run says of itself; asked once, in one process.
+          system: What is trained.
+          data: Batches.
+          mesh: The devices.
+          **options: Of `fit`.
+
+        Returns:
+          The weights (averaged, if asked for) on this process's first device.
+        """
+        described = functools.cache(describe)
+
+        def record() -> None:
+            if not (self.workdir / RECORD).exists():
+                described().save(self.workdir)
+
+        on_first(record, what="record of the system")
+        state = self.fit(system, data, mesh=mesh, **options)
+        # Also where a run went on with other settings.
+        on_first(lambda: described().save(self.workdir), what="record, again")
+        return jax.device_put(on_host(state.averaged_variables, mesh))
 
 
 def command(

@@ -1,0 +1,190 @@
+"""What a run that follows meshes leaves: scores in lines, a page with moving hearts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from medjax.heart.aha import cavity_axis
+from medjax.heart.bullseye import bullseye_cards
+from medjax.heart.generation_report import lines
+from medjax.heart.meshes import Topology
+from medjax.heart.motion_data import Subject
+from medjax.heart.motion_pictures import COLOURS, contoured, moving_pair
+from medjax.heart.motion_scores import DIRECTIONS, heart_numbers
+from medjax.report import Card, Report
+from medjax.report.run import save_evaluation, training_section
+from medjax.train.log import read_metrics
+
+TRACKING = {
+    "method": "method",
+    "vertex": "vertices, mm",
+    "vertex_es": "at end-systole, mm",
+    **{name: f"{name}, mm" for name in DIRECTIONS},
+    "lv_mae_ml": "LV volume, mL",
+    "ef": "EF, points",
+    "ef_bias": "EF bias, points",
+}
+STRAIN = {
+    "method": "method",
+    **{name: f"{name}, points" for name in ("GCS endo", "GLS endo", "GRS")},
+    "segments": "17 segments, points",
+    "muscle_drift": "muscle volume, largest change",
+    "flipped": "triangles turned over",
+    "crossed": "walls crossed",
+}
+CONTOURS = {
+    "method": "method",
+    "view": "view",
+    "contour": "contours, mm",
+    "missed": "only one there",
+    "deepmesh_hd": "DeepMesh HD, mm",
+    "deepmesh_mcd": "DeepMesh MCD, mm",
+    "deepmesh_boundf": "DeepMesh BoundF",
+    "deepmesh_dropped": "planes dropped by it",
+}
+
+
+class Shown(NamedTuple):
+    """One person for the page.
+
+    Attributes:
+        subject: the truth.
+        found: vertices that were followed.
+        topology: of both.
+    """
+
+    subject: Subject
+    found: Float[np.ndarray, "t n 3"]
+    topology: Topology
+
+
+def show(
+    workdir: Path, results: Mapping[str, Any], shown: Shown, *, title: str
+) -> Path:
+    """Prints the scores, and writes ``evaluation.json`` and ``report.html``.
+
+    Args:
+        workdir: folder of the run.
+        results: all scores.
+        shown: the person that is drawn.
+        title: of the page.
+
+    Returns:
+        Path of the page.
+    """
+    save_evaluation(workdir, results)
+    print(f"\n{results['people']['test']} held-out people; {results['data']}")
+    print(lines(results["tracking"], TRACKING))
+    print(lines(results["contours"], CONTOURS))
+    page = report(workdir, results, shown, title=title)
+    return page.save(workdir / "report.html")
+
+
+def report(
+    workdir: Path, results: Mapping[str, Any], shown: Shown, *, title: str
+) -> Report:
+    """The page: headline, training, errors, one person in motion."""
+    rows = read_metrics(workdir) if (workdir / "metrics.jsonl").exists() else []
+    steps = f"{rows[-1]['step']} steps, " if rows else ""
+    count = results["people"]["test"]
+    page = Report(title, f"{steps}{count} held-out people; {results['data']}")
+    still, ours = results["tracking"]
+    page.numbers(
+        {
+            "vertices, mm": (ours["vertex"], f"without motion: {still['vertex']:.2f}"),
+            "EF, points": (ours["ef"], f"bias {ours['ef_bias']:+.1f}"),
+            "LV volume, mL": (ours["lv_mae_ml"], "mean over later frames"),
+            "parameters": (f"{results['parameters']:,}", "of all stages"),
+        }
+    )
+    if rows:
+        training_section(page, rows)
+    _errors(page, results)
+    _person(page, shown)
+    return page
+
+
+def _errors(page: Report, results: Mapping[str, Any]) -> None:
+    page.section("Errors")
+    page.text(
+        "Vertices are material points, so where each of them should be is known. Means "
+        "over the left ventricle's vertices, all frames after end-diastole and all "
+        "people; along the wall's normal, around the heart and along it. Sections of "
+        "walls with image planes hardly show motion around the heart."
+    )
+    named = [_named(results["tracking"], TRACKING), _named(results["tracking"], STRAIN)]
+    page.table(named[0], caption="vertices and volumes")
+    page.table(named[1], caption="strain at end-systole, and what muscle does not do")
+    page.text(
+        "Contours at end-systole. DeepMesh's own scores take the vertices that are "
+        "nearly on a plane for the contour, and leave a plane without any out of the "
+        "mean: the share of these stands behind them."
+    )
+    page.table(_named(results["contours"], CONTOURS))
+
+
+def _named(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    return [{text: row.get(key) for key, text in columns.items()} for row in rows]
+
+
+def _person(page: Report, shown: Shown) -> None:
+    """One person: the moving mesh, volumes, contours and segments."""
+    subject, found, topology = shown
+    page.section("A held-out person")
+    true, septum = np.asarray(subject.vertices), np.asarray(subject.septum)
+    apex, base = cavity_axis(true[0], topology)
+    moving = moving_pair((true, found), topology, base - apex, septum)
+    page.picture(moving, "the true mesh above, the one that was followed below")
+    (wanted, known), (numbers, strain) = (
+        heart_numbers(mesh, topology, septum) for mesh in (true, found)
+    )
+    curves = [
+        {
+            "share of the cycle": float(subject.times[t]),
+            "truth": float(wanted.curves["lv"][t]),
+            "found": float(numbers.curves["lv"][t]),
+        }
+        for t in range(len(true))
+    ]
+    page.curves("left ventricle, mL", curves, x="share of the cycle")
+    page.gallery(
+        _contours(subject, found, topology, wanted.systole),
+        caption="green: truth; orange: followed",
+    )
+    if known.segments is not None and strain.segments is not None:
+        cards = bullseye_cards(
+            100 * known.segments, 100 * strain.segments, low=-40, high=0, reach=15
+        )
+        page.gallery(cards, caption="circumferential strain at end-systole, %")
+
+
+def _contours(
+    subject: Subject,
+    found: Float[np.ndarray, "t n 3"],
+    topology: Topology,
+    systole: int,
+) -> list[Card]:
+    """A slice in the middle and both long-axis views, at end-diastole and systole."""
+    slices = len(subject.planes) - 2
+    views = {"short axis": slices // 2, "2CH": slices, "4CH": slices + 1}
+    return [
+        Card(
+            contoured(
+                subject.images[frame][p],
+                subject.planes[p],
+                topology,
+                [
+                    (np.asarray(subject.vertices[frame]), COLOURS["truth"]),
+                    (found[frame], COLOURS["found"]),
+                ],
+            ),
+            f"{name}, {end}",
+        )
+        for end, frame in (("ED", 0), ("ES", systole))
+        for name, p in views.items()
+    ]

@@ -1,0 +1,180 @@
+"""Systems that move meshes by name, what a run of one says, and its weights at work.
+
+A graph network is given the mesh at end-diastole; DeepMesh fits a template first, by a
+system of its own whose run is the folder ``ed`` inside the other's, or by one and the
+same (``stage="joint"``). :class:`Follower` hides the difference: it finds the mesh at
+end-diastole and follows it through the frames. Weights belong to no mesh: a follower is
+made for the mesh at hand.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from jaxtyping import Float, Float32
+
+from medjax.heart.deepmesh import DeepMeshConfig, deepmesh
+from medjax.heart.graph_motion import GraphMotionConfig, graph_motion
+from medjax.heart.meshes import Topology
+from medjax.heart.scanning import ScanConfig
+from medjax.heart.system import MotionSystem
+from medjax.train.checkpoint import load_variables, saved_steps
+from medjax.train.record import load_record, save_record
+from medjax.typing import Variables
+
+MotionConfig: TypeAlias = GraphMotionConfig | DeepMeshConfig
+FAMILIES: Mapping[str, type] = {
+    "graph_motion": GraphMotionConfig,
+    "deepmesh": DeepMeshConfig,
+}
+"""Classes of the systems' settings."""
+CHUNK = 8
+"""Frames followed at once."""
+SEEN = ("sax", "lax", "planes", "plane_mask", "time", "vertices_ed", "vertices_init")
+"""What a trained system reads at most."""
+
+
+def family(config: MotionConfig) -> str:
+    """The name in :data:`FAMILIES` of a system's settings."""
+    return next(name for name, kind in FAMILIES.items() if type(config) is kind)
+
+
+def build(
+    config: MotionConfig, topology: Topology, reference: Float[np.ndarray, "n 3"]
+) -> MotionSystem:
+    """The system of these settings, for one mesh.
+
+    Args:
+        config: of one of the families.
+        topology: of the mesh.
+        reference: vertices of a typical shape, mm.
+    """
+    if isinstance(config, GraphMotionConfig):
+        return graph_motion(config, topology, reference)
+    return deepmesh(config, topology)
+
+
+def stages(config: MotionConfig) -> dict[str, MotionConfig]:
+    """What is trained one after the other: folder inside the run's to settings."""
+    if isinstance(config, DeepMeshConfig) and config.stage == "motion":
+        return {"ed": dataclasses.replace(config, stage="ed"), ".": config}
+    return {".": config}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedMotion:
+    """What ``system.json`` holds.
+
+    Attributes:
+        system: settings of the system.
+        scan: size, spacing, number and distance of the images it was trained on.
+        mesh: vertices around and rings along each wall of the phantoms' mesh.
+        right: whether that had a right ventricle.
+        data: what it was trained on, for titles.
+        can: what a run can do.
+    """
+
+    system: MotionConfig
+    scan: ScanConfig
+    mesh: tuple[int, int]
+    right: bool
+    data: str
+    can: tuple[str, ...] = ("track",)
+
+    def save(self, workdir: Path) -> None:
+        """Writes ``system.json`` into a folder, made where it is missing."""
+        save_record(workdir, family(self.system), self)
+
+    @classmethod
+    def load(cls, workdir: Path) -> "TrainedMotion":
+        """Reads ``system.json``.
+
+        Raises:
+            FileNotFoundError: where there is none.
+            DataError: where it is damaged, of another version, or of another domain.
+        """
+        return load_record(workdir, cls, FAMILIES)
+
+
+class Follower:
+    """Trained systems that find a mesh at end-diastole and follow it.
+
+    Args:
+        weights: variables by folder, as :func:`stages` has them.
+        config: settings of the run's system.
+        topology: of the mesh.
+        reference: vertices of a typical shape, mm.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Variables],
+        config: MotionConfig,
+        topology: Topology,
+        reference: Float[np.ndarray, "n 3"],
+    ) -> None:
+        self.topology = topology
+        self._runs: dict[str, Callable[[Any], jax.Array]] = {}
+        for folder, settings in stages(config).items():
+            apply = build(settings, topology, reference).apply
+            run = jax.jit(apply["vertices"])
+            self._runs[folder] = jax.tree_util.Partial(run, weights[folder])
+            if "vertices_ed" in apply:
+                run = jax.jit(apply["vertices_ed"])
+                self._runs["ed"] = jax.tree_util.Partial(run, weights[folder])
+
+    @property
+    def fits(self) -> bool:
+        """Whether the mesh at end-diastole is found, not given."""
+        return "ed" in self._runs
+
+    def start(self, example: Mapping[str, np.ndarray]) -> Float32[np.ndarray, "n 3"]:
+        """The mesh at end-diastole, mm; the example's own where none is fitted.
+
+        Args:
+            example: one, without the axis ``b``, at any frame.
+        """
+        if not self.fits:
+            return np.asarray(example["vertices_ed"], np.float32)
+        return self._each("ed", [example])[0]
+
+    def follow(
+        self, examples: Sequence[Mapping[str, np.ndarray]]
+    ) -> Float32[np.ndarray, "t n 3"]:
+        """Where the mesh is at the frame of every example, mm.
+
+        Args:
+            examples: without the axis ``b``; ``vertices_ed`` is where it starts.
+        """
+        return self._each(".", examples)
+
+    def _each(
+        self, which: str, examples: Sequence[Mapping[str, np.ndarray]]
+    ) -> Float32[np.ndarray, "t n 3"]:
+        """In chunks of one size, so that there is one compilation."""
+        found = []
+        for start in range(0, len(examples), CHUNK):
+            rows = np.minimum(np.arange(start, start + CHUNK), len(examples) - 1)
+            chosen = [examples[row] for row in rows]
+            names = [name for name in SEEN if name in chosen[0]]
+            chunk = {name: np.stack([one[name] for one in chosen]) for name in names}
+            found.append(np.asarray(self._runs[which](chunk)))
+        return np.concatenate(found)[: len(examples)]
+
+
+def load_weights(folder: Path, config: MotionConfig) -> dict[str, Variables]:
+    """The weights of a run's last checkpoints, by the folders of its stages.
+
+    Raises:
+        ValueError: for a run, or a stage of one, without a checkpoint.
+    """
+    found: dict[str, Variables] = {}
+    for name in stages(config):
+        steps = saved_steps(folder / name)
+        if not steps:
+            raise ValueError(f"{folder / name} has no checkpoint: train it first")
+        found[name] = load_variables(folder / name, step=steps[-1])
+    return found

@@ -1,0 +1,129 @@
+"""Motion systems from flags to report, a few steps on few people; runs open again."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import experiments.graph_motion
+import medjax
+from experiments.heart import main as heart
+from medjax.data import meshes, nifti
+from medjax.heart.data import HELD_OUT
+from medjax.heart.motion_data import MotionDataConfig, draw_subject, mesh_of
+from medjax.heart.scanning import ScanConfig
+from medjax.heart.supervision import LossConfig
+from medjax.heart.tracking import run
+
+DATA = MotionDataConfig(
+    scan=ScanConfig(frames=3, size=16, spacing=9.0, slices=5, gap=18.0),
+    mesh=(8, 6),
+    people=4,
+    test_people=2,
+    batch_size=8,
+    contour_points=6,
+)
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Compiled for seconds, not for speed."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def finished(quick, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "graph"
+    tiny = experiments.graph_motion.TINY
+    system = dataclasses.replace(
+        tiny.system,
+        widths=(4,),
+        channels=4,
+        width=8,
+        steps=(1, 1, 1),
+        loss=LossConfig(size=128, reach=8, pyramid=1),
+    )
+    config = dataclasses.replace(
+        tiny,
+        system=system,
+        data=DATA,
+        train=dataclasses.replace(tiny.train, steps=2, log_every=1),
+        workdir=folder,
+    )
+    return run(config), folder
+
+
+def test_a_run_ends_with_errors_beside_no_motion_and_a_page(finished):
+    results, folder = finished
+    kept = json.loads((folder / "evaluation.json").read_text())
+    still, ours = kept["tracking"]
+    assert still["method"] == "no motion" and ours["method"] == "graph network"
+    # Nothing moved: the whole stroke is missing, and no strain is there.
+    assert still["ef_bias"] < -40 and still["flipped"] == still["muscle_drift"] == 0
+    assert still["vertex_es"] > still["vertex"] > 1
+    assert {"normal", "circumferential", "longitudinal"} <= set(ours)
+    assert {row["view"] for row in kept["contours"]} == {"sax", "2ch", "4ch"}
+    assert all("deepmesh_dropped" in row for row in kept["contours"])
+    assert len(kept["each"]) == results["people"]["test"] == 2
+    page = (folder / "report.html").read_text()
+    # Six contours, three bull's-eyes, and a moving mesh.
+    assert page.count("<img") == 10 and "data:image/webp" in page
+    assert "left ventricle, mL" in page and "://" not in page
+    assert all(np.isfinite(v) for k, v in ours.items() if k != "method")
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory):
+    """A held-out person as files: a stack, a view, and the mesh at end-diastole."""
+    folder = tmp_path_factory.mktemp("scan")
+    subject = draw_subject(DATA, HELD_OUT, 0)
+    planes, images = subject.planes.astype(float), np.asarray(subject.images)
+    for name, which in (("sax", slice(0, 5)), ("4ch", slice(6, 7))):
+        first = planes[which][0]
+        affine = np.eye(4)
+        affine[:3, 0], affine[:3, 1] = first[1], first[2]
+        affine[:3, 2] = 8.0 * np.cross(first[1], first[2]) / 81.0
+        if name == "sax":
+            affine[:3, 2] = planes[1, 0] - planes[0, 0]
+        affine[:3, 3] = first[0]
+        data = np.transpose(images[:, which], (2, 3, 1, 0))
+        nifti.write(folder / f"{name}.nii.gz", data, affine=affine, time_step=0.1)
+    topology, _ = mesh_of(DATA.mesh, right=True)
+    mesh = meshes.Mesh(subject.vertices[0], topology.faces, topology.surface)
+    meshes.write(folder / "heart.vtk", mesh)
+    return folder, subject
+
+
+def test_a_run_follows_a_cine_scan_of_ones_own(finished, scanned, capsys):
+    _, run_folder = finished
+    folder, subject = scanned
+    out = folder / "moving"
+    arguments = ["track", str(run_folder), str(folder / "sax.nii.gz")]
+    arguments += ["--mesh", str(folder / "heart.vtk"), "--out", str(out)]
+    view = ["--four-chamber", str(folder / "4ch.nii.gz")]
+    assert heart([*arguments, *view]) == 0
+    told = capsys.readouterr().out
+    assert "lv, mL: " in told and "LVEF" in told
+    series = sorted(out.glob("*.vtk"))
+    assert len(series) == 3
+    back = meshes.read(series[0])
+    np.testing.assert_allclose(back.vertices, subject.vertices[0], atol=1e-3)
+    assert (out / "volumes.csv").read_text().count("\n") == 4
+    page = (out / "moving.html").read_text()
+    assert page.count("<img") == 2 and "basal anterior" in page
+    # As the run's own evaluation follows the same person, but for the resampling of
+    # images and the view that is not there.
+    moving = medjax.load(run_folder).track(
+        folder / "sax.nii.gz",
+        mesh=folder / "heart.vtk",
+        views={"4ch": folder / "4ch.nii.gz"},
+    )
+    assert moving.vertices.shape == subject.vertices.shape
+    moved = np.abs(moving.vertices[1] - moving.vertices[0]).max()
+    assert 0 < moved < 5 * np.sqrt(3) * 2
+    assert heart([*arguments, "--mesh", str(folder / "sax.nii.gz")]) == 1
+    assert "sax.nii.gz" in capsys.readouterr().err
