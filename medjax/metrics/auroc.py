@@ -63,6 +63,31 @@ def average_precision(
     return float((gained * hits / taken).sum() / positives)
 
 
+def false_positive_rate(
+    scores: Float[np.ndarray, " b"],
+    labels: Float[np.ndarray, " b"],
+    *,
+    recall: float = 0.95,
+) -> float:
+    """The share of negatives let in where a share of the positives has to be.
+
+    Args:
+        scores: any real numbers, higher for the positive class.
+        labels: 1, 0 or NaN (unknown, left out).
+        recall: of the positives, that the threshold has to let in at least.
+
+    Returns:
+        A value in [0, 1], or NaN where a class is empty.
+    """
+    scores, labels = _known(scores, labels)
+    positives, negatives = scores[labels == 1], scores[labels == 0]
+    if not positives.size or not negatives.size:
+        return float("nan")
+    needed = int(np.ceil(recall * positives.size - 1e-9))
+    threshold = np.sort(positives)[::-1][max(needed, 1) - 1]
+    return float((negatives >= threshold).mean())
+
+
 def per_class(
     metric: Metric, scores: Float[np.ndarray, "b k"], labels: Float[np.ndarray, "b k"]
 ) -> Float[np.ndarray, " k"]:

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from medjax.metrics.auroc import auroc, average_precision, bootstrap, macro, per_class
+from medjax.metrics.auroc import (
+    auroc,
+    average_precision,
+    bootstrap,
+    false_positive_rate,
+    macro,
+    per_class,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,3 +94,17 @@ def test_bootstrap_by_patient_is_wider_when_films_repeat():
     alone, _ = bootstrap(auroc, scores, labels, **options)
     whole, _ = bootstrap(auroc, scores, labels, groups=patients, **options)
     assert np.ptp(whole[0]) > 1.7 * np.ptp(alone[0])
+
+
+def test_false_positives_where_all_but_a_few_have_to_be_found():
+    rng = np.random.default_rng(3)
+    scores = np.concatenate([rng.normal(size=40), rng.normal(1.0, 1.0, 60)])
+    labels = np.repeat([0.0, 1.0], [40, 60])
+    # By trying every threshold that finds 95 %, which 57 of 60 are.
+    allowed = [t for t in scores if (scores[40:] >= t).mean() >= 0.95 - 1e-12]
+    expected = min((scores[:40] >= t).mean() for t in allowed)
+    assert false_positive_rate(scores, labels) == expected
+    assert false_positive_rate(scores, labels, recall=1.0) >= expected
+    assert np.isnan(false_positive_rate(scores[:40], labels[:40]))
+    shuffled = rng.permutation(100)
+    assert false_positive_rate(scores[shuffled], labels[shuffled]) == expected

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 
 from medjax.data.boundary import DataError, in_short
 from medjax.data.ledger import Ledger
@@ -70,6 +71,11 @@ class DataSet:
                     label, data=recoded(label.data, dict(self.recode))
                 )
         return images, label
+
+    def probability(self, case: Case) -> Float[np.ndarray, "i j k c"] | None:
+        """Of every label inside, over all annotators, where that is known at all."""
+        del case
+        return None
 
     def _volumes(self, case: Case, volume: Volume, path: Path) -> list[Volume]:
         data = volume.data

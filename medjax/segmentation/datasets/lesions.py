@@ -98,7 +98,9 @@ class Pairs:
     """A CSV of images and label maps, paths relative to it.
 
     Columns ``image`` and ``label``, and if they are there ``image_1`` … (further
-    channels), ``case``, ``patient``, ``split`` and ``frame`` (from 0).
+    channels), ``case``, ``patient``, ``split`` and ``frame`` (from 0). Rows with a
+    ``case`` each may name one image: then they are its annotators. Without ``patient``
+    an image is a patient, so that neither they nor its frames are torn apart.
     """
 
     root: Path
@@ -134,7 +136,7 @@ class Pairs:
                     name,
                     tuple(folder / row[column] for column in columns),
                     folder / row["label"] if row["label"] else None,
-                    patient=row.get("patient", "") or name,
+                    patient=row.get("patient", "") or row["image"],
                     split=split,
                     frame=number(frame, f"{where}: frame") if frame else None,
                 )

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr, xlogy
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from medjax.typing import Key
 
@@ -204,16 +204,25 @@ def render(scene: Scene, config: AmbiguousConfig, *, key: Key) -> Float[Array, "
 
 
 @functools.partial(jax.jit, static_argnames=("config", "annotators"))
-def ambiguous_case(config: AmbiguousConfig, *, annotators: int, key: Key) -> Ambiguous:
-    """A case with its annotators; the scene and image do not depend on their number.
+def ambiguous_case(
+    config: AmbiguousConfig,
+    *,
+    annotators: int,
+    key: Key,
+    panel: int | Int[Array, ""] = 0,
+) -> Ambiguous:
+    """A case with its annotators; scene and image depend on neither number nor panel.
 
     Args:
         config: what is drawn.
         annotators: how many look at it; 4 to train and 16 to test are usual.
         key: case, annotators and noise.
+        panel: other annotators of the same case.
     """
     scene_key, image_key, annotator_key = jax.random.split(key, 3)
     scene = draw_scene(config, key=scene_key)
+    others = jax.random.fold_in(annotator_key, panel)
+    annotator_key = jnp.where(panel > 0, others, annotator_key)
     return Ambiguous(
         image=render(scene, config, key=image_key),
         annotations=annotate(scene, config, annotators, key=annotator_key),
