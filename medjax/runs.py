@@ -47,7 +47,7 @@ def load(run: str | Path) -> Any:
         from medjax.mri.learned import open_run
 
         return open_run(run)
-    from medjax.segmentation.pretrained import FAMILIES as SEGMENTATIONS
+    from medjax.segmentation.systems import FAMILIES as SEGMENTATIONS
 
     if family in SEGMENTATIONS:
         from medjax.segmentation.pretrained import open_run as open_segmenter

@@ -46,7 +46,6 @@ from medjax.segmentation.sampled import (
     sampled_system,
 )
 from medjax.segmentation.system import (
-    Sample,
     SegmentationSystem,
     augmented,
     check,
@@ -244,9 +243,12 @@ def hierarchical_system(config: HierarchicalConfig) -> SegmentationSystem:
     weights = hierarchy.weights or (1.0,) * len(levels)
     module = HierarchicalUNet(config.network, hierarchy, jnp.dtype(config.dtype))
 
+    names = [f"level{i}" for i in levels]
+
     def init(key: Key, batch: Batch) -> Variables:
         channels = batch["image"].shape[-1]
-        return module.init(key, jnp.zeros((1, *config.patch, channels)))
+        found = module.init(key, jnp.zeros((1, *config.patch, channels)))
+        return {**found, **drawing(names, names)}
 
     def loss(
         variables: Variables, batch: Batch, key: Key
@@ -256,9 +258,8 @@ def hierarchical_system(config: HierarchicalConfig) -> SegmentationSystem:
 
         def forward(net: HierarchicalUNet) -> Any:
             features, found = net.posterior(images)
-            z = drawn(found, noise_key, tuple(found))
             prior = net.prior() if hierarchy.kl == "learned_prior" else {}
-            return net.decode(features, z), found, prior
+            return net.decode(features, latents(found, noise_key)), found, prior
 
         logits, found, prior = nn.apply(forward, module)(variables)
         value, metrics = supervised(
@@ -277,53 +278,62 @@ def hierarchical_system(config: HierarchicalConfig) -> SegmentationSystem:
             metrics[f"deviation_{name}"] = jnp.mean(spread)
         return value, (metrics, updated)
 
-    def of(names: Sequence[str]) -> Sample:
-        """Draws of these levels alone."""
+    def sample(
+        variables: Variables, patches: Array, key: Key, count: int
+    ) -> Float[Array, "m b *s k"]:
+        def run(net: HierarchicalUNet) -> tuple[Any, Any]:
+            return net.posterior(patches)
 
-        def sample(
-            variables: Variables, patches: Array, key: Key, count: int
-        ) -> Float[Array, "m b *s k"]:
-            def run(net: HierarchicalUNet) -> tuple[Any, Any]:
-                return net.posterior(patches)
+        features, found = nn.apply(run, module)(variables)
+        shares = variables["drawn"]
 
-            features, found = nn.apply(run, module)(variables)
+        def one(key: Key | None) -> Array:
+            def decode(net: HierarchicalUNet) -> Array:
+                return net.decode(features, latents(found, key, shares))[0]
 
-            def one(key: Key | None) -> Array:
-                def decode(net: HierarchicalUNet) -> Array:
-                    return net.decode(features, drawn(found, key, names))[0]
+            return probabilities(nn.apply(decode, module)(variables), config.labels)
 
-                return probabilities(nn.apply(decode, module)(variables), config.labels)
+        return draws(one, key, count, config.at_once)
 
-            return draws(one, key, count, config.at_once)
-
-        return sample
-
-    names = [f"level{i}" for i in levels]
     return sampled_system(
         config,
         init=counting(init),
         loss=loss,
-        sample=of(names),
+        sample=sample,
         shared_key=False,
-        levels={name: of([name]) for name in names},
+        parts={name: drawing(names, [name]) for name in names},
     )
 
 
-def drawn(
-    found: Mapping[str, Gaussian], key: Key | None, names: Sequence[str]
+def drawing(names: Sequence[str], some: Sequence[str]) -> Variables:
+    """The collection that says which levels are drawn: 1, or 0 for its mean.
+
+    It is an input of the compiled program, so that asking for another level compiles
+    nothing.
+
+    Args:
+        names: Of all levels.
+        some: Of those that are drawn.
+    """
+    return {"drawn": {name: jnp.float32(name in some) for name in names}}
+
+
+def latents(
+    found: Mapping[str, Gaussian],
+    key: Key | None,
+    shares: Mapping[str, Float[Array, ""]] | None = None,
 ) -> dict[str, Float[Array, "b ..."]]:
-    """Latents of every level: draws of some, means of the others.
+    """A draw of the latents of every level.
 
     Args:
         found: Distributions by level.
         key: Of the draw; a level's noise is the same whichever others are drawn. None:
-            nothing is drawn.
-        names: Levels that are drawn.
+            means.
+        shares: Of the noise that reaches each level; None: all of it.
     """
-    latents = {}
+    values = {}
     for number, (name, gaussian) in enumerate(found.items()):
-        own = None
-        if key is not None and name in names:
-            own = jax.random.fold_in(key, number)
-        latents[name] = gaussian.at(normal(own, gaussian.mean.shape))
-    return latents
+        own = None if key is None else jax.random.fold_in(key, number)
+        noise = normal(own, gaussian.mean.shape)
+        values[name] = gaussian.at(noise if shares is None else shares[name] * noise)
+    return values

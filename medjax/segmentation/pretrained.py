@@ -3,6 +3,8 @@
 >>> model = medjax.load("runs/segment-tiny")            # doctest: +SKIP
 >>> for found in model.predict(["a.nii.gz"], out="predicted"):  # doctest: +SKIP
 ...     print(found.id, found.labels.data.shape)
+>>> (answers,) = model.samples(["a.nii.gz"], 8)           # doctest: +SKIP
+>>> (maps,) = model.uncertainty(["a.nii.gz"])             # doctest: +SKIP
 
 Images are prepared as in training, whatever their voxel size and orientation, and what
 comes out lies on their own grid.
@@ -10,9 +12,9 @@ comes out lies on their own grid.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,69 +25,31 @@ from medjax.data.ledger import Ledger
 from medjax.data.nifti import Volume, write
 from medjax.data.whole import whole
 from medjax.segmentation.datasets.case import Case, DataSet, without_suffix
-from medjax.segmentation.inference import WindowConfig, planes
+from medjax.segmentation.inference import Tile, WindowConfig, planes
 from medjax.segmentation.preparation import (
-    Preparation,
     Prepared,
     prepare,
     restore,
     restore_labels,
 )
-from medjax.segmentation.system import (
-    SegmentationConfig,
-    SegmentationSystem,
-    segmentation_system,
-)
+from medjax.segmentation.sampled import every_draw
+from medjax.segmentation.system import SegmentationSystem
+from medjax.segmentation.systems import SegmentationRecord, family
 from medjax.segmentation.uncertainty import entropy
 from medjax.train.checkpoint import load_variables, saved_steps
-from medjax.train.record import load_record, save_record
 from medjax.typing import Variables
 
-FAMILIES: Mapping[str, tuple[type, Any]] = {
-    "segmentation": (SegmentationConfig, segmentation_system),
-}
-"""The class of a system's settings and what makes the system of them."""
 WRITTEN = ("prob", "entropy")
-"""What can be written beside the label map; systems that sample add theirs."""
+"""What can be written beside the label map of every system."""
+OF_DRAWS = ("mi", "variance")
+"""What can be written beside it of systems that give several answers."""
+LEVELS = "levels"
+"""The same of each level by itself, of systems that have latents at several."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SegmentationRecord:
-    """What ``system.json`` holds."""
-
-    system: SegmentationConfig
-    """Settings of the system."""
-    preparation: Preparation
-    """What is done to every image."""
-    data: str
-    """What it was trained on, for titles."""
-    window: WindowConfig = WindowConfig()
-    """Tiles, unless others are asked for."""
-
-    def build(self) -> SegmentationSystem:
-        """The system."""
-        name = family(self.system)
-        return FAMILIES[name][1](self.system)
-
-    def save(self, workdir: Path) -> None:
-        """Writes ``system.json`` into a folder, made where it is missing."""
-        save_record(workdir, family(self.system), self)
-
-    @classmethod
-    def load(cls, workdir: Path) -> "SegmentationRecord":
-        """Reads ``system.json``.
-
-        Raises:
-            FileNotFoundError: Where there is none.
-            DataError: Where it is damaged, of another version, or of another domain.
-        """
-        kinds = {name: kind for name, (kind, _) in FAMILIES.items()}
-        return load_record(workdir, cls, kinds)
-
-
-def family(config: Any) -> str:
-    """The name in :data:`FAMILIES` of a system's settings."""
-    return next(name for name, (kind, _) in FAMILIES.items() if type(config) is kind)
+Images = Sequence[str | Path | Sequence[str | Path]]
+"""NIfTI files; of several channels, a sequence of files each."""
+Found = TypeVar("Found")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +83,15 @@ class Segmenter:
     system: SegmentationSystem
     variables: Variables
 
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Names of the maps that can be written beside the label map."""
+        found = WRITTEN if self.system.sample is None else WRITTEN + OF_DRAWS
+        return (*found, LEVELS) if self.system.parts else found
+
     def predict(
         self,
-        images: Sequence[str | Path | Sequence[str | Path]],
+        images: Images,
         *,
         out: str | Path | None = None,
         written: Sequence[str] = (),
@@ -134,16 +104,71 @@ class Segmenter:
             images: NIfTI files; of several channels, a sequence of files each, or one
                 with a fourth axis.
             out: Folder for the label maps, ``<id>.nii.gz``, and what else is written.
-            written: Of :data:`WRITTEN`: maps beside the labels.
+            written: Of :attr:`written`: maps beside the labels.
             window: Tiles; those of the run by default.
             ledger: Takes images that cannot be read; by default they raise.
 
         Raises:
             DataError: For an image that cannot be read, if the ledger raises.
         """
-        strange = sorted(set(written) - {*WRITTEN})
+        strange = sorted(set(written) - {*self.written})
         if strange:
-            raise ValueError(f"written: {strange}, expected some of {list(WRITTEN)}")
+            raise ValueError(
+                f"written: {strange}, expected some of {list(self.written)} of this run"
+            )
+
+        def one(name: str, volumes: Sequence[Volume]) -> Segmented:
+            return self.segment(volumes, id=name, maps=written, window=window)
+
+        for found in self._of_each(images, one, ledger):
+            if out is not None:
+                self.save(found, Path(out))
+            yield found
+
+    def uncertainty(
+        self, images: Images, *, out: str | Path | None = None, **options: Any
+    ) -> Iterator[Segmented]:
+        """:meth:`predict` with all maps of uncertainty that the system has."""
+        maps = [name for name in self.written if name != "prob"]
+        return self.predict(images, out=out, written=maps, **options)
+
+    def samples(
+        self,
+        images: Images,
+        count: int = 16,
+        *,
+        seed: int = 0,
+        window: WindowConfig | None = None,
+        ledger: Ledger | None = None,
+    ) -> Iterator[list[Volume]]:
+        """Label maps of several answers to one image after the other.
+
+        Args:
+            images: As :meth:`predict` takes them.
+            count: How many; an ensemble has no more than members.
+            seed: Of the draws.
+            window: Tiles; those of the run by default.
+            ledger: Takes images that cannot be read; by default they raise.
+
+        Raises:
+            ValueError: For a system that has one answer.
+            DataError: For an image that cannot be read, if the ledger raises.
+        """
+        labels = self.record.system.labels
+
+        def one(name: str, volumes: Sequence[Volume]) -> list[Volume]:
+            drawn = self.draw(volumes, id=name, count=count, seed=seed, window=window)
+            return [dataclasses.replace(p, data=labels.write(p.data)) for p in drawn]
+
+        return self._of_each(images, one, ledger)
+
+    def _of_each(
+        self,
+        images: Images,
+        one: Callable[[str, Sequence[Volume]], Found],
+        ledger: Ledger | None,
+    ) -> Iterator[Found]:
+        """What is found in each image that can be read."""
         ledger = Ledger() if ledger is None else ledger
         names = [channel.name for channel in self.record.preparation.channels]
         labels = self.record.system.labels
@@ -154,12 +179,10 @@ class Segmenter:
             name = without_suffix(paths[0]).removesuffix("_0000")
             try:
                 volumes, _ = reader.read(Case(name, tuple(paths)))
-                found = self.segment(volumes, id=name, maps=written, window=window)
+                found = one(name, volumes)
             except (DataError, FileNotFoundError) as error:
                 ledger.fault(name, str(error))
                 continue
-            if out is not None:
-                self.save(found, Path(out))
             yield found
 
     def segment(
@@ -175,7 +198,7 @@ class Segmenter:
         Args:
             volumes: One for each channel.
             id: For messages.
-            maps: Of :data:`WRITTEN`.
+            maps: Of :attr:`written`.
             window: Tiles; those of the run by default.
         """
         case = prepare(volumes, self.record.preparation, id=id)
@@ -186,10 +209,50 @@ class Segmenter:
         restored = {}
         if "prob" in maps:
             restored["prob"] = restore(said["probability"], case, order, outside=beyond)
-        if "entropy" in maps:
-            only = restore(said["entropy"], case, order, outside=(0.0,))
-            restored["entropy"] = dataclasses.replace(only, data=only.data[..., 0])
+        wanted = {name: said[name] for name in maps if name not in ("prob", LEVELS)}
+        if LEVELS in maps:
+            for name, part in self.system.parts.items():
+                alone = dataclasses.replace(self, variables={**self.variables, **part})
+                wanted[name] = alone.said(case, window=window)["mi"]
+        for name, values in wanted.items():
+            only = restore(values, case, order, outside=(0.0,))
+            restored[name] = dataclasses.replace(only, data=only.data[..., 0])
         return Segmented(id, found, restored)
+
+    def draw(
+        self,
+        volumes: Sequence[Volume],
+        *,
+        id: str,
+        count: int,
+        seed: int = 0,
+        window: WindowConfig | None = None,
+    ) -> list[Volume]:
+        """Probabilities of several answers to one image, a fourth axis of channels.
+
+        Args:
+            volumes: One for each channel.
+            id: For messages.
+            count: How many; 0: one in which nothing is drawn.
+            seed: Of the draws.
+            window: Tiles; those of the run by default.
+
+        Raises:
+            ValueError: For a system that has one answer.
+        """
+        if self.system.sample is None:
+            raise ValueError(
+                f"samples: a run of {family(self.record.system)!r} has one answer"
+            )
+        case = prepare(volumes, self.record.preparation, id=id)
+        tile = every_draw(self.system.sample, count)
+        # One key for all tiles: an answer is one of the whole image.
+        found = self._raw(case, tile, window, seed=seed, shared=True)
+        every = np.concatenate([piece["draw"] for piece in found])
+        order, labels = self.record.preparation.order, self.record.system.labels
+        beyond = (1.0 if not labels.regions else 0.0, *(0.0,) * (labels.channels - 1))
+        answers = np.split(every, every.shape[-1] // labels.channels, axis=-1)
+        return [restore(p, case, order, outside=beyond) for p in answers]
 
     def said(
         self, case: Prepared, *, window: WindowConfig | None = None
@@ -200,20 +263,31 @@ class Segmenter:
             case: Prepared as in training.
             window: Tiles; those of the run by default.
         """
+        # Piece by piece, so that no whole volume of probabilities is on the device.
+        pieces = self._raw(case, self.system.tile, window)
+        done = [self._finished(piece) for piece in pieces]
+        return {name: np.concatenate([d[name] for d in done]) for name in done[0]}
+
+    def _raw(
+        self,
+        case: Prepared,
+        tile: Tile,
+        window: WindowConfig | None,
+        *,
+        seed: int = 0,
+        shared: bool = False,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Averages over tiles, piece by piece."""
         config = self.record.window if window is None else window
-        config = dataclasses.replace(
-            config, shared_key=config.shared_key or self.system.shared_key
-        )
-        pieces = planes(
-            self.system.tile,
+        shared = shared or config.shared_key or self.system.shared_key
+        return planes(
+            tile,
             self.variables,
             case.image,
             patch=self.record.system.patch,
-            config=config,
+            config=dataclasses.replace(config, shared_key=shared),
+            key=jax.random.key(seed),
         )
-        # Piece by piece, so that no whole volume of probabilities is on the device.
-        done = [self._finished(piece) for piece in pieces]
-        return {name: np.concatenate([d[name] for d in done]) for name in done[0]}
 
     def _finished(self, averages: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What follows from averages over tiles; not compiled, shapes are many."""

@@ -80,7 +80,7 @@ def sampled_system(
     loss: Loss,
     sample: Sample,
     shared_key: bool,
-    levels: Mapping[str, Sample] | None = None,
+    parts: Mapping[str, Variables] | None = None,
     rules: Rules = DEFAULT_RULES,
 ) -> SegmentationSystem:
     """A system of what trains it and what draws from it.
@@ -91,7 +91,7 @@ def sampled_system(
         loss: Of a batch.
         sample: Probabilities of draws.
         shared_key: Whether one draw is of a whole volume, not of a tile.
-        levels: The same where one part of what can be drawn is drawn alone.
+        parts: Collections with which one part of what can be drawn is drawn alone.
         rules: Where parameters lie.
     """
     labels, count = config.labels, config.samples
@@ -113,7 +113,7 @@ def sampled_system(
         finish,
         shared_key=shared_key,
         sample=sample,
-        levels={k: averaged(s, labels, count) for k, s in (levels or {}).items()},
+        parts=parts or {},
         rules=rules,
     )
 

@@ -70,7 +70,8 @@ class SegmentationSystem:
         shared_key: Whether all tiles of a volume need the same key.
         frozen: Regular expressions of parameters that are not trained.
         sample: Several answers, of systems that have them.
-        levels: Like ``tile`` with one part of what can be drawn drawn alone, by name.
+        parts: Collections of variables with which one part of what can be drawn is
+            drawn alone, by name.
         rules: Where parameters lie.
     """
 
@@ -81,7 +82,7 @@ class SegmentationSystem:
     shared_key: bool = False
     frozen: tuple[str, ...] = ()
     sample: Sample | None = None
-    levels: Mapping[str, Tile] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, Variables] = dataclasses.field(default_factory=dict)
     rules: Rules = DEFAULT_RULES
 
     @property

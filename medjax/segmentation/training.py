@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -11,12 +11,13 @@ from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger, OnError
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.segmentation.augment import AugmentConfig, source_extent
-from medjax.segmentation.datasets import READERS, DataSet
-from medjax.segmentation.datasets.embedded import lesion_phantoms
+from medjax.segmentation.datasets import READERS, Case, DataSet
+from medjax.segmentation.datasets.embedded import ambiguous_phantoms, lesion_phantoms
 from medjax.segmentation.evaluate import ScoringConfig, evaluate
 from medjax.segmentation.fingerprint import PlanConfig, chosen, shape_of
 from medjax.segmentation.inference import WindowConfig
 from medjax.segmentation.losses import LossConfig
+from medjax.segmentation.phantoms.ambiguous import AmbiguousConfig
 from medjax.segmentation.phantoms.lesions import LOADS, LesionConfig
 from medjax.segmentation.prepared import (
     SegmentationData,
@@ -24,15 +25,15 @@ from medjax.segmentation.prepared import (
     open_prepared,
     write_prepared,
 )
-from medjax.segmentation.pretrained import SegmentationRecord, Segmenter
+from medjax.segmentation.pretrained import Segmenter
 from medjax.segmentation.sampling import PatchConfig, Patches
 from medjax.segmentation.show import patch_picture, show
 from medjax.segmentation.system import (
     SegmentationConfig,
     SegmentationSystem,
     augmented,
-    segmentation_system,
 )
+from medjax.segmentation.systems import SegmentationRecord
 from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
 from medjax.train.launch import LaunchConfig, cpu_devices
@@ -41,8 +42,18 @@ from medjax.train.sharding import on_host
 from medjax.typing import Variables
 
 Format = Literal[
-    "embedded", "prepared", "nnunet", "acdc", "mnms", "cmrxmotion", "bids", "table"
+    "embedded",
+    "ambiguous",
+    "prepared",
+    "nnunet",
+    "acdc",
+    "mnms",
+    "cmrxmotion",
+    "bids",
+    "table",
 ]
+PHANTOMS = ("embedded", "ambiguous")
+"""Formats that no folder holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +63,8 @@ class SegmentationDataConfig:
     root: Path | None = None
     """Folder of a set, or a CSV; None: phantoms."""
     format: Format = "embedded"
-    """What lies there: raw data, or what experiments.prepare segmentation made."""
+    """What lies there: raw data, or what experiments.prepare segmentation made; of
+    phantoms: brains with lesions, or objects that annotators draw differently."""
     channels: tuple[str, ...] = ()
     """Of BIDS: suffixes of images; of a table: names of its channels."""
     labels: tuple[str, ...] = ()
@@ -62,7 +74,11 @@ class SegmentationDataConfig:
     on_error: OnError = "raise"
     """A case that cannot be read: stop, or list it and go on."""
     phantom: LesionConfig = LesionConfig(lesions=LOADS["uniform"])
-    """Of phantoms: what they are like."""
+    """Of lesion phantoms: what they are like."""
+    ambiguous: AmbiguousConfig = AmbiguousConfig()
+    """Of ambiguous phantoms: what they are like."""
+    annotators: tuple[int, int] = (4, 16)
+    """Of every training and every test image of ambiguous phantoms."""
     train_cases: int = 32
     """Of phantoms: how many to train on."""
     test_cases: int = 12
@@ -75,9 +91,18 @@ class SegmentationDataConfig:
     """Interpreters that read beside each process; 0: threads."""
 
 
+PREDICT = """
+To segment images of your own (NIfTI files, folders, patterns):
+
+    python -m experiments.predict {run} IMAGES --out predicted
+"""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Segmentation(Experiment):
-    """One training run; every field is a flag."""
+class SegmentationTraining(Experiment):
+    """What all training runs of this domain have; every field is a flag."""
+
+    uses: ClassVar[dict[str, str]] = {"predict": PREDICT}
 
     data: SegmentationDataConfig = SegmentationDataConfig()
     """What is segmented."""
@@ -93,12 +118,18 @@ class Segmentation(Experiment):
     """Of the network's arithmetic."""
     window: WindowConfig = WindowConfig()
     """Tiles of whole volumes."""
-    evaluation: ScoringConfig = ScoringConfig()
-    """What is scored at the end."""
     launch: LaunchConfig = LaunchConfig(cpu_devices=cpu_devices())
     """How processes find each other."""
     workdir: Path = Path("runs/segment")
     """Folder of the run; the same command on the same folder resumes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Segmentation(SegmentationTraining):
+    """One training run; every field is a flag."""
+
+    evaluation: ScoringConfig = ScoringConfig()
+    """What is scored at the end."""
 
 
 def run(config: Segmentation) -> dict[str, Any]:
@@ -111,13 +142,10 @@ def run(config: Segmentation) -> dict[str, Any]:
       The evaluation, as in ``evaluation.json``.
     """
     ledger = Ledger(config.data.on_error)
-    found = open_data(config, ledger)
-    held_out = found.cases("test") or found.cases("validation")
-    if not held_out:
-        raise DataError(f"data: {found.data.name} has no case that is held out")
+    found, held_out = opened(config, ledger)
     model = fitted(config, found)
-    settings = model.record.system
     results, shown = evaluate(model, found.data, held_out, config.evaluation, ledger)
+    settings = model.record.system
     network = shape_of(settings.network)
     results = {"network": network, "step": model.step, **results}
 
@@ -144,24 +172,46 @@ def run(config: Segmentation) -> dict[str, Any]:
     return results
 
 
-def fitted(config: Segmentation, found: SegmentationData) -> Segmenter:
+def opened(
+    config: SegmentationTraining, ledger: Ledger
+) -> tuple[SegmentationData, list[Case]]:
+    """The data that the flags name, and the cases that are scored.
+
+    Raises:
+        DataError: If no case is held out.
+    """
+    found = open_data(config, ledger)
+    held_out = found.cases("test") or found.cases("validation")
+    if not held_out:
+        raise DataError(f"data: {found.data.name} has no case that is held out")
+    return found, held_out
+
+
+def fitted(
+    config: SegmentationTraining,
+    found: SegmentationData,
+    settings: SegmentationConfig | None = None,
+) -> Segmenter:
     """Trains, or goes on training, and keeps what it takes to open the run again.
 
     Args:
-      config: The run.
-      found: What on.
+        config: The run.
+        found: What on.
+        settings: Of the system; None: those of the plain network.
     """
-    settings = described(config, found)
+    settings = described(config, found) if settings is None else settings
     record = SegmentationRecord(
         settings, found.preparation, found.data.name, config.window
     )
+    system = record.build()
+    able = ("predict",) if system.sample is None else ("predict", "samples")
+    record = dataclasses.replace(record, can=able)
     on_first(lambda: record.save(config.workdir), what="record of the system")
-    system = segmentation_system(settings)
     variables, step = train(config, system, settings, found)
     return Segmenter(record, step, system, variables)
 
 
-def open_data(config: Segmentation, ledger: Ledger) -> SegmentationData:
+def open_data(config: SegmentationTraining, ledger: Ledger) -> SegmentationData:
     """The data that the flags name, planned and prepared.
 
     Raw sets are prepared into the run's folder once.
@@ -171,11 +221,20 @@ def open_data(config: Segmentation, ledger: Ledger) -> SegmentationData:
         ledger: Counts filters, takes what cannot be read.
     """
     data = config.data
-    if (data.root is None) != (data.format == "embedded"):
+    if (data.root is None) != (data.format in PHANTOMS):
         raise ValueError(
             f"data: root is {data.root} and format {data.format!r}; a folder needs a "
             "format, and phantoms have none"
         )
+    if data.format == "ambiguous":
+        phantoms = ambiguous_phantoms(
+            data.ambiguous,
+            seed=data.seed,
+            train=data.train_cases,
+            test=data.test_cases,
+            annotators=data.annotators,
+        )
+        return in_memory(phantoms, config.plan, ledger)
     if data.root is None:
         counts = {"train": data.train_cases, "validation": 0, "test": data.test_cases}
         phantoms = lesion_phantoms(data.phantom, seed=data.seed, **counts)
@@ -226,7 +285,9 @@ def _named(label: str) -> tuple[str, int]:
     return name, int(value)
 
 
-def described(config: Segmentation, found: SegmentationData) -> SegmentationConfig:
+def described(
+    config: SegmentationTraining, found: SegmentationData
+) -> SegmentationConfig:
     """Settings of the system, with what the plan decided."""
     return SegmentationConfig(
         network=found.plan.network,
@@ -241,7 +302,7 @@ def described(config: Segmentation, found: SegmentationData) -> SegmentationConf
 
 
 def patches_of(
-    config: Segmentation, settings: SegmentationConfig, found: SegmentationData
+    config: SegmentationTraining, settings: SegmentationConfig, found: SegmentationData
 ) -> Patches:
     """The patches that a run trains on."""
     return Patches(
@@ -256,7 +317,7 @@ def patches_of(
 
 
 def train(
-    config: Segmentation,
+    config: SegmentationTraining,
     system: SegmentationSystem,
     settings: SegmentationConfig,
     found: SegmentationData,
@@ -288,7 +349,14 @@ def train(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    state = config.fit(system, stream, rows=len(patches), batch_size=size, mesh=mesh)
+    state = config.fit(
+        system,
+        stream,
+        rows=len(patches),
+        batch_size=size,
+        mesh=mesh,
+        rules=system.rules,
+    )
     variables = jax.device_put(on_host(state.averaged_variables, mesh))
     return variables, int(state.step)
 
@@ -296,7 +364,7 @@ def train(
 def before_and_after(
     settings: SegmentationConfig,
     found: SegmentationData,
-    config: Segmentation,
+    config: SegmentationTraining,
     count: int = 4,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pictures of sources and of the patches that augmentation makes of them."""
