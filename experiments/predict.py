@@ -11,8 +11,11 @@
 Images are NIfTI files, folders or patterns of them; files of several channels end in
 ``_0000``, ``_0001``. Each gives ``<name>.nii.gz`` with the values of the training set,
 ``<name>.json`` with volumes in mL, and with ``--write`` maps: ``prob`` (a fourth axis
-of channels) and ``entropy`` (nats). What cannot be read is listed and makes the status
-1, unless ``--on-error skip``.
+of channels) and ``entropy`` (nats); of runs with several answers
+(``experiments.hierarchical``) also ``mi`` (mutual information, nats: what the answers
+disagree about) and ``variance``, and of hierarchical ones ``levels``: ``mi`` of each
+level by itself, ``<name>_level0.nii.gz`` being the finest. What cannot be read is
+listed and makes the status 1, unless ``--on-error skip``.
 """
 
 import dataclasses
@@ -39,7 +42,7 @@ class Predict:
     out: Path = Path("predicted")
     """Where label maps go."""
     write: tuple[str, ...] = ()
-    """Maps beside the labels: prob, entropy."""
+    """Maps beside the labels: prob, entropy; mi, variance, levels where there are."""
     step: float | None = None
     """Between tiles, of the patch; default: the run's."""
     mirror: bool | None = None

@@ -17,7 +17,8 @@ def load(run: str | Path) -> Any:
         A `medjax.vlp.pretrained.Pretrained` (``embed_images``, ``embed_texts``,
         ``zero_shot``, ``nearest``), a `medjax.vlp.finetuned.Finetuned` (``predict``),
         a `medjax.mri.learned.Learned` (``reconstruct``), a
-        `medjax.segmentation.pretrained.Segmenter` (``predict``), a
+        `medjax.segmentation.pretrained.Segmenter` (``predict``, ``samples``,
+        ``uncertainty``), a
         `medjax.heart.systems.Generator` (``complete``, ``generate``) or a
         `medjax.heart.tracker.Tracker` (``track``).
 

@@ -28,11 +28,11 @@ from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
     cell,
     conclude,
-    difference,
+    differences,
     finished,
     interval,
     keep,
-    spread,
+    summarise,
 )
 from medjax.train.ending import ends_in_words
 from medjax.train.launch import LaunchConfig, cpu_devices, launch
@@ -132,7 +132,7 @@ def compare(config: Comparison) -> dict[str, Any]:
         "budget": budget,
         "runs": rows,
         "summary": summarise(rows),
-        "differences": differences(rows),
+        "differences": differences(rows, "random"),
     }
 
 
@@ -220,47 +220,6 @@ def headline(results: Mapping[str, Any]) -> dict[str, float]:
         name = f"R@10 {direction.replace('_', ' ')}"
         numbers[name] = results["retrieval"][direction]["R@10"]
     return numbers
-
-
-def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation (n - 1) over the seeds of each system."""
-    names = [name for name in rows[0] if name not in ("system", "seed", "seconds")]
-    summary = []
-    for system in dict.fromkeys(row["system"] for row in rows):
-        of_system = [row for row in rows if row["system"] == system]
-        entry: dict[str, Any] = {"system": system, "seeds": len(of_system)}
-        for name in names:
-            entry[name] = spread([row[name] for row in of_system])
-        summary.append(entry)
-    return summary
-
-
-def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each system minus random weights, seed by seed, with intervals."""
-    runs = {(row["system"], row["seed"]): row for row in rows}
-    names = [name for name in rows[0] if name not in ("system", "seed", "seconds")]
-    found = []
-    for system in dict.fromkeys(system for system, _ in runs if system != "random"):
-        seeds = [s for s in {r["seed"] for r in rows} if (system, s) in runs]
-        seeds = sorted(seed for seed in seeds if ("random", seed) in runs)
-        if len(seeds) < 2:
-            continue
-        ours, theirs = (
-            [runs[name, seed] for seed in seeds] for name in (system, "random")
-        )
-        found.append(
-            {
-                "system": system,
-                "seeds": len(seeds),
-                **{
-                    name: difference(
-                        [row[name] for row in ours], [row[name] for row in theirs]
-                    )
-                    for name in names
-                },
-            }
-        )
-    return found
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -81,6 +81,62 @@ def interval(value: Mapping[str, float], *, places: int = 3) -> str:
     return f"{mean} [{low}, {high}]"
 
 
+def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation (n - 1) over the seeds of each system.
+
+    Args:
+      rows: one per run: ``system``, ``seed``, ``seconds`` and numbers, the same ones
+        in all runs of a system.
+    """
+    summary = []
+    for system in dict.fromkeys(row["system"] for row in rows):
+        of_system = [row for row in rows if row["system"] == system]
+        entry: dict[str, Any] = {"system": system, "seeds": len(of_system)}
+        for name in _numbers(of_system[0]):
+            entry[name] = spread([row[name] for row in of_system])
+        summary.append(entry)
+    return summary
+
+
+def differences(
+    rows: Sequence[Mapping[str, Any]], reference: str
+) -> list[dict[str, Any]]:
+    """Each system minus one of them, seed by seed, with intervals.
+
+    Args:
+      rows: as in `summarise`.
+      reference: the one; systems with less than two common seeds are left out.
+    """
+    runs = {(row["system"], row["seed"]): row for row in rows}
+    found = []
+    for system in dict.fromkeys(system for system, _ in runs if system != reference):
+        seeds = [s for s in {r["seed"] for r in rows} if (system, s) in runs]
+        seeds = sorted(seed for seed in seeds if (reference, seed) in runs)
+        if len(seeds) < 2:
+            continue
+        ours, theirs = (
+            [runs[name, seed] for seed in seeds] for name in (system, reference)
+        )
+        found.append(
+            {
+                "system": system,
+                "seeds": len(seeds),
+                **{
+                    name: difference(
+                        [row[name] for row in ours], [row[name] for row in theirs]
+                    )
+                    for name in _numbers(ours[0])
+                    if name in theirs[0]
+                },
+            }
+        )
+    return found
+
+
+def _numbers(row: Mapping[str, Any]) -> list[str]:
+    return [name for name in row if name not in ("system", "seed", "seconds")]
+
+
 def keep(path: Path, result: Mapping[str, Any]) -> None:
     """Writes a result where the next start looks for it; one process of many writes."""
 

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from medjax.segmentation.datasets.embedded import lesion_phantoms as lesion_phantoms
     from medjax.segmentation.evaluate import ScoringConfig as ScoringConfig
     from medjax.segmentation.fingerprint import PlanConfig as PlanConfig
+    from medjax.segmentation.hierarchical import (
+        HierarchicalConfig as HierarchicalConfig,
+    )
+    from medjax.segmentation.hierarchical import Hierarchy as Hierarchy
+    from medjax.segmentation.hierarchical import (
+        hierarchical_system as hierarchical_system,
+    )
     from medjax.segmentation.inference import WindowConfig as WindowConfig
     from medjax.segmentation.inference import sliding_window as sliding_window
     from medjax.segmentation.labels import Labels as Labels
@@ -38,12 +45,14 @@ if TYPE_CHECKING:
     from medjax.segmentation.pretrained import Segmented as Segmented
     from medjax.segmentation.pretrained import Segmenter as Segmenter
     from medjax.segmentation.pretrained import open_run as open_run
+    from medjax.segmentation.sampled import SampledConfig as SampledConfig
     from medjax.segmentation.sampling import PatchConfig as PatchConfig
     from medjax.segmentation.sampling import Patches as Patches
     from medjax.segmentation.system import SegmentationConfig as SegmentationConfig
     from medjax.segmentation.system import SegmentationSystem as SegmentationSystem
     from medjax.segmentation.system import segmentation_system as segmentation_system
     from medjax.segmentation.training import Segmentation as Segmentation
+    from medjax.segmentation.uncertain import Uncertainty as Uncertainty
 
 __getattr__, __dir__ = exported(
     __name__,
@@ -57,6 +66,11 @@ __getattr__, __dir__ = exported(
         "datasets.embedded": ("lesion_phantoms",),
         "evaluate": ("ScoringConfig",),
         "fingerprint": ("PlanConfig",),
+        "hierarchical": (
+            "HierarchicalConfig",
+            "Hierarchy",
+            "hierarchical_system",
+        ),
         "inference": (
             "WindowConfig",
             "sliding_window",
@@ -92,6 +106,7 @@ __getattr__, __dir__ = exported(
             "Segmenter",
             "open_run",
         ),
+        "sampled": ("SampledConfig",),
         "sampling": (
             "PatchConfig",
             "Patches",
@@ -102,5 +117,6 @@ __getattr__, __dir__ = exported(
             "segmentation_system",
         ),
         "training": ("Segmentation",),
+        "uncertain": ("Uncertainty",),
     },
 )

@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from experiments import convirt, imitate, mflag
-from experiments.compare.pretraining import summarise, table
+from experiments.compare.pretraining import table
+from experiments.compare.publishing import summarise
 from medjax.report.run import without_nan
 from medjax.train.log import Writer, read_metrics
 from medjax.train.optimizer import OptimizerConfig

@@ -6,12 +6,12 @@ import sys
 import pytest
 
 from experiments import cmrxrecon, embed, retrieve, varnet, zero_shot
-from experiments.compare import pretraining, reconstruction, rounding
+from experiments.compare import pretraining, reconstruction, rounding, uncertainty
 from experiments.prepare import cmrxrecon as prepare_cmrxrecon
 from experiments.prepare import lookalike, reports
 from medjax.train import experiment
 
-COMPARISONS = (pretraining, reconstruction, rounding)
+COMPARISONS = (pretraining, reconstruction, rounding, uncertainty)
 
 
 def train(arguments, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger
 from medjax.data.nifti import write
+from medjax.segmentation.answers import images_of
 from medjax.segmentation.datasets import (
     Acdc,
     Bids,
@@ -275,6 +276,21 @@ def test_a_table_is_planned_prepared_and_opened_again(table, tmp_path):
     assert ct.scheme == "ct" and ct.low < ct.mean < ct.high
     with pytest.raises(DataError, match="c1: label 7"):
         in_memory(data, config, Ledger(log=lambda line: None))
+
+
+def test_rows_of_one_image_are_its_annotators(tmp_path):
+    """Each a case; together in one split, and when they are scored."""
+    rows = [f"i{i}.nii.gz,l{i}{who}.nii.gz,{i}{who}" for i in range(6) for who in "abc"]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label,case", *rows]))
+    data, _ = read(Pairs, root=tmp_path / "t.csv")
+    assert len(data.cases) == 18
+    images = images_of(data.cases)
+    assert [[c.id for c in one] for one in images[:2]] == [
+        ["0a", "0b", "0c"],
+        ["1a", "1b", "1c"],
+    ]
+    assert all(len({c.split for c in one}) == 1 for one in images)
+    assert {c.split for c in data.cases} == {"train", "validation", "test"}
 
 
 def test_channels_and_labels_that_do_not_fit_are_listed(tmp_path):

@@ -1,0 +1,358 @@
+"""Which segmenter knows what it does not know? Ten of them, side by side.
+
+``python -m experiments.compare.uncertainty`` trains every method with every seed on
+embedded phantoms whose annotators disagree by a known law: the same network, patches,
+updates and learning rate. All are scored by the same function of their answers, against
+annotators that training did not have and against the truth, and have to tell phantoms
+of five shifts from familiar ones. Test-time augmentation asks the plain network of the
+same seed. A seed is that of the weights, the training phantoms and all randomness in
+training; the held-out phantoms are the same throughout.
+
+Every run has a folder of its own. The same command goes on where it was stopped, in the
+middle of a run too, and keeps the runs that are finished. ``--publish`` also writes
+``experiments/results/compare_uncertainty.json``.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from experiments.bench.tables import markdown
+from experiments.compare.publishing import (
+    cell,
+    conclude,
+    differences,
+    finished,
+    interval,
+    keep,
+    summarise,
+)
+from experiments.hierarchical import TINY
+from medjax.data.ledger import Ledger
+from medjax.segmentation.phantoms.ambiguous import AmbiguousConfig
+from medjax.segmentation.pretrained import Segmenter, open_run
+from medjax.segmentation.training import opened
+from medjax.segmentation.uncertain import (
+    METHODS,
+    Method,
+    Uncertainty,
+    evaluated,
+    run,
+    system_of,
+)
+from medjax.train.ending import ends_in_words
+from medjax.train.launch import LaunchConfig, cpu_devices, launch
+from medjax.train.lock import hold
+
+Arm = Literal[
+    "deterministic",
+    "tta",
+    "dropout",
+    "ensemble",
+    "probunet",
+    "phiseg",
+    "ssn",
+    "none",
+    "standard",
+    "learned_prior",
+    "noise_floor",
+]
+change = dataclasses.replace
+PEERS: tuple[Method, ...] = (
+    "deterministic",
+    "tta",
+    "dropout",
+    "ensemble",
+    "probunet",
+    "phiseg",
+    "ssn",
+)
+TIES = {
+    "none": "tied to nothing",
+    "standard": "tied to standard normals",
+    "learned_prior": "tied to a learned prior",
+    "noise_floor": "variances tied to a floor",
+}
+ARMS: Mapping[Arm, tuple[str, Uncertainty]] = {
+    **{name: (METHODS[name], change(TINY, method=name)) for name in PEERS},
+    **{
+        kl: (f"hierarchical, {about}", change(TINY, system=change(TINY.system, kl=kl)))
+        for kl, about in TIES.items()
+    },
+}
+REFERENCE: Arm = "noise_floor"
+SCORES = {
+    "dice": "Dice",
+    "excess_nll": "NLL above floor",
+    "excess_brier": "Brier above floor",
+    "roi_ece": "ROI-ECE",
+    "ueo": "UEO",
+    "ged_squared": "GED²",
+    "ncc": "NCC",
+    "area_sd_ratio": "SD of area / annotators'",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Which methods, how many seeds, how much training."""
+
+    systems: tuple[Arm, ...] = (
+        *PEERS,
+        "none",
+        "standard",
+        "noise_floor",
+    )
+    """What to compare."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of each method per seed."""
+    steps: int = 300
+    """Updates of each network."""
+    size: int = 32
+    """Rows and columns of the phantoms."""
+    widths: tuple[int, ...] = (8, 16, 32)
+    """Channels of the network's levels."""
+    batch_size: int = 16
+    """Patches of an update."""
+    train_images: int = 64
+    """Phantoms to train on, four annotators each."""
+    test_images: int = 24
+    """Phantoms held out, sixteen annotators each."""
+    strengths: tuple[int, ...] = (1, 3)
+    """Of the shifts."""
+    samples: int = 16
+    """Answers to every image."""
+    workdir: Path = Path("runs/compare-uncertainty")
+    """One folder per run in it; the same command goes on."""
+    publish: bool = False
+    """Write the committed results as well."""
+    launch: LaunchConfig = LaunchConfig(cpu_devices=cpu_devices())
+    """How this process starts."""
+
+
+def compare(config: Comparison) -> dict[str, Any]:
+    """Runs what is not finished yet.
+
+    Args:
+      config: what to compare.
+
+    Returns:
+      ``budget``, ``floors``, ``runs`` (one row per method and seed), ``summary`` (mean
+      and standard deviation of each number) and ``differences`` (of each method from
+      hierarchical uncertainty, paired by seed).
+
+    Raises:
+      ValueError: a folder holds a run of another budget, or test-time augmentation
+        lacks the network that it asks.
+    """
+    if "tta" in config.systems and "deterministic" not in config.systems:
+        raise ValueError("systems: tta asks the network of deterministic, which is not")
+    order = sorted(config.systems, key=lambda name: name == "tta")
+    done = [
+        _finished_run(name, seed, config) for seed in config.seeds for name in order
+    ]
+    rows = [one["row"] for one in done]
+    rows.sort(key=lambda row: (row["seed"], config.systems.index(row["system"])))
+    budget = dict(zip(BUDGET, _budget(config), strict=True)) | {
+        "optimizer": dataclasses.asdict(TINY.optimizer),
+        "members": TINY.members,
+        "jax": jax.__version__,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    return {
+        "budget": budget,
+        "floors": done[0]["floors"],
+        "runs": rows,
+        "summary": summarise(rows),
+        "differences": differences(rows, REFERENCE),
+    }
+
+
+BUDGET = (
+    "steps",
+    "size",
+    "widths",
+    "batch_size",
+    "train_images",
+    "test_images",
+    "strengths",
+    "samples",
+)
+"""What a run's folder has to have been made with."""
+
+
+def _budget(config: Comparison) -> list[Any]:
+    values = [getattr(config, name) for name in BUDGET]
+    return [list(v) if isinstance(v, tuple) else v for v in values]
+
+
+def _finished_run(name: Arm, seed: int, config: Comparison) -> dict[str, Any]:
+    """What a method and seed came to: from its folder if it is there, else trained.
+
+    Raises:
+      ValueError: the folder holds a run of another budget.
+    """
+    folder = config.workdir / f"{name}-{seed}"
+    known = finished(folder, _budget(config), f"({', '.join(BUDGET)})")
+    if known is not None:
+        return known
+    asked = settings(name, seed, config)
+    began = time.monotonic()
+    results = views(asked, config, seed) if name == "tta" else run(asked)
+    row = {"system": name, "seed": seed, **headline(results)}
+    row["seconds"] = round(time.monotonic() - began)
+    result = {"budget": _budget(config), "row": row, "floors": results["floors"]}
+    keep(folder / "result.json", result)
+    return result
+
+
+def settings(name: Arm, seed: int, config: Comparison) -> Uncertainty:
+    """The run of a method and seed.
+
+    Args:
+      name: the method.
+      seed: of weights and training phantoms.
+      config: the common budget.
+    """
+    preset = ARMS[name][1]
+    size = config.size
+    return change(
+        preset,
+        about=f"{ARMS[name][0]}, seed {seed}",
+        data=change(
+            preset.data,
+            seed=seed,
+            ambiguous=AmbiguousConfig(size=size),
+            train_cases=config.train_images,
+            test_cases=config.test_images,
+        ),
+        plan=change(
+            preset.plan,
+            patch=(size, size),
+            widths=config.widths,
+            batch_size=config.batch_size,
+        ),
+        samples=config.samples,
+        train=change(preset.train, steps=config.steps, seed=seed),
+        evaluation=change(preset.evaluation, strengths=config.strengths),
+        workdir=config.workdir / f"{name}-{seed}",
+    )
+
+
+def views(asked: Uncertainty, config: Comparison, seed: int) -> dict[str, Any]:
+    """Test-time augmentation of the plain network of the same seed: nothing trains.
+
+    Args:
+      asked: its run.
+      config: the comparison.
+      seed: of the network.
+    """
+    ledger = Ledger()
+    found, held_out = opened(asked, ledger)
+    plain = open_run(config.workdir / f"deterministic-{seed}")
+    record = change(plain.record, system=system_of(asked, found))
+    model = Segmenter(record, plain.step, record.build(), plain.variables)
+    results, _ = evaluated(asked, model, found, held_out, ledger)
+    return results
+
+
+def headline(results: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an evaluation that are compared.
+
+    Shifts are told by mutual information, of one answer by entropy; the mean of the
+    areas under the curve over all strengths.
+    """
+    numbers = {name: results["scores"][name]["mean"] for name in SCORES}
+    rows = results["unfamiliar"]
+    best = "mi" if "auroc_mi" in rows[0] else "entropy"
+    for shift in dict.fromkeys(row["shift"] for row in rows):
+        of_shift = [row for row in rows if row["shift"] == shift]
+        numbers[f"auroc {shift}"] = _mean(of_shift, f"auroc_{best}")
+    numbers["auroc"] = _mean(rows, f"auroc_{best}")
+    numbers["auroc entropy"] = _mean(rows, "auroc_entropy")
+    for name in rows[0]:
+        if name.startswith("growth_level"):
+            level = name.removeprefix("growth_")
+            for shift in ("noise", "anatomy"):
+                of_shift = [row for row in rows if row["shift"] == shift]
+                numbers[f"{level} {shift}"] = _mean(of_shift, name)
+    numbers["ms per answer"] = results["ms_per_draw"]
+    return numbers
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    return float(np.mean([row[name] for row in rows]))
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Scores, shifts and differences in Markdown."""
+    summary, floors = results["summary"], results["floors"]
+    head = ["method", *SCORES.values(), "ms per answer"]
+    bound = {"excess_nll": 0.0, "excess_brier": 0.0, **floors}
+    rows = [
+        [
+            ARMS[e["system"]][0],
+            *(cell(e[name], places=4) for name in SCORES),
+            cell(e["ms per answer"], places=1),
+        ]
+        for e in summary
+    ]
+    told = [f"{bound[name]:.4f}" if name in bound else "" for name in SCORES]
+    rows.append(["*truth, other annotators*", *told, ""])
+    shifts = [name for name in summary[0] if name.startswith("auroc ")]
+    found = [
+        [ARMS[e["system"]][0], *(cell(e[n]) for n in ("auroc", *shifts))]
+        for e in summary
+    ]
+    names = ["all", *(name.removeprefix("auroc ") for name in shifts)]
+    parts = [
+        markdown(head, rows),
+        markdown(["AUROC of unfamiliar images", *names], found),
+    ]
+    if levels := level_rows(summary):
+        parts.append(markdown(["growth of a level's map", "noise", "anatomy"], levels))
+    if results["differences"]:
+        against = [
+            [ARMS[e["system"]][0], *(interval(e[name], places=4) for name in SCORES)]
+            for e in results["differences"]
+        ]
+        about = f"minus {ARMS[REFERENCE][0]}"
+        parts.append(markdown([about, *SCORES.values()], against))
+    return "\n\n".join(parts)
+
+
+def level_rows(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """How much each level's map grows where images are noisy, or of other anatomy."""
+    rows = []
+    for entry in summary:
+        levels = sorted({n.split()[0] for n in entry if n.startswith("level")})
+        rows += [
+            [
+                f"{ARMS[entry['system']][0]}, {level}",
+                *(cell(entry[f"{level} {shift}"]) for shift in ("noise", "anatomy")),
+            ]
+            for level in levels
+        ]
+    return rows
+
+
+@ends_in_words
+def main() -> None:
+    """Compares, prints the table, keeps the numbers."""
+    config = tyro.cli(Comparison, description=__doc__)
+    launch(config.launch)
+    with hold(config.workdir):
+        results = compare(config)
+        name, shown = "compare_uncertainty", table(results)
+        conclude(name, results, shown, config.workdir, publish=config.publish)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
