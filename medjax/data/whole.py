@@ -1,12 +1,13 @@
 """Files that are whole or not there: nobody reads half of one."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a name to write to, and moves what was written to its place at the end.
 
     A full disk, a fault or a kill in between leaves what was there before.

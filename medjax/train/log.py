@@ -109,12 +109,12 @@ def truncate(path: Path, step: int) -> None:
     if not path.exists():
         return
     rows = _rows(path)
-    whole = path.read_text("utf-8").splitlines(keepends=True)
+    lines = path.read_text("utf-8").splitlines(keepends=True)
     kept = "".join(
-        line for line, row in zip(whole, rows, strict=False) if row["step"] <= step
+        line for line, row in zip(lines, rows, strict=False) if row["step"] <= step
     )
     kept += "\n" if kept and not kept.endswith("\n") else ""
-    if "".join(whole).startswith(kept):
+    if "".join(lines).startswith(kept):
         # In place, in one system call: whoever has the file open goes on with the same
         # one, and a kill costs nothing.
         os.truncate(path, len(kept.encode()))

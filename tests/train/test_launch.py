@@ -83,6 +83,8 @@ def test_a_script_of_sbatch_is_alone(slurm):
     assert find_cluster(LaunchConfig()) is None
 
 
+# JAX's own reading of `tpu-env`, on Python 3.13.
+@pytest.mark.filterwarnings("ignore:'maxsplit' is passed:DeprecationWarning")
 def test_a_tpu_pod_reached_by_ssh_is_found_by_its_metadata(monkeypatch):
     answers = {
         "agent-worker-number": "3",
