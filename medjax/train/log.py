@@ -15,8 +15,8 @@ from typing import Any
 import jax
 
 from medjax.data.boundary import DataError, reading
-from medjax.data.whole import whole
 from medjax.data.documents import fits, parse_json
+from medjax.data.whole import whole
 from medjax.progress import duration, say, speed
 from medjax.train.storage import Folder, Growing, run_folder
 
