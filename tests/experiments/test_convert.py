@@ -11,9 +11,12 @@ from PIL import Image
 
 import medjax
 from experiments import convert
+from medjax.mri.published import open_checkpoints
+from medjax.nn import unet
 from medjax.nn.resnet import RESNETS, ResNet
 from medjax.vlp.imitate import ImitateConfig
-from medjax.weights import load
+from medjax.weights import load, to_torch
+from medjax.weights.reconstruction import fastmri_unet
 from tests.vlp.pairs import SIZE, SYSTEM, random_pair
 
 torch = pytest.importorskip("torch", reason="parity needs PyTorch (extra: parity)")
@@ -96,6 +99,22 @@ def test_a_training_programs_pickle_becomes_a_tower(tmp_path, capsys):
     with torch.no_grad():
         theirs = tower(torch.tensor(np.asarray(image)).permute(0, 3, 1, 2)).numpy()
     np.testing.assert_allclose(seen, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_reconstructions_pickle_is_named_and_opens(tmp_path, capsys):
+    net = unet.UNet(unet.fastmri(chans=2, pools=1, out_channels=1))
+    weights = net.init(jax.random.key(0), jax.numpy.zeros((1, 8, 8, 1)))
+    tensors = to_torch(fastmri_unet(pools=1), weights)
+    # As fastMRI's Lightning module saves it.
+    saved = {f"unet.{k}": torch.tensor(np.asarray(v)) for k, v in tensors.items()}
+    torch.save({"epoch": 1, "state_dict": saved}, tmp_path / "knee.ckpt")
+    assert convert.main([str(tmp_path / "knee.ckpt"), str(tmp_path / "knee")]) == 0
+    told = capsys.readouterr().out
+    assert "network: ImageUNet, for --checkpoints of experiments.cmrxrecon" in told
+    (opened,) = open_checkpoints([tmp_path / "knee"]).values()
+    ours, theirs = jax.tree.leaves(opened.variables), jax.tree.leaves(weights)
+    for got, want in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 def test_of_several_networks_one_is_named(tmp_path, capsys):
