@@ -19,7 +19,8 @@ def doors() -> dict[str, str]:
         parts = path.relative_to(HERE).with_suffix("").parts
         name = ".".join(part for part in parts if part != "__init__")
         text = path.read_text()
-        runs = "__main__" in text or (path.parent / "__main__.py").exists()
+        package = path.stem == "__init__" and (path.parent / "__main__.py").exists()
+        runs = package or 'if __name__ == "__main__":' in text
         if not name or name == "__main__" or not runs:
             continue
         about = ast.get_docstring(ast.parse(text)) or ""

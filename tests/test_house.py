@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.__main__ import doors
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = {"nn", "metrics", "data", "weights", "train", "report"}
 DOMAINS = {"vlp", "mri", "heart", "segmentation"}
@@ -113,3 +115,12 @@ def test_no_file_outgrows_its_room():
     every = [*files("medjax"), *files("experiments"), *files("kernels/medjax_kernels")]
     lines = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in every}
     assert not {name: n for name, n in lines.items() if n > 500}
+
+
+def test_what_is_listed_as_a_door_opens():
+    """Modules that doors share are no doors."""
+    for name in doors():
+        place = ROOT / "experiments" / name.replace(".", "/")
+        file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
+        assert re.search(r"^ +(sys\.exit\()?(\w+\.)?main\(", file.read_text(), re.M), name
+    assert "imitate" in doors() and "bench" in doors()
