@@ -39,22 +39,35 @@ class MultiHeadAttention(nn.Module):
     dtype: str = "float32"
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "b n d"],
         mask: Bool[Array, "b n"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "b n d"]:
-        """Lets every token look at every other.
+        """Lets every token look at every other; see `attend`."""
+        return self.attend(x, mask, deterministic)[0]
+
+    @nn.compact
+    def attend(
+        self,
+        x: Float[Array, "b n d"],
+        mask: Bool[Array, "b n"] | None = None,
+        deterministic: bool = True,
+        look: bool = False,
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b n"] | None]:
+        """Lets every token look at every other, and says where the first one looked.
 
         Args:
           x: Tokens.
           mask: True where a token may be looked at; None: everywhere.
           deterministic: Without dropout. Otherwise a ``"dropout"`` key is needed.
+          look: Whether the second result is wanted.
 
         Returns:
-          The attended values, projected; in ``dtype``.
+          The attended values, projected, in ``dtype``; and how much the first token
+          looks at each, float32, mean over the heads, before any dropout, or None. It
+          is one row of the attention: no implementation has to hold the others for it.
 
         Raises:
           ValueError: The width does not divide into heads, or the fused kernel is asked
@@ -86,7 +99,8 @@ class MultiHeadAttention(nn.Module):
             )
         else:
             y = self._attend_with_dropout(q, k, v, keys)
-        return self._dense(width, "output")(y.reshape(x.shape))
+        row = first_row(q, k, keys) if look else None
+        return self._dense(width, "output")(y.reshape(x.shape)), row
 
     def _dense(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(
@@ -110,6 +124,19 @@ class MultiHeadAttention(nn.Module):
             scores = jnp.where(keys, scores, jnp.finfo(jnp.float32).min)
         weights = nn.Dropout(self.dropout, deterministic=False)(nn.softmax(scores))
         return jnp.einsum("bhnm,bmhd->bnhd", weights.astype(v.dtype), v)
+
+
+def first_row(
+    q: Float[Array, "b n heads d"],
+    k: Float[Array, "b n heads d"],
+    keys: Bool[Array, "b 1 1 n"] | None,
+) -> Float[Array, "b n"]:
+    """How much the first token looks at each token; float32, mean over the heads."""
+    scores = jnp.einsum("bhd,bmhd->bhm", q[:, 0], k, preferred_element_type=jnp.float32)
+    scores = scores / jnp.sqrt(jnp.float32(q.shape[-1]))
+    if keys is not None:
+        scores = jnp.where(keys[:, :, 0], scores, jnp.finfo(jnp.float32).min)
+    return jnp.mean(nn.softmax(scores), axis=1)
 
 
 class Mlp(nn.Module):

@@ -182,6 +182,8 @@ class BertOutput(NamedTuple):
     """After the last layer, in ``dtype``; ``last[:, 0]`` is the [CLS] token."""
     hidden: tuple[Float[Array, "b n d"], ...]
     """The embeddings, then the output of every layer; the last one is ``last``."""
+    looked: Float[Array, "b n"] | None = None
+    """How much [CLS] looks at each token in the last layer; if it was asked for."""
 
 
 class BertEmbeddings(nn.Module):
@@ -220,37 +222,44 @@ class BertLayer(nn.Module):
     """Attention, then MLP; each added to its input and normalised."""
 
     config: BertConfig
+    look: bool = False
+    """Whether to say where the first token looks."""
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"], deterministic: bool
-    ) -> Float[Array, "b n d"]:
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b n"] | None]:
         c = self.config
         init = nn.initializers.normal(c.initializer_range)
         drop = nn.Dropout(c.hidden_dropout_prob, deterministic=deterministic)
-        y = MultiHeadAttention(
+        attention = MultiHeadAttention(
             c.num_attention_heads,
             dropout=c.attention_probs_dropout_prob,
             implementation=c.attention,
             dtype=c.dtype,
             kernel_init=init,
             name="attention",
-        )(x, mask, deterministic)
+        )
+        y, looked = attention.attend(x, mask, deterministic, self.look)
         x = LayerNorm(c.layer_norm_eps, c.dtype, name="attention_norm")(x + drop(y))
         y = Mlp(c.intermediate_size, c.hidden_act, c.dtype, init, name="mlp")(x)
-        return LayerNorm(c.layer_norm_eps, c.dtype, name="mlp_norm")(x + drop(y))
+        norm = LayerNorm(c.layer_norm_eps, c.dtype, name="mlp_norm")
+        return norm(x + drop(y)), looked
 
 
 class Bert(nn.Module):
     """Token ids to contextual embeddings."""
 
     config: BertConfig
+    look: bool = False
+    """Whether to say where [CLS] looks in the last layer."""
 
     def setup(self) -> None:
         c = self.config
         layer = nn.remat(BertLayer, static_argnums=(3,)) if c.remat else BertLayer
         self.embeddings = BertEmbeddings(c)
-        self.layer = [layer(c) for _ in range(c.num_hidden_layers)]
+        others = [layer(c) for _ in range(c.num_hidden_layers - 1)]
+        self.layer = [*others, layer(c, look=self.look)]
 
     def __call__(
         self,
@@ -283,11 +292,11 @@ class Bert(nn.Module):
             )
         mask = ids != c.pad_token_id if mask is None else mask
         x = self.embeddings(ids, token_types, deterministic)
-        hidden = [x]
+        hidden, looked = [x], None
         for layer in self.layer:
-            x = layer(x, mask, deterministic)
+            x, looked = layer(x, mask, deterministic)
             hidden.append(x)
-        return BertOutput(x, tuple(hidden))
+        return BertOutput(x, tuple(hidden), looked)
 
     @property
     def word_embeddings(self) -> Float[Array, "k d"]:

@@ -61,34 +61,45 @@ class ViTFeatures(NamedTuple):
     """The class token."""
     tokens: Float[Array, "b h w d"]
     """The patch tokens, where their patches are."""
+    looked: Float[Array, "b h w"] | None = None
+    """How much the class token looks at each patch in the last block; if it was asked
+    for. What it looks at itself is left out."""
 
 
 class ViTBlock(nn.Module):
     """Attention, then MLP; each on the normalised input and added to it."""
 
     config: ViTConfig
+    look: bool = False
+    """Whether to say where the first token looks."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(
+        self, x: Float[Array, "b n d"]
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b n"] | None]:
         c = self.config
         y = LayerNorm(c.layer_norm_eps, c.dtype, name="norm1")(x)
-        x = x + MultiHeadAttention(
+        attention = MultiHeadAttention(
             c.heads,
             fused=True,
             implementation=c.attention,
             dtype=c.dtype,
             kernel_init=LINEAR_INIT,
             name="attention",
-        )(y)
+        )
+        y, looked = attention.attend(y, look=self.look)
+        x = x + y
         y = LayerNorm(c.layer_norm_eps, c.dtype, name="norm2")(x)
         hidden = c.width * c.mlp_ratio
-        return x + Mlp(hidden, "gelu", c.dtype, LINEAR_INIT, name="mlp")(y)
+        return x + Mlp(hidden, "gelu", c.dtype, LINEAR_INIT, name="mlp")(y), looked
 
 
 class ViT(nn.Module):
     """Images to a class token and patch tokens."""
 
     config: ViTConfig
+    look: bool = False
+    """Whether to say where the class token looks in the last block."""
 
     @nn.compact
     def __call__(
@@ -140,10 +151,15 @@ class ViT(nn.Module):
         x = x + positions
 
         block = nn.remat(ViTBlock) if c.remat else ViTBlock
+        looked = None
         for i in range(c.layers):
-            x = block(c, name=f"block_{i}")(x)
+            look = self.look and i == c.layers - 1
+            x, looked = block(c, look=look, name=f"block_{i}")(x)
         x = LayerNorm(c.layer_norm_eps, c.dtype, name="norm")(x)
-        return ViTFeatures(x[:, 0], x[:, 1:].reshape(-1, rows, columns, c.width))
+        if looked is not None:
+            looked = looked[:, 1:].reshape(-1, rows, columns)
+        tokens = x[:, 1:].reshape(-1, rows, columns, c.width)
+        return ViTFeatures(x[:, 0], tokens, looked)
 
 
 def resample_positions(

@@ -38,7 +38,7 @@ def features_key(
       A name for a file.
     """
     settings = dataclasses.asdict(text)
-    for neither in ("checkpoint", "remat"):
+    for neither in ("checkpoint", "remat", "tokenizer"):
         del settings[neither]
     asked = {
         "weights": checkpoint_digest(str(text.checkpoint)),

@@ -118,7 +118,7 @@ def settings_of(
     """All that decides what a report tower learns, by flag."""
     words = json.dumps(corpus.tokenizer.inner.get_vocab(), sort_keys=True)
     tower = dataclasses.asdict(text)
-    for neither in ("checkpoint", "remat", "pool"):
+    for neither in ("checkpoint", "remat", "pool", "layers_summed", "tokenizer"):
         del tower[neither]
     return {
         **{f"text.{name}": value for name, value in tower.items()},

@@ -8,6 +8,7 @@ Everywhere in a batch a position with id 0 is padding, and the first token of a 
 ``[CLS]``: tokenizers for which this does not hold are refused.
 """
 
+import functools
 import heapq
 import itertools
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from medjax.data.boundary import reading
 from medjax.data.documents import read_json
@@ -104,6 +105,14 @@ class Tokenizer:
         for row, found in zip(ids, self.ids(texts, max_len), strict=True):
             row[: len(found)] = found
         return ids
+
+    @functools.cached_property
+    def continues(self) -> Bool[np.ndarray, " k"]:
+        """For every id, whether it goes on with the word before it (``##``)."""
+        found = np.zeros(self.vocab_size, np.bool_)
+        for piece, i in self.inner.get_vocab().items():
+            found[i] = piece.startswith("##")
+        return found
 
     def decode(self, ids: Int[np.ndarray, " n"]) -> str:
         """The text of one row of ids, special tokens left out."""

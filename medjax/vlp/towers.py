@@ -1,7 +1,8 @@
 """The two towers of every pre-training system, chosen by flags.
 
 An image tower turns a radiograph into stage maps and one pooled vector; a report tower
-turns tokens into one vector.
+turns tokens into one vector. Systems that compare places with words ask both for more:
+``ImageFeatures.local`` and ``TextTower.features``.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from medjax.nn.attention import AttentionImplementation
 from medjax.nn.bert import BERTS, Bert, BertConfig
@@ -68,6 +69,8 @@ class TextTowerConfig:
     """Use only the first so many layers; None: all."""
     pool: Literal["cls", "mean", "max"] = "cls"
     """One vector from a report: the first token, or mean or maximum over tokens."""
+    layers_summed: int = 1
+    """What a token is: the sum of its states after the last so many layers."""
     max_length: int = 256
     """Tokens of a section or report; longer ones are cut."""
     dtype: DType = "float32"
@@ -79,6 +82,9 @@ class TextTowerConfig:
     dropout: a tower that is trained with it needs attention-dropout 0."""
     attention_dropout: float | None = None
     """Of attention weights in training; None: what the sizes say."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer where no checkpoint brings one; None: learnt
+    from the reports."""
 
 
 class ImageFeatures(NamedTuple):
@@ -88,6 +94,23 @@ class ImageFeatures(NamedTuple):
     """After each of a ResNet's four stages, finest first; a ViT has none."""
     pooled: Float[Array, "b d"]
     """One vector, float32: the mean of the last map, or the class token."""
+    local: Float[Array, "b h w c"]
+    """What systems that look at places compare: a ResNet's third stage, the patch
+    tokens of a ViT."""
+    looked: Float[Array, "b h w"] | None = None
+    """How much a ViT's class token looks at each patch, if asked for; a ResNet has no
+    such thing."""
+
+
+class TextFeatures(NamedTuple):
+    """What a report tower says about reports; float32."""
+
+    pooled: Float[Array, "b d"]
+    """One vector per report."""
+    tokens: Float[Array, "b n d"]
+    """One vector per token; those at padding mean nothing."""
+    looked: Float[Array, "b n"] | None = None
+    """How much [CLS] looks at each token in the last layer, if asked for."""
 
 
 def network_config(config: ImageTowerConfig) -> ResNetConfig | ViTConfig:
@@ -108,6 +131,8 @@ class ImageTower(nn.Module):
     """Radiographs to stage maps and one vector."""
 
     config: ImageTowerConfig
+    look: bool = False
+    """Whether to say where a ViT's class token looks."""
 
     @nn.compact
     def __call__(
@@ -116,9 +141,10 @@ class ImageTower(nn.Module):
         config = network_config(self.config)
         if isinstance(config, ResNetConfig):
             seen = ResNet(config, name="resnet")(image, train=train)
-            return ImageFeatures(seen.maps, seen.pooled)
-        seen = ViT(config, name="vit")(image)
-        return ImageFeatures((), seen.cls.astype(jnp.float32))
+            return ImageFeatures(seen.maps, seen.pooled, seen.maps[2])
+        seen = ViT(config, self.look, name="vit")(image)
+        pooled = seen.cls.astype(jnp.float32)
+        return ImageFeatures((), pooled, seen.tokens, seen.looked)
 
 
 @functools.cache
@@ -142,6 +168,11 @@ def bert_config(config: TextTowerConfig) -> BertConfig:
             f"(positions of the network), got {config.max_length}"
         )
     sizes = sizes.truncated(config.layers)
+    if not 1 <= config.layers_summed <= sizes.num_hidden_layers + 1:
+        raise ValueError(
+            f"text.layers_summed: expected 1 to {sizes.num_hidden_layers + 1} (layers "
+            f"and the embeddings), got {config.layers_summed}"
+        )
     if config.attention_dropout is not None:
         sizes = dataclasses.replace(
             sizes, attention_probs_dropout_prob=config.attention_dropout
@@ -155,17 +186,31 @@ class TextTower(nn.Module):
     """Token ids to one vector per report; an empty report gives a defined vector."""
 
     config: TextTowerConfig
+    look: bool = False
+    """Whether ``features`` says where [CLS] looks."""
 
-    @nn.compact
     def __call__(
         self, ids: Int[Array, "b n"], *, train: bool = False
     ) -> Float[Array, "b d"]:
+        return self.features(ids, train=train).pooled
+
+    @nn.compact
+    def features(self, ids: Int[Array, "b n"], *, train: bool = False) -> TextFeatures:
+        """One vector per report and one per token."""
         bert = bert_config(self.config)
-        hidden = Bert(bert, name="bert")(ids, deterministic=not train).last
-        hidden = hidden.astype(jnp.float32)
+        seen = Bert(bert, self.look, name="bert")(ids, deterministic=not train)
+        last = seen.hidden[-self.config.layers_summed :]
+        hidden = last[0].astype(jnp.float32)
+        for state in last[1:]:
+            hidden = hidden + state.astype(jnp.float32)
+        real = (ids != bert.pad_token_id)[..., None]
+        return TextFeatures(self._pool(hidden, real), hidden, seen.looked)
+
+    def _pool(
+        self, hidden: Float[Array, "b n d"], real: Bool[Array, "b n 1"]
+    ) -> Float[Array, "b d"]:
         if self.config.pool == "cls":
             return hidden[:, 0]
-        real = (ids != bert.pad_token_id)[..., None]
         if self.config.pool == "max":
             lowest = jnp.finfo(jnp.float32).min
             found = jnp.max(jnp.where(real, hidden, lowest), axis=1)
