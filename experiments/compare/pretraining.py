@@ -1,4 +1,4 @@
-"""Does it learn? IMITATE, M-FLAG, ConVIRT and random weights, side by side.
+"""Does it learn? Five systems and random weights, side by side.
 
 ``python -m experiments.compare.pretraining`` trains every system with every seed on the
 embedded data (equal steps, batch, films, towers and learning rate: the ``tiny``
@@ -23,7 +23,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import convirt, imitate, mflag
+from experiments import convirt, gloria, imitate, mflag, mgca
 from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
     cell,
@@ -46,13 +46,24 @@ from medjax.vlp.pretraining import TINY, Build, Pretraining, run, source_row
 from medjax.vlp.report_tower import train_language_model
 from medjax.vlp.towers import load_towers
 
-Arm = Literal["imitate", "mflag", "convirt", "random", "convirt_frozen", "imitate_hard"]
+Arm = Literal[
+    "imitate",
+    "mflag",
+    "convirt",
+    "gloria",
+    "mgca",
+    "random",
+    "convirt_frozen",
+    "imitate_hard",
+]
 IMITATE, MFLAG, CONVIRT = (e.PRESETS["tiny"] for e in (imitate, mflag, convirt))
 change = dataclasses.replace
 ARMS: Mapping[Arm, tuple[str, Pretraining, Build]] = {
     "imitate": ("IMITATE", IMITATE, imitate.imitate),
     "mflag": ("M-FLAG", MFLAG, mflag.mflag),
     "convirt": ("ConVIRT", CONVIRT, convirt.convirt),
+    "gloria": ("GLoRIA", gloria.PRESETS["tiny"], gloria.gloria),
+    "mgca": ("MGCA", mgca.PRESETS["tiny"], mgca.mgca),
     # Same networks as IMITATE, no step taken; its report tower is the language model's.
     "random": ("random initialisation", IMITATE, imitate.imitate),
     "convirt_frozen": (
@@ -72,7 +83,14 @@ ARMS: Mapping[Arm, tuple[str, Pretraining, Build]] = {
 class Comparison:
     """Which systems, how many seeds, how much training."""
 
-    systems: tuple[Arm, ...] = ("imitate", "mflag", "convirt", "random")
+    systems: tuple[Arm, ...] = (
+        "imitate",
+        "mflag",
+        "convirt",
+        "gloria",
+        "mgca",
+        "random",
+    )
     """What to compare."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each system per seed."""

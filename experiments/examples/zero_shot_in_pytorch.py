@@ -222,14 +222,18 @@ def network_input(path: Path, how: dict) -> torch.Tensor:
 
 # %% Towers and heads from the folder
 class Head(nn.Module):
-    """Two linear layers with a ReLU between them, BatchNorms where there are any."""
+    """Linear layers, at most two, with a ReLU between them and their BatchNorms."""
 
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         super().__init__()
         self.tensors = tensors
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.part(torch.relu(self.part(x, 1)), 2)
+        if "linear1.weight" in self.tensors:
+            x = self.part(x, 1)
+        if "linear2.weight" in self.tensors:
+            x = self.part(torch.relu(x), 2)
+        return x
 
     def part(self, x: torch.Tensor, i: int) -> torch.Tensor:
         """A linear layer and its BatchNorm."""
@@ -289,7 +293,10 @@ class Pair:
             texts, padding=True, truncation=True, max_length=limit, return_tensors="pt"
         )
         ids, real = tokens["input_ids"], tokens["attention_mask"].bool()[..., None]
-        hidden = self.text(input_ids=ids, attention_mask=real[..., 0]).last_hidden_state
+        states = self.text(
+            input_ids=ids, attention_mask=real[..., 0], output_hidden_states=True
+        ).hidden_states
+        hidden = torch.stack(states[-self.how["layers_summed"] :]).sum(0)
         if self.how["pool"] == "cls":
             pooled = hidden[:, 0]
         elif self.how["pool"] == "max":

@@ -9,8 +9,10 @@ from medjax.lazy import exported
 
 if TYPE_CHECKING:
     from medjax.vlp import convirt as convirt
+    from medjax.vlp import gloria as gloria
     from medjax.vlp import imitate as imitate
     from medjax.vlp import mflag as mflag
+    from medjax.vlp import mgca as mgca
     from medjax.vlp.augment import AUGMENTATIONS as AUGMENTATIONS
     from medjax.vlp.augment import AugmentConfig as AugmentConfig
     from medjax.vlp.classifier import ClassifierConfig as ClassifierConfig
@@ -34,11 +36,13 @@ if TYPE_CHECKING:
     from medjax.vlp.finetuned import Finetuned as Finetuned
     from medjax.vlp.finetuned import open_classifier as open_classifier
     from medjax.vlp.finetuning import Finetuning as Finetuning
+    from medjax.vlp.gloria import GloriaConfig as GloriaConfig
     from medjax.vlp.heads import MlpHead as MlpHead
     from medjax.vlp.heads import ProjectionHead as ProjectionHead
     from medjax.vlp.imitate import ImitateConfig as ImitateConfig
     from medjax.vlp.labelled import LabelledConfig as LabelledConfig
     from medjax.vlp.mflag import MFlagConfig as MFlagConfig
+    from medjax.vlp.mgca import MgcaConfig as MgcaConfig
     from medjax.vlp.pretrained import Pretrained as Pretrained
     from medjax.vlp.pretrained import open_pair as open_pair
     from medjax.vlp.pretraining import Pretraining as Pretraining
@@ -77,10 +81,12 @@ __getattr__, __dir__ = exported(
         "films": ("Film", "find_films", "read_film"),
         "finetuned": ("Finetuned", "open_classifier"),
         "finetuning": ("Finetuning",),
+        "gloria": ("GloriaConfig",),
         "heads": ("MlpHead", "ProjectionHead"),
         "imitate": ("ImitateConfig",),
         "labelled": ("LabelledConfig",),
         "mflag": ("MFlagConfig",),
+        "mgca": ("MgcaConfig",),
         "pretrained": ("Pretrained", "open_pair"),
         "pretraining": ("Pretraining",),
         "probes": ("linear_probe", "zero_shot"),
@@ -95,5 +101,5 @@ __getattr__, __dir__ = exported(
             "save_towers",
         ),
     },
-    modules=("convirt", "imitate", "mflag"),
+    modules=("convirt", "gloria", "imitate", "mflag", "mgca"),
 )

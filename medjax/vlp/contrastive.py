@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from medjax.train.mesh import batch_axes
 from medjax_kernels.contrastive import Identity, softmax_loss
-from medjax_kernels.contrastive.targets import Target
+from medjax_kernels.contrastive.targets import Target, accumulator
 
 ContrastImplementation = Literal["xla", "xla_chunked", "gpu", "tpu"]
 
@@ -41,8 +41,11 @@ class ContrastConfig:
 
 
 def normalise(x: Float[Array, "*b d"], *, eps: float = 1e-12) -> Float[Array, "*b d"]:
-    """Unit L2 norm along the last axis, in fp32; a zero vector stays zero."""
-    x = x.astype(jnp.float32)
+    """Unit L2 norm along the last axis; a zero vector stays zero.
+
+    In fp32, or in fp64 where that comes in.
+    """
+    x = x.astype(accumulator(x.dtype))
     # The maximum is taken on the square: the norm itself has no gradient at zero.
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, eps**2))
@@ -65,7 +68,7 @@ def contrast(
     them (ConVIRT): that is the caller's line.
 
     Args:
-      x: unit-norm features, fp32; the global batch, sharded or not.
+      x: unit-norm features, fp32 (fp64 stays so); the global batch, sharded or not.
       y: unit-norm features paired with x row by row.
       temperature: divisor of the cosine similarity.
       targets: a target of ``medjax_kernels.contrastive``; None: the pair alone.
@@ -77,7 +80,8 @@ def contrast(
       The contrast of x against y and of y against x.
     """
     config = config or ContrastConfig()
-    x, y = x.astype(config.dtype), y.astype(config.dtype)
+    dtype = x.dtype if x.dtype == jnp.float64 else jnp.dtype(config.dtype)
+    x, y = x.astype(dtype), y.astype(dtype)
     targets = Identity() if targets is None else targets
     weights = jnp.ones(x.shape[0], jnp.float32) if weights is None else weights
     axes = batch_axes()

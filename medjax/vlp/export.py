@@ -4,7 +4,8 @@
 
     image/            model.safetensors under torchvision's or timm's names, config.json
     text/             the same under Hugging Face's names, and the tokenizer
-    heads.safetensors image_head.* and text_head.*: from the towers to the shared space
+    heads.safetensors image_head.* and text_head.*: from the towers to the shared space;
+                      a side without a head is in it already
     preparation.json  how a film and a text become input
     prompts.json      the sentences of each class, for zero-shot scores
 
@@ -83,6 +84,8 @@ class Preparation:
     """The field of the reports that the contrast saw."""
     prompts: str
     """Version of the sentences."""
+    layers_summed: int = 1
+    """What a token is: the sum of its states after the last so many layers."""
 
     @classmethod
     def of(cls, record: PairRecord) -> "Preparation":
@@ -101,6 +104,7 @@ class Preparation:
             max_length=record.text.max_length,
             compared=record.compared,
             prompts=PROMPTS_VERSION,
+            layers_summed=record.text.layers_summed,
         )
 
     def seen(self) -> AugmentConfig:

@@ -45,6 +45,19 @@ class ProjectionHead(nn.Module):
         return norm(affine=False, name="bn2")(x, train=train, present=present)
 
 
+class LinearHead(nn.Module):
+    """One linear layer: the head of GLoRIA."""
+
+    features: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b d"], *, train: bool = False
+    ) -> Float[Array, "b e"]:
+        """Projects; ``train`` is there to be called like `ProjectionHead`."""
+        return nn.Dense(self.features, name="linear1")(x.astype(jnp.float32))
+
+
 class MlpHead(nn.Module):
     """Linear, ReLU, Linear: the head of ConVIRT (section 2.2 of its paper)."""
 

@@ -340,7 +340,7 @@ def imitate(
         counters = {"examples": seen + batch["image"].shape[0]}
         return total, (terms, {**updated, "counters": counters})
 
-    system = two_tower_system(
+    return two_tower_system(
         module,
         loss,
         augment=config.augment,
@@ -348,10 +348,5 @@ def imitate(
         compared="impression",
         frozen=("^text/",),
         cached_tokens=SECTIONS,
+        counts_examples=True,
     )
-
-    def init(key: Key, batch: Batch) -> Variables:
-        counters = {"examples": jnp.zeros((), jnp.int32)}
-        return {**system.init(key, batch), "counters": counters}
-
-    return dataclasses.replace(system, init=init)

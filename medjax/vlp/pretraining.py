@@ -23,6 +23,7 @@ from medjax.vlp.datasets import PreparedSource
 from medjax.vlp.evaluate import ProbesConfig, evaluate
 from medjax.vlp.export import export_pair
 from medjax.vlp.features import report_features
+from medjax.vlp.heat_maps import word_cards
 from medjax.vlp.report_tower import LanguageConfig, train_language_model
 from medjax.vlp.show import show
 from medjax.vlp.system import PretrainingSystem
@@ -151,7 +152,7 @@ def run(
     corpus = open_corpus(
         config.data,
         config.workdir / "data",
-        tokenizer=config.text.checkpoint,
+        tokenizer=config.text.checkpoint or config.text.tokenizer,
         max_tokens=config.text.max_length,
     )
     text, batches = config.text, {"data.batch-size": config.data.batch_size}
@@ -170,7 +171,11 @@ def run(
         )
         text = dataclasses.replace(text, checkpoint=str(folder))
     elif text.checkpoint is None:
-        text = dataclasses.replace(text, vocab_size=corpus.tokenizer.vocab_size)
+        text = dataclasses.replace(
+            text,
+            vocab_size=corpus.tokenizer.vocab_size,
+            tokenizer=str(corpus.folder / "tokenizer"),
+        )
     system = build(config.system, config.image, text, contrast)
     check_sections(corpus, system)
     say_lengths(corpus, system, config.text.max_length)
@@ -221,7 +226,8 @@ def run(
 
     def keep() -> None:
         export_pair(config.workdir / "towers", record, variables, corpus.tokenizer)
-        show(config.workdir, results, found, corpus, title=config.about)
+        words = word_cards(system, variables, corpus)
+        show(config.workdir, results, found, corpus, title=config.about, words=words)
 
     on_first(keep, what="report")
     return results

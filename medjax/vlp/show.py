@@ -1,6 +1,6 @@
 """What a run ends with: the evaluation in lines, and a page that one wants to open."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ def show(
     corpus: Corpus,
     *,
     title: str,
+    words: Sequence[Card] = (),
 ) -> Path:
     """Prints the results, and writes ``evaluation.json`` and ``report.html``.
 
@@ -33,13 +34,14 @@ def show(
       found: test embeddings ``image`` and ``text``.
       corpus: where the test radiographs and reports are.
       title: of the page.
+      words: films under the attention of words, if the system has such.
 
     Returns:
       Path of the page.
     """
     save_evaluation(workdir, results)
     print(f"\n{summary(results)}")
-    page = report(workdir, results, found, corpus, title=title)
+    page = report(workdir, results, found, corpus, title=title, words=words)
     return page.save(workdir / "report.html")
 
 
@@ -77,6 +79,7 @@ def report(
     corpus: Corpus,
     *,
     title: str,
+    words: Sequence[Card] = (),
 ) -> Report:
     """The page: headline numbers, loss curves, per-finding table, retrieved pairs."""
     rows = read_metrics(workdir)
@@ -113,6 +116,14 @@ def report(
     )
     page.gallery(_gallery(results, found, corpus))
     page.table(_retrieval_rows(results), caption="Recall at K, and what guessing gets")
+    if words:
+        page.section("Words and places")
+        page.text(
+            "Test radiographs and words of their own reports: the brighter a place, "
+            "the more a word takes from it. Of each report the words whose attention "
+            "is least spread out."
+        )
+        page.gallery(words)
     page.section("Data")
     page.table(_data_rows(corpus), caption=f"{corpus.metadata['name']}, as prepared")
     return page

@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from medjax.train.state import Init
@@ -74,6 +75,9 @@ class PretrainingSystem:
       compared: the token field that an image embedding is meant to find.
       cached_tokens: those of them whose text features never change in training; the
         batch may carry ``<name>_features`` instead of the ids.
+      word_maps: variables, uint8 radiographs and token ids of their reports to where
+        each word looks, [b, words, h, w], places of a word summing to one; None: the
+        system does not look at words.
     """
 
     init: Init
@@ -86,6 +90,7 @@ class PretrainingSystem:
     compared: str
     frozen: tuple[str, ...] = ()
     cached_tokens: tuple[str, ...] = ()
+    word_maps: Callable[[Variables, Array, Array], Array] | None = None
 
     @property
     def apply(self) -> dict[str, Apply]:
@@ -107,6 +112,8 @@ def two_tower_system(
     compared: str,
     frozen: tuple[str, ...] = (),
     cached_tokens: tuple[str, ...] = (),
+    counts_examples: bool = False,
+    segments: Callable[[Array], Array] | None = None,
 ) -> PretrainingSystem:
     """Pure functions around a :class:`TwoTower` module.
 
@@ -118,13 +125,21 @@ def two_tower_system(
       compared: the token field that an image embedding is meant to find.
       frozen: regular expressions of parameters that are not trained.
       cached_tokens: token fields whose text features may come precomputed.
+      counts_examples: variables have ``counters/examples``, 0 at first, which the loss
+        advances: by it a system knows the epoch.
+      segments: token ids to the word of each, of a system that looks at words: its
+        module has ``word_maps(images, ids, segments)``.
     """
 
     def init(key: Key, batch: Batch) -> Variables:
         # Two rows are enough: parameters do not depend on the batch size.
         image = evaluate(batch["image"][:2], augment)
         ids = {name: batch[name][:2] for name in tokens}
-        return module.init({"params": key, "sampling": key}, image, ids)
+        variables = module.init({"params": key, "sampling": key}, image, ids)
+        if counts_examples:
+            counters = {"examples": jnp.zeros((), jnp.int32)}
+            variables = {**variables, "counters": counters}
+        return variables
 
     def evaluated(method: str) -> Callable[[Variables, Array], Array]:
         def apply(variables: Variables, x: Array) -> Any:
@@ -132,6 +147,11 @@ def two_tower_system(
             return module.apply(variables, x, method=method)
 
         return apply
+
+    def word_maps(variables: Variables, image: Array, ids: Array) -> Any:
+        assert segments is not None
+        image = evaluate(image, augment)
+        return module.apply(variables, image, ids, segments(ids), method="word_maps")
 
     return PretrainingSystem(
         init=init,
@@ -144,4 +164,5 @@ def two_tower_system(
         compared=compared,
         frozen=frozen,
         cached_tokens=cached_tokens,
+        word_maps=None if segments is None else word_maps,
     )

@@ -14,8 +14,10 @@ from medjax.data.images import ResizeMode
 from medjax.train.record import load_record, save_record
 from medjax.vlp.contrastive import ContrastConfig
 from medjax.vlp.convirt import ConvirtConfig, convirt
+from medjax.vlp.gloria import GloriaConfig, gloria
 from medjax.vlp.imitate import ImitateConfig, imitate
 from medjax.vlp.mflag import MFlagConfig, mflag
+from medjax.vlp.mgca import MgcaConfig, mgca
 from medjax.vlp.system import PretrainingSystem
 from medjax.vlp.tokens import Tokenizer
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig, bert_config
@@ -25,11 +27,13 @@ Build = Callable[
 ]
 """System, image tower, report tower and contrast to pure functions."""
 
-PairConfig = ImitateConfig | MFlagConfig | ConvirtConfig
+PairConfig = ImitateConfig | MFlagConfig | ConvirtConfig | GloriaConfig | MgcaConfig
 FAMILIES: Mapping[str, tuple[type, Build]] = {
     "imitate": (ImitateConfig, imitate),
     "mflag": (MFlagConfig, mflag),
     "convirt": (ConvirtConfig, convirt),
+    "gloria": (GloriaConfig, gloria),
+    "mgca": (MgcaConfig, mgca),
 }
 """The class of a system's settings and what makes the system of them."""
 REPORTS = "reports"
@@ -86,7 +90,7 @@ class PairRecord:
         sizes = json.dumps(bert_config(self.text).to_dict(), indent=2)
         (folder / "config.json").write_text(sizes + "\n")
         # Where its weights came from is another machine's business: they are here.
-        here = dataclasses.replace(self.text, checkpoint=None)
+        here = dataclasses.replace(self.text, checkpoint=None, tokenizer=None)
         record = dataclasses.replace(self, text=here)
         save_record(workdir, family(self.system), record)
 

@@ -14,6 +14,7 @@ from experiments import convert
 from medjax.mri.published import open_checkpoints
 from medjax.nn import unet
 from medjax.nn.resnet import RESNETS, ResNet
+from medjax.vlp.gloria import GloriaConfig
 from medjax.vlp.imitate import ImitateConfig
 from medjax.weights import load, to_torch
 from medjax.weights.reconstruction import fastmri_unet
@@ -33,6 +34,7 @@ IMITATE = ImitateConfig(
     # The middle of a larger film, as the papers evaluate.
     augment=dataclasses.replace(SYSTEM.augment, size=28, crop_area=(0.77, 0.77)),
 )
+GLORIA = GloriaConfig(width=128, text="report", augment=SYSTEM.augment)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +54,9 @@ def films(tmp_path_factory):
         (SYSTEM, "vit_tiny", "mgca"),
         (BATCHNORM, "resnet_tiny", "imitate"),
         (IMITATE, "resnet_tiny", "mgca"),
+        (GLORIA, "vit_tiny", "mgca"),
     ],
-    ids=["vit", "batchnorm", "imitate"],
+    ids=["vit", "batchnorm", "imitate", "gloria"],
 )
 def test_pytorch_scores_alike_from_the_folder_alone(
     tmp_path, films, system, architecture, resize

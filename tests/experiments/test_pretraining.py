@@ -1,4 +1,4 @@
-"""The three pre-training experiments from flags to report, a few steps of each.
+"""The pre-training experiments from flags to report, a few steps of each.
 
 What they learn is measured by ``experiments.compare.pretraining``; here every part has
 to fit the next: data, language model, training, resuming, evaluation, page, export.
@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from experiments import convirt, imitate, mflag
+import medjax
+from experiments import convirt, gloria, imitate, mflag, mgca
 from experiments.compare.pretraining import table
 from experiments.compare.publishing import summarise
 from medjax.report.run import without_nan
@@ -24,6 +25,7 @@ from medjax.vlp import show
 from medjax.vlp.corpus import Corpus
 from medjax.vlp.pretraining import run
 from medjax.vlp.tokens import SPECIAL
+from medjax.vlp.words import continuing_pieces
 
 TIMED = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
 
@@ -179,6 +181,37 @@ def test_imitate_reads_both_sections_and_trains_on_two_devices(trained, folder):
     terms = ("diagnosis_impression", "reading_findings")
     views = ("diagnosis_views", "reading_views")
     assert row["loss"] == pytest.approx(sum(row[t] for t in terms + views), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("door", "build", "terms"),
+    [
+        (gloria, gloria.gloria, ("local", "global")),
+        (mgca, mgca.mgca, ("instances", "tokens", "prototypes")),
+    ],
+    ids=["gloria", "mgca"],
+)
+def test_systems_that_look_at_words_run_to_their_page(
+    door, build, terms, trained, folder
+):
+    workdir = folder / build.__name__
+    config = small(
+        door.PRESETS["tiny"],
+        workdir,
+        steps=1,
+        text=str(trained[0] / "language" / "checkpoint"),
+        root=folder / "data",
+    )
+    results = run(config, build, devices=jax.devices()[:2])
+    check_results(results, workdir)
+    (row,) = read_metrics(workdir)
+    assert row["loss"] == pytest.approx(sum(row[t] for t in terms), rel=1e-5)
+    assert "Words and places" in (workdir / "report.html").read_text()
+    # Opened again, it scores films, and its words are those of its own tokenizer.
+    pair = medjax.load(workdir)
+    films = np.random.default_rng(0).integers(0, 256, (2, 32, 32), np.uint8)
+    assert np.isfinite(pair.zero_shot(films, ["Edema"])).all()
+    assert continuing_pieces(pair.record.with_sizes(workdir).text).sum() > 10
 
 
 def test_the_comparison_is_mean_and_deviation_over_seeds():

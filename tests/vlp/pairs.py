@@ -12,6 +12,7 @@ from medjax.train.checkpoint import Checkpoints
 from medjax.train.state import TrainState
 from medjax.vlp.augment import AUGMENTATIONS
 from medjax.vlp.convirt import ConvirtConfig
+from medjax.vlp.gloria import GloriaConfig
 from medjax.vlp.systems import PairConfig, PairRecord
 from medjax.vlp.tokens import train_tokenizer
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
@@ -34,10 +35,13 @@ def random_pair(
 ) -> Path:
     """The folder of a run of two towers that was never trained."""
     tokenizer = train_tokenizer([*texts, *texts], vocab_size=80)
+    text = TextTowerConfig("tiny", vocab_size=tokenizer.vocab_size, max_length=16)
+    if isinstance(system, GloriaConfig):
+        text = dataclasses.replace(text, pool="mean", layers_summed=2)
     record = PairRecord(
         system=system,
         image=ImageTowerConfig(architecture),
-        text=TextTowerConfig("tiny", vocab_size=tokenizer.vocab_size, max_length=16),
+        text=text,
         image_size=SIZE,
         resize=resize,
         compared="report",

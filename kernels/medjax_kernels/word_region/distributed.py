@@ -76,7 +76,7 @@ def global_cross_entropy(
             f"similarity has shape {similarity.shape} on each of "
             f"{jax.lax.axis_size(axes)} devices, expected as many images as reports"
         )
-    own = jax.lax.axis_index(axes) * m + jnp.arange(m)
+    own = jax.lax.axis_index(axes) * m + jnp.arange(m, dtype=jnp.int32)
     matching = jnp.sum(jnp.take_along_axis(similarity, own[:, None], axis=1))
     rows = jnp.sum(jax.nn.logsumexp(similarity, axis=1))
     # Any common shift will do; what it is must not be differentiated.

@@ -1,0 +1,336 @@
+"""GLoRIA: words of a report attend to the regions of a radiograph.
+
+Huang, Shen, Lungren, Yeung, "GLoRIA: A Multimodal Global-Local Representation Learning
+Framework for Label-efficient Medical Image Recognition", ICCV 2021.
+
+Two contrasts are added. The *global* one is that of pooled radiograph and report. The
+*local* one compares every report with every radiograph word by word: each word gathers
+the regions that are its own, and a pair is as similar as its words are to what they
+gathered (``medjax_kernels.word_region`` has the formula and never holds the attention
+of all pairs). Words are sums of word-pieces, tokens sums of the last four layers of the
+report tower, regions the third stage of a ResNet behind one linear map.
+
+Presets: ``repo`` is the released code, which counts [CLS] as a word of every report;
+``paper`` leaves it out, so that words are those of the report.
+
+What is computed differently: the film is sampled once at 299 pixels (the code resizes a
+crop of 224 by ``align_corners``, which moves a place by an eighth of a pixel of the
+crop at most); the sentence vector is the mean over its tokens instead of over 97 slots,
+zeros included, a factor that no cosine sees; [UNK] is a word like any other (the code
+ends a sentence one word early for each). Not reproduced: at inference the released code
+cuts the words of a prompt at its number of *characters*.
+
+The local contrast grows with N^2 t r d, beside N encodings: by a count of products it
+costs more than a ResNet-50 beyond 140 pairs of 97 words and 361 regions, or 530 pairs
+of 25 words. ``words`` limits the slots that are compared, ``loss.negatives = "local"``
+the pairs.
+"""
+
+import dataclasses
+import functools
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int
+
+from medjax.train.mesh import batch_axes
+from medjax.typing import Batch, Key, Metrics, Variables
+from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
+from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
+from medjax.vlp.heads import LinearHead
+from medjax.vlp.system import PretrainingSystem, TwoTower, two_tower_system
+from medjax.vlp.towers import (
+    ImageTower,
+    ImageTowerConfig,
+    TextTower,
+    TextTowerConfig,
+    bert_config,
+)
+from medjax.vlp.words import (
+    aggregate,
+    as_square,
+    continuing_pieces,
+    word_segments,
+)
+from medjax_kernels.word_region import (
+    global_cross_entropy,
+    global_similarity,
+    word_region_similarity,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GloriaConfig:
+    """Heads and losses of GLoRIA; the defaults are the released code's."""
+
+    width: int = 768
+    """Of words and regions, and of the space where radiographs and reports are
+    compared: that of the report tower, which has no head."""
+    temp1: float = 4.0
+    """Factor of a word's share in a region, before regions are weighed."""
+    temp2: float = 5.0
+    """Factor of the cosines of words and what they gathered."""
+    temp3: float = 10.0
+    """Factor of both similarities of a pair in the contrast."""
+    local_weight: float = 1.0
+    """Of the local contrast, both directions added."""
+    global_weight: float = 1.0
+    """Of the global contrast, both directions added."""
+    text: Literal["sentence", "report"] = "sentence"
+    """What of a report is contrasted: one random sentence per step, or all of it."""
+    words: int | None = None
+    """Words that are compared, the first of a text; None: all."""
+    count_cls: bool = True
+    """Whether [CLS] is one of them."""
+    augment: AugmentConfig = dataclasses.replace(AUGMENTATIONS["mgca"], size=299)
+    """Augmentation of the one view."""
+
+
+CONFIGS = {"repo": GloriaConfig(), "paper": GloriaConfig(count_cls=False)}
+
+
+class Compared(NamedTuple):
+    """Everything the losses compare."""
+
+    image: Float[Array, "b d"]
+    """Unit norm."""
+    text: Float[Array, "b d"]
+    """Unit norm."""
+    regions: Float[Array, "b r d"]
+    """Not normalised: which word wins a region depends on both sizes."""
+    words: Float[Array, "b t d"]
+    """Not normalised."""
+    mask: Bool[Array, "b t"]
+    """Which slots have a word that takes part."""
+
+
+class Gloria(TwoTower):
+    """ResNet, trained report tower, two linear maps of the image side."""
+
+    config: GloriaConfig
+    image_config: ImageTowerConfig
+    text_config: TextTowerConfig
+
+    def setup(self) -> None:
+        c = self.config
+        self.image = ImageTower(self.image_config)
+        self.text = TextTower(self.text_config)
+        self.image_head = LinearHead(c.width)
+        self.local_head = nn.Dense(
+            c.width, use_bias=False, dtype=jnp.dtype(self.image_config.dtype)
+        )
+
+    def __call__(
+        self, image: Float[Array, "b h w 3"], ids: dict[str, Int[Array, "b n"]]
+    ) -> Compared:
+        """Initialises every parameter."""
+        ids = ids[self.config.text]
+        return self.compare(image, ids, jnp.zeros_like(ids), train=False)
+
+    def text_embedding(self, ids: Int[Array, "b n"]) -> Float[Array, "b d"]:
+        """Unit-norm points of the shared space."""
+        return normalise(self.text_features(ids))
+
+    def compare(
+        self,
+        image: Float[Array, "b h w 3"],
+        ids: Int[Array, "b n"],
+        segments: Int[Array, "b n"],
+        *,
+        train: bool = True,
+    ) -> Compared:
+        """Both sides, as wholes and in parts.
+
+        Args:
+          image: augmented films.
+          ids: tokens of the texts.
+          segments: the word of each token, -1 for none.
+          train: whether there is dropout and BatchNorms take this batch's statistics.
+        """
+        seen = self.image(image, train=train)
+        read = self.text.features(ids, train=train)
+        words, mask = aggregate(read.tokens, segments, words=self.config.words)
+        if not self.config.count_cls:
+            mask = mask.at[:, 0].set(False)
+        regions = self.local_head(seen.local)
+        return Compared(
+            image=normalise(self.image_head(seen.pooled, train=train)),
+            text=normalise(read.pooled),
+            regions=regions.reshape(len(regions), -1, self.config.width),
+            words=words,
+            mask=mask,
+        )
+
+    def word_maps(
+        self,
+        image: Float[Array, "b h w 3"],
+        ids: Int[Array, "b n"],
+        segments: Int[Array, "b n"],
+    ) -> Float[Array, "b t y x"]:
+        """Share of each region in what each word gathers."""
+        seen = self.compare(image, ids, segments, train=False)
+        regions = seen.regions.astype(seen.words.dtype)
+        return as_square(
+            word_attention(seen.words, seen.mask, regions, temp1=self.config.temp1)
+        )
+
+
+def local_contrast(
+    words: Float[Array, "b t d"],
+    mask: Bool[Array, "b t"],
+    regions: Float[Array, "b r d"],
+    *,
+    config: GloriaConfig,
+    contrast_config: ContrastConfig | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Contrast of all radiographs and all reports by what words find in regions.
+
+    Args:
+      words: of each report; the global batch, sharded or not.
+      mask: which of them take part; a report without any is equally far from all.
+      regions: of each radiograph.
+      config: the three factors.
+      contrast_config: kernel, dtype, and whether devices see each other's reports.
+
+    Returns:
+      The contrast of radiographs against reports and of reports against radiographs.
+    """
+    how = contrast_config or ContrastConfig()
+    dtype = words.dtype if words.dtype == jnp.float64 else jnp.dtype(how.dtype)
+    axes = batch_axes()
+    options = {
+        "temp1": config.temp1,
+        "temp2": config.temp2,
+        "implementation": how.implementation,
+    }
+
+    def loss(words: Array, mask: Array, regions: Array) -> tuple[Array, Array]:
+        if axes and how.negatives == "global":
+            similar = functools.partial(global_similarity, axis_name=axes, **options)
+            scores = config.temp3 * similar(words, regions, mask=mask)
+            return global_cross_entropy(scores, axis_name=axes)
+        scores = word_region_similarity(words, regions, mask=mask, **options)
+        both = pair_cross_entropy(config.temp3 * scores)
+        return jax.lax.pmean(both, axes) if axes else both
+
+    if axes:
+        loss = jax.shard_map(loss, in_specs=P(axes), out_specs=P())
+    return loss(words.astype(dtype), mask, regions.astype(dtype))
+
+
+def word_attention(
+    words: Float[Array, "b t d"],
+    mask: Bool[Array, "b t"],
+    regions: Float[Array, "b r d"],
+    *,
+    temp1: float,
+) -> Float[Array, "b t r"]:
+    """Share of each region in what each word gathers, of matching pairs."""
+    scores = jnp.einsum("btd,brd->btr", words, regions)
+    scores = jnp.where(mask[..., None], scores, -1e30)
+    return jax.nn.softmax(temp1 * jax.nn.softmax(scores, axis=1), axis=2)
+
+
+def pair_cross_entropy(
+    scores: Float[Array, "b _b"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean cross-entropy of the diagonal, by rows and by columns."""
+    own = jnp.diagonal(scores)
+    rows, columns = (jax.nn.logsumexp(scores, axis=axis) for axis in (1, 0))
+    return jnp.mean(rows - own), jnp.mean(columns - own)
+
+
+def gloria_loss(
+    compared: Compared,
+    *,
+    config: GloriaConfig,
+    contrast_config: ContrastConfig | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The total loss, and the local and the global contrast without their weights.
+
+    Args:
+      compared: of the global batch.
+      config: factors and weights.
+      contrast_config: how the similarities are computed.
+    """
+    local = sum(
+        local_contrast(
+            compared.words,
+            compared.mask,
+            compared.regions,
+            config=config,
+            contrast_config=contrast_config,
+        )
+    )
+    whole = sum(
+        contrast(
+            compared.image,
+            compared.text,
+            temperature=1.0 / config.temp3,
+            config=contrast_config,
+        )
+    )
+    total = config.local_weight * local + config.global_weight * whole
+    return total, {"local": local, "global": whole}
+
+
+def gloria(
+    config: GloriaConfig,
+    image: ImageTowerConfig,
+    text: TextTowerConfig,
+    contrast_config: ContrastConfig | None = None,
+) -> PretrainingSystem:
+    """GLoRIA as a system of pure functions.
+
+    Args:
+      config: heads and losses; see ``CONFIGS``.
+      image: the image tower; of a ViT the patch tokens are the regions.
+      text: the report tower; trained.
+      contrast_config: how the similarities are computed.
+
+    Returns:
+      A system that reads ``sentence`` or ``report`` of a batch.
+
+    Raises:
+      ValueError: the width is not that of the report tower.
+    """
+    if (wide := bert_config(text).hidden_size) != config.width:
+        raise ValueError(
+            "system.width: GLoRIA compares words as the report tower leaves them; "
+            f"expected its width, {wide}, got {config.width}"
+        )
+    module = Gloria(config, image, text)
+    segments = functools.partial(
+        word_segments, continues=continuing_pieces(text), closing=False
+    )
+
+    def loss(
+        variables: Variables, batch: Batch, key: Key
+    ) -> tuple[Array, tuple[Metrics, Variables]]:
+        augment_key, dropout_key = jax.random.split(key)
+        ids = batch[config.text]
+        compared, updated = module.apply(
+            variables,
+            augment(batch["image"], config.augment, key=augment_key),
+            ids,
+            segments(ids),
+            method="compare",
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        total, terms = gloria_loss(
+            compared, config=config, contrast_config=contrast_config
+        )
+        return total, (terms, updated)
+
+    return two_tower_system(
+        module,
+        loss,
+        augment=config.augment,
+        tokens=(config.text,),
+        compared="report",
+        segments=segments,
+    )

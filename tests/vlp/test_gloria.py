@@ -1,0 +1,160 @@
+"""GLoRIA: losses and gradients against PyTorch, over devices, and a run that opens.
+
+The towers are proven in tests/nn, the kernel in tests/kernels; PyTorch's numbers are
+stored beside the live comparison, for machines without it.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax.train.mesh import MeshConfig, make_mesh
+from medjax.vlp.contrastive import normalise
+from medjax.vlp.gloria import (
+    CONFIGS,
+    Compared,
+    Gloria,
+    GloriaConfig,
+    gloria,
+    gloria_loss,
+    word_attention,
+)
+from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
+from medjax.vlp.words import word_segments
+from medjax_kernels.word_region import word_region_similarity
+from tests.vlp.pairs import SIZE
+
+B, R, T, D = 8, 5, 4, 6
+CONFIG = CONFIGS["repo"]
+STORED = {
+    "local": 32.187105774053,
+    "global": 11.896948635961365,
+    "image": 4.432242478727992,
+    "text": 3.0958248089869507,
+    "regions": 11.32219184601291,
+    "words": 12.592610149910186,
+}
+"""Both losses and the norm of the total's gradient by each input, PyTorch 2, fp64."""
+
+
+def inputs():
+    """Both sides of a batch in float64, not normalised, and which words are there."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "image": rng.normal(size=(B, D)),
+        "text": rng.normal(size=(B, D)),
+        "regions": rng.normal(size=(B, R, D)),
+        "words": rng.normal(size=(B, T, D)),
+    }
+    lengths = np.asarray([4, 1, 3, 2, 4, 2, 1, 3])
+    return arrays, np.arange(T) < lengths[:, None]
+
+
+def ours(arrays, mask, **options):
+    """Total, terms, and the gradient by each input."""
+
+    def loss(arrays):
+        wholes = {name: normalise(arrays[name]) for name in ("image", "text")}
+        compared = Compared(
+            **wholes, regions=arrays["regions"], words=arrays["words"], mask=mask
+        )
+        return gloria_loss(compared, config=CONFIG, **options)
+
+    (total, terms), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
+    return total, terms, gradients
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """Ours in float64."""
+    with jax.enable_x64(True):
+        arrays, mask = inputs()
+        found = ours(jax.tree.map(jnp.asarray, arrays), jnp.asarray(mask))
+        return jax.tree.map(np.asarray, found)
+
+
+def test_losses_and_gradients_have_the_stored_numbers(exact):
+    total, terms, gradients = exact
+    assert total.dtype == np.float64
+    np.testing.assert_allclose(total, STORED["local"] + STORED["global"], rtol=1e-9)
+    sizes = {name: np.linalg.norm(g) for name, g in gradients.items()}
+    for name, value in (terms | sizes).items():
+        np.testing.assert_allclose(value, STORED[name], rtol=1e-9, err_msg=name)
+
+
+def test_losses_and_gradients_are_those_of_pytorch(exact):
+    torch = pytest.importorskip("torch", reason="side by side needs the extra: parity")
+    from tests.vlp.torch_gloria import losses
+
+    arrays, mask = inputs()
+    leaves = {name: torch.tensor(a, requires_grad=True) for name, a in arrays.items()}
+    temps = (CONFIG.temp1, CONFIG.temp2, CONFIG.temp3)
+    theirs = losses(**leaves, mask=torch.tensor(mask), temps=temps)
+    sum(theirs.values()).backward()
+    _, terms, gradients = exact
+    for name, value in theirs.items():
+        np.testing.assert_allclose(terms[name], value.item(), rtol=1e-10)
+    for name, leaf in leaves.items():
+        np.testing.assert_allclose(gradients[name], leaf.grad, atol=1e-11)
+
+
+def test_what_a_word_is_shown_to_look_at_is_what_the_loss_uses():
+    arrays, mask = inputs()
+    words, regions = (jnp.asarray(arrays[s], jnp.float32) for s in ("words", "regions"))
+    shares = word_attention(words, jnp.asarray(mask), regions, temp1=CONFIG.temp1)
+    np.testing.assert_allclose(shares.sum(axis=2), 1.0, rtol=1e-6)
+    gathered = normalise(jnp.einsum("btr,brd->btd", shares, regions))
+    cosines = np.asarray(jnp.sum(normalise(words) * gathered, axis=2))
+    expected = np.log((np.exp(CONFIG.temp2 * cosines) * mask).sum(axis=1))
+    found = word_region_similarity(words, regions, mask=jnp.asarray(mask))
+    np.testing.assert_allclose(jnp.diagonal(found), expected, rtol=1e-5)
+
+
+def test_eight_devices_see_what_one_sees(exact):
+    with jax.enable_x64(True), jax.set_mesh(make_mesh(MeshConfig(4, 2))):
+        arrays, mask = jax.tree.map(jnp.asarray, inputs())
+        total, _, gradients = ours(arrays, mask)
+    np.testing.assert_allclose(total, exact[0], rtol=1e-12)
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, exact[2][name], atol=1e-12, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A module with a tower of each side, its variables, films and texts."""
+    image = ImageTowerConfig("resnet_tiny")
+    text = TextTowerConfig(
+        "tiny", vocab_size=20, max_length=8, pool="mean", layers_summed=2
+    )
+    config = GloriaConfig(width=128, text="report")
+    rng = np.random.default_rng(0)
+    film = jnp.asarray(rng.normal(size=(2, SIZE, SIZE, 3)), jnp.float32)
+    ids = jnp.asarray([[2, 7, 8, 9, 3, 0, 0, 0], [2, 5, 3, 0, 0, 0, 0, 0]], jnp.int32)
+    module = Gloria(config, image, text)
+    variables = jax.jit(module.init)(jax.random.key(0), film, {"report": ids})
+    return config, image, text, variables, film, ids
+
+
+def test_cls_is_a_word_of_the_code_and_not_of_the_paper(small):
+    config, image, text, variables, film, ids = small
+    continues = np.zeros(20, np.bool_)
+    continues[8] = True  # 7 8 is one word
+    segments = word_segments(ids, continues, closing=False)
+    seen = {}
+    for count_cls in (True, False):
+        config = dataclasses.replace(config, count_cls=count_cls)
+        seen[count_cls] = Gloria(config, image, text).apply(
+            variables, film, ids, segments, train=False, method="compare"
+        )
+    np.testing.assert_array_equal(seen[True].mask.sum(1), [3, 2])
+    np.testing.assert_array_equal(seen[False].mask[:, :3], [[0, 1, 1], [0, 1, 0]])
+    np.testing.assert_array_equal(seen[True].words, seen[False].words)
+    assert seen[True].regions.shape == (2, 4, 128)  # 32 pixels, stride 16
+
+
+def test_a_width_that_is_not_the_report_towers_is_refused():
+    with pytest.raises(ValueError, match="system.width: .* its width, 128, got 64"):
+        gloria(GloriaConfig(width=64), ImageTowerConfig(), TextTowerConfig("tiny"))
