@@ -122,5 +122,7 @@ def test_what_is_listed_as_a_door_opens():
     for name in doors():
         place = ROOT / "experiments" / name.replace(".", "/")
         file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
-        assert re.search(r"^ +(sys\.exit\()?(\w+\.)?main\(", file.read_text(), re.M), name
+        assert re.search(r"^ +(sys\.exit\()?(\w+\.)?main\(", file.read_text(), re.M), (
+            name
+        )
     assert "imitate" in doors() and "bench" in doors()

@@ -2,10 +2,9 @@
 
 This is what the motion systems (:mod:`medjax.heart.deepmesh`,
 :mod:`medjax.heart.graph_motion`) read: dictionaries of NumPy arrays, always of one
-shape; what a system does not read may be missing. No data set of this room makes them
-yet, so no experiment trains those systems. A phantom's scan
-(:mod:`medjax.heart.scanning`) has images, labels and planes as they are asked for here,
-and its mesh the vertices; contours nobody draws yet.
+shape; what a system does not read may be missing. :mod:`medjax.heart.motion_data` makes
+them of phantom people, :mod:`medjax.heart.cine` what a trained system reads of them
+from anyone's scan.
 
 A batch has ``b`` examples; each is one subject at two times, end-diastole (ED) and some
 frame ``t``, in this order on the axis ``2``. Planes are the ``d`` short-axis slices,

@@ -240,7 +240,9 @@ class GraphMotion(nn.Module):
             parts += [*(say[..., None] * views[..., :-1]), jnp.abs(away.T) / 50.0]
         offsets = jnp.linspace(-c.profile_mm, c.profile_mm, c.profile)
         line = x[:, None] + offsets[None, :, None] * normal[:, None]
-        grey, _ = sample_stack(seen[:d, ..., -1:], planes[:d], line.reshape(-1, 3))
+        # Intensities are given: without a gradient, nothing is scattered into them.
+        given = jax.lax.stop_gradient(seen[:d, ..., -1:])
+        grey, _ = sample_stack(given, planes[:d], line.reshape(-1, 3))
         parts.append(grey.reshape(-1, c.profile))
         return jnp.concatenate(parts, axis=-1)
 

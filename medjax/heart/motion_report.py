@@ -100,6 +100,13 @@ def report(
             "parameters": (f"{results['parameters']:,}", "of all stages"),
         }
     )
+    short = [v for row in rows for k, v in row.items() if k.startswith("overflow")]
+    if any(v > 0 for v in short):
+        page.notice(
+            f"Up to {max(short):.1%} of planes were cut by more triangles, or longer "
+            "ones, than there is room for: what the loss said of them is wrong. Raise "
+            "size and reach of the loss."
+        )
     if rows:
         training_section(page, rows)
     _errors(page, results)
@@ -156,7 +163,9 @@ def _person(page: Report, shown: Shown) -> None:
         _contours(subject, found, topology, wanted.systole),
         caption="green: truth; orange: followed",
     )
-    if known.segments is not None and strain.segments is not None:
+    if known is None or strain is None:
+        page.text("The mesh that was followed is torn: it has no strain.")
+    elif known.segments is not None and strain.segments is not None:
         cards = bullseye_cards(
             100 * known.segments, 100 * strain.segments, low=-40, high=0, reach=15
         )

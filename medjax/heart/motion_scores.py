@@ -5,24 +5,23 @@ the heart and along it: what images of contours can show and what they cannot. S
 contours are told by view, with the share of planes that have none beside them.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Float
 
-from medjax.heart import losses
 from medjax.heart.analysis import MeshStrain, mesh_strain
 from medjax.heart.clinical import Function, function, mesh_volumes
 from medjax.heart.coarsen import wall_pairs
 from medjax.heart.contours import sections, spread
 from medjax.heart.deepmesh_scores import deepmesh_scores
-from medjax.heart.meshes import Topology, face_normals
+from medjax.heart.meshes import Topology, face_normals, vertex_normals
 from medjax.heart.motion_data import Subject
 from medjax.heart.motion_graph import heart_axes, local_frames
 from medjax.metrics.surface import nearest
-from medjax.nn.graph import Table
 
 DIRECTIONS = ("normal", "circumferential", "longitudinal")
 DENSE = 256
@@ -54,9 +53,8 @@ def vertex_errors(
         size of the error along each of :data:`DIRECTIONS` over all later frames.
     """
     true = np.asarray(subject.vertices, np.float64)
-    at = jnp.asarray(true[0], jnp.float32)
-    axes = heart_axes(at, topology, jnp.asarray(subject.planes[0]))
-    frames = np.asarray(local_frames(at, topology, axes))
+    rest = np.asarray(true[0], np.float32)
+    frames = np.asarray(_frames_of(topology)(rest, np.asarray(subject.planes[0])))
     error = (found - true)[:, left(topology)]
     away = np.linalg.norm(error, axis=-1)
     along = np.einsum("tni,nki->tnk", error, frames[left(topology)])
@@ -69,6 +67,16 @@ def vertex_errors(
     }
 
 
+@functools.lru_cache(maxsize=4)
+def _frames_of(topology: Topology) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
+    """The local frames of a mesh at end-diastole, compiled once."""
+
+    def frames(rest: jax.Array, plane: jax.Array) -> jax.Array:
+        return local_frames(rest, topology, heart_axes(rest, topology, plane))
+
+    return jax.jit(frames)
+
+
 def shape_counts(found: Moving, topology: Topology) -> dict[str, float]:
     """What muscle does not do: shares of triangles that turned over and of places where
     the walls cross, and the largest relative change of the muscle's volume.
@@ -79,15 +87,13 @@ def shape_counts(found: Moving, topology: Topology) -> dict[str, float]:
     """
     normal = np.asarray(face_normals(found.astype(np.float64), topology))
     turned = (normal * normal[:1]).sum(-1) < 0
-    pairs = Table.of(wall_pairs(topology, found[0]), topology.count)
-    thickness = [
-        np.asarray(losses.wall_thickness(jnp.asarray(frame), topology, pairs))
-        for frame in found.astype(np.float32)
-    ]
+    inner, outer = wall_pairs(topology, found[0]).T
+    outward = vertex_normals(found.astype(np.float64), topology)[:, inner]
+    thickness = ((found[:, outer] - found[:, inner]) * np.asarray(outward)).sum(-1)
     muscle = mesh_volumes(found, topology, close=True)["myo"]
     return {
         "flipped": float(turned.mean()),
-        "crossed": float((np.stack(thickness) < 0).mean()),
+        "crossed": float((thickness < 0).mean()),
         "muscle_drift": float(np.abs(muscle / muscle[0] - 1).max()),
     }
 
@@ -142,8 +148,10 @@ def contour_errors(
 
 def heart_numbers(
     found: Moving, topology: Topology, septum: Float[np.ndarray, " 3"]
-) -> tuple[Function, MeshStrain]:
+) -> tuple[Function, MeshStrain | None]:
     """Volumes and strain of a moving mesh, end-diastole first.
+
+    A mesh that was torn so far that no plane through its middle cuts it has no strain.
 
     Args:
         found: vertices.
@@ -151,13 +159,17 @@ def heart_numbers(
         septum: from the long axis to the middle of the septum.
     """
     numbers = function(mesh_volumes(found, topology, close=True))
-    strain = mesh_strain(
-        found,
-        topology,
-        diastole=numbers.diastole,
-        systole=numbers.systole,
-        septum_direction=None if "rv" in topology.names else septum,
-    )
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            strain = mesh_strain(
+                found,
+                topology,
+                diastole=numbers.diastole,
+                systole=numbers.systole,
+                septum_direction=None if "rv" in topology.names else septum,
+            )
+    except ValueError:
+        strain = None
     return numbers, strain
 
 
@@ -176,25 +188,38 @@ def motion_scores(
         are in percentage points, each at its own end-systole.
     """
     true = np.asarray(subject.vertices, np.float64)
-    (numbers, strain), (wanted, known) = (
-        heart_numbers(mesh, topology, np.asarray(subject.septum))
-        for mesh in (found, true)
-    )
+    septum = np.asarray(subject.septum)
+    numbers, strain = heart_numbers(found, topology, septum)
+    wanted, known = heart_numbers(true, topology, septum)
     volume = np.abs(numbers.curves["lv"] - wanted.curves["lv"])[1:].mean()
     scores: dict[str, Any] = {
         **vertex_errors(found, subject, topology, wanted.systole),
         "lv_mae_ml": float(volume),
         "ef": numbers.features["LVEF"] - wanted.features["LVEF"],
-        **{
-            name: 100 * (curve.end_systolic - known.curves[name].end_systolic)
-            for name, curve in strain.curves.items()
-        },
+        **_strain_errors(strain, known),
         **shape_counts(found, topology),
         "contours": contour_errors(found, subject, topology, wanted.systole),
     }
-    if strain.segments is not None and known.segments is not None:
-        gap = 100 * np.abs(strain.segments - known.segments)
-        scores["segments"] = float(np.nanmean(gap))
+    return scores
+
+
+def _strain_errors(
+    found: MeshStrain | None, truth: MeshStrain | None
+) -> dict[str, float]:
+    """Points at end-systole by name, and of ``segments`` the mean size; NaN where the
+    mesh has no strain."""
+    if truth is None:
+        return {}
+    scores = dict.fromkeys([*truth.curves, "segments"], float("nan"))
+    if found is None:
+        return scores
+    for name, curve in truth.curves.items():
+        gap = found.curves[name].end_systolic - curve.end_systolic
+        scores[name] = 100 * gap
+    if found.segments is not None and truth.segments is not None:
+        gap = np.abs(found.segments - truth.segments)
+        if np.isfinite(gap).any():
+            scores["segments"] = 100 * float(np.nanmean(gap))
     return scores
 
 
@@ -204,8 +229,8 @@ def mean_scores(
     """Means over people: of numbers, and of contours in a row for each view.
 
     Signed errors (ejection fraction, strain) are told by their mean size and, behind
-    ``_bias``, their mean. People without a score of a view are left out of its mean and
-    counted behind ``_undefined``.
+    ``_bias``, their mean. People without a score are left out of its mean and counted
+    behind ``_undefined``.
 
     Args:
         people: of :func:`motion_scores`.
@@ -214,9 +239,12 @@ def mean_scores(
     table = {name: np.array([one[name] for one in people]) for name in names}
     means: dict[str, float] = {}
     for name, values in table.items():
-        means[name] = float(np.abs(values).mean())
+        known = values[np.isfinite(values)]
+        means[name] = float(np.abs(known).mean()) if len(known) else float("nan")
         if name == "ef" or name.startswith("G"):
-            means[f"{name}_bias"] = float(values.mean())
+            means[f"{name}_bias"] = float(known.mean()) if len(known) else float("nan")
+        if len(known) < len(values):
+            means[f"{name}_undefined"] = len(values) - len(known)
     views = []
     for view in VIEWS:
         row: dict[str, Any] = {"view": view}

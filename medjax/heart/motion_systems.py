@@ -8,6 +8,7 @@ made for the mesh at hand.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -121,10 +122,10 @@ class Follower:
         for folder, settings in stages(config).items():
             apply = build(settings, topology, reference).apply
             run = jax.jit(apply["vertices"])
-            self._runs[folder] = jax.tree_util.Partial(run, weights[folder])
+            self._runs[folder] = functools.partial(run, weights[folder])
             if "vertices_ed" in apply:
                 run = jax.jit(apply["vertices_ed"])
-                self._runs["ed"] = jax.tree_util.Partial(run, weights[folder])
+                self._runs["ed"] = functools.partial(run, weights[folder])
 
     @property
     def fits(self) -> bool:

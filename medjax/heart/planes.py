@@ -124,5 +124,7 @@ def sample_stack(
         )
 
     weight = share[:, None]
-    values = (1.0 - weight) * slice_values(low) + weight * slice_values(high)
+    # Both neighbours in one program: half as much to compile.
+    below, above = jax.vmap(slice_values)(jnp.stack([low, high]))
+    values = (1.0 - weight) * below + weight * above
     return values, jnp.stack([share, jnp.abs(place - share)], axis=-1)

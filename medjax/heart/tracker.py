@@ -202,7 +202,12 @@ def open_run(folder: Path) -> Tracker:
 
     Raises:
         FileNotFoundError: for a folder that is absent, or not a run's.
-        ValueError: for a run without a checkpoint.
+        ValueError: for a run without a checkpoint, or the first stage of one.
     """
     trained = TrainedMotion.load(folder)
+    if isinstance(trained.system, DeepMeshConfig) and trained.system.stage == "ed":
+        raise ValueError(
+            f"{folder} is the first stage of a run, which moves nothing: open the run, "
+            "the folder above"
+        )
     return Tracker(trained, load_weights(folder, trained.system))

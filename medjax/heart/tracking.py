@@ -160,8 +160,9 @@ def train(config: Tracking, data: MotionData) -> dict[str, Variables]:
             phase="train" if folder == "." else f"train, {folder}",
         )
         if folder != ".":
-            first = Follower(found, settings, data.topology, data.reference)
-            starts = [first.start(one.example(1)) for one in data.train]
+            weights = {".": found[folder]}
+            first = Follower(weights, settings, data.topology, data.reference)
+            starts = list(first.follow([one.example(1) for one in data.train]))
     return found
 
 

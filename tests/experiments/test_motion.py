@@ -7,15 +7,15 @@ import jax
 import numpy as np
 import pytest
 
+import experiments.deepmesh
 import experiments.graph_motion
-import medjax
 from experiments.heart import main as heart
 from medjax.data import meshes, nifti
 from medjax.heart.data import HELD_OUT
 from medjax.heart.motion_data import MotionDataConfig, draw_subject, mesh_of
 from medjax.heart.scanning import ScanConfig
 from medjax.heart.supervision import LossConfig
-from medjax.heart.tracking import run
+from medjax.heart.tracking import TrackingConfig, run
 
 DATA = MotionDataConfig(
     scan=ScanConfig(frames=3, size=16, spacing=9.0, slices=5, gap=18.0),
@@ -44,14 +44,15 @@ def finished(quick, tmp_path_factory):
         widths=(4,),
         channels=4,
         width=8,
-        steps=(1, 1, 1),
-        loss=LossConfig(size=128, reach=8, pyramid=1),
+        steps=(1,),
+        weights=(1.0,),
+        loss=LossConfig(supervision="meshes"),
     )
     config = dataclasses.replace(
         tiny,
         system=system,
         data=DATA,
-        train=dataclasses.replace(tiny.train, steps=2, log_every=1),
+        train=dataclasses.replace(tiny.train, steps=1, log_every=1),
         workdir=folder,
     )
     return run(config), folder
@@ -103,27 +104,47 @@ def test_a_run_follows_a_cine_scan_of_ones_own(finished, scanned, capsys):
     folder, subject = scanned
     out = folder / "moving"
     arguments = ["track", str(run_folder), str(folder / "sax.nii.gz")]
-    arguments += ["--mesh", str(folder / "heart.vtk"), "--out", str(out)]
-    view = ["--four-chamber", str(folder / "4ch.nii.gz")]
-    assert heart([*arguments, *view]) == 0
+    mesh = ["--mesh", str(folder / "heart.vtk"), "--out", str(out)]
+    assert heart([*arguments, *mesh, "--four-chamber", str(folder / "4ch.nii.gz")]) == 0
     told = capsys.readouterr().out
     assert "lv, mL: " in told and "LVEF" in told
-    series = sorted(out.glob("*.vtk"))
+    series = [meshes.read(path).vertices for path in sorted(out.glob("*.vtk"))]
+    # The graph network is given the mesh at end-diastole, and moves it a little.
     assert len(series) == 3
-    back = meshes.read(series[0])
-    np.testing.assert_allclose(back.vertices, subject.vertices[0], atol=1e-3)
+    np.testing.assert_allclose(series[0], subject.vertices[0], atol=1e-3)
+    assert 0 < np.abs(series[1] - series[0]).max() < 5 * np.sqrt(3)
     assert (out / "volumes.csv").read_text().count("\n") == 4
     page = (out / "moving.html").read_text()
     assert page.count("<img") == 2 and "basal anterior" in page
-    # As the run's own evaluation follows the same person, but for the resampling of
-    # images and the view that is not there.
-    moving = medjax.load(run_folder).track(
-        folder / "sax.nii.gz",
-        mesh=folder / "heart.vtk",
-        views={"4ch": folder / "4ch.nii.gz"},
-    )
-    assert moving.vertices.shape == subject.vertices.shape
-    moved = np.abs(moving.vertices[1] - moving.vertices[0]).max()
-    assert 0 < moved < 5 * np.sqrt(3) * 2
-    assert heart([*arguments, "--mesh", str(folder / "sax.nii.gz")]) == 1
+    wrong = ["--mesh", str(folder / "sax.nii.gz")]
+    assert heart([*arguments, *wrong]) == 1
     assert "sax.nii.gz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"stage": "ed"}, "system.stage is 'ed', which moves nothing"),
+        ({"row": 4}, "show-row is 4, expected one of 2 people"),
+    ],
+)
+def test_runs_that_cannot_be_scored_are_refused(change, told, tmp_path):
+    tiny = experiments.deepmesh.TINY
+    config = dataclasses.replace(
+        tiny,
+        system=dataclasses.replace(tiny.system, stage=change.get("stage", "motion")),
+        evaluation=TrackingConfig(show_row=change.get("row", 0)),
+        data=DATA,
+        workdir=tmp_path,
+    )
+    with pytest.raises(ValueError, match=told):
+        run(config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_published_sizes_are_presets():
+    deep, graph = experiments.deepmesh.PRESETS, experiments.graph_motion.PRESETS
+    assert set(deep) == {"tiny", "repo", "paper"} and set(graph) == {"tiny", "full"}
+    scan = deep["repo"].data.scan
+    assert (scan.slices, scan.size, scan.frames) == (64, 128, 50)
+    assert deep["repo"].system.transposed and not deep["paper"].system.transposed

@@ -110,6 +110,19 @@ def test_turned_triangles_and_crossed_walls_are_counted(subject):
     assert 0.1 * part < shape_counts(mirrored, TOPOLOGY)["flipped"] <= part / 2
 
 
+def test_a_mesh_without_strain_is_counted(subject):
+    """Flat at end-diastole, no plane across the axis cuts it; the run goes on."""
+    flat = subject.vertices.copy()
+    inner = TOPOLOGY.surface == TOPOLOGY.code("endo")
+    flat[:, inner] = flat[:, inner][:, :1]
+    found = motion_scores(flat, subject, TOPOLOGY)
+    assert np.isnan(found["GCS endo"]) and np.isnan(found["segments"])
+    whole = motion_scores(subject.vertices, subject, TOPOLOGY)
+    means, _ = mean_scores([found, whole])
+    assert means["GCS endo"] == pytest.approx(0, abs=1e-9)
+    assert means["GCS endo_undefined"] == means["segments_undefined"] == 1
+
+
 def test_a_painted_ball_is_a_disc_and_hides_what_is_behind():
     vertices, faces = icosphere(3, radius=30.0)
     both = np.concatenate([vertices, vertices / 2 - [0, 60.0, 0]])
