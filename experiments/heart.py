@@ -7,20 +7,24 @@
     python -m experiments.heart slice heart.npz --like sa.nii.gz --out labels.nii.gz
     python -m experiments.heart convert heart.npz heart.vtk
     python -m experiments.heart track RUN cine.nii.gz --mesh heart.vtk --out moving
+    python -m experiments.heart fit seg_sa.nii.gz --image sa.nii.gz
     python -m experiments.heart export deepmesh folder --people 2
 
 ``measure`` gives volumes, ejection fractions and masses of label maps (NIfTI, in the
 numbering of ``--codes``) and of meshes (VTK, PLY, STL, OBJ, npz). ``strain`` wants an
 ``npz`` with ``vertices`` (frames, n, 3) in mm, ``faces`` and ``surface`` (0
-endocardium, 1 epicardium, 2 right ventricle). ``slice`` draws a mesh as label maps on
-the slices of an image. ``convert`` writes a mesh in another format, a moving one as one
-file a frame. ``track`` follows the mesh of end-diastole through a cine scan with a run
-of ``experiments.graph_motion`` or ``experiments.deepmesh``. ``export`` writes phantom
+endocardium, 1 epicardium, 2 right ventricle). A folder of 4Dsegment is a moving mesh
+as well. ``slice`` draws a mesh as label maps on the slices of an image. ``fit`` goes
+the other way: label maps of a cycle give a mesh that moves, its volumes beside those of
+the labels. ``convert`` writes a mesh in another format, a moving one as one file a
+frame. ``track`` follows the mesh of end-diastole through a cine scan with a run of
+``experiments.graph_motion`` or ``experiments.deepmesh``. ``export`` writes phantom
 people in the folders that DeepMesh's and CHeart's code reads.
 """
 
 import dataclasses
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,8 +36,9 @@ from medjax.data import meshes, nifti
 from medjax.data.boundary import DataError
 from medjax.heart.clinical import Diastole, function, label_volumes, mesh_volumes
 from medjax.heart.datasets import canonical
+from medjax.heart.fitting import FitConfig
 from medjax.heart.mesh_files import read_heart
-from medjax.heart.meshes import Topology, volumes
+from medjax.heart.meshes import volumes
 from medjax.train.ending import ends_in_words
 
 Ventricle = Literal["ukb", "acdc", "mnms", "cheart"]
@@ -83,6 +88,24 @@ class Slice:
     """Where the labels go."""
     scale: float = 1.0
     """mm per unit of the mesh's file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A moving mesh of label maps of a cycle."""
+
+    file: tyro.conf.Positional[Path]
+    """Label maps (NIfTI) of the left ventricle and its muscle."""
+    codes: Ventricle = "ukb"
+    """Whose numbering the label maps have: 1 LV, 2 muscle, 3 RV in ukb."""
+    diastole: Diastole = "first"
+    """End-diastole: the first frame, the one of the largest volume, or a number."""
+    image: Path | None = None
+    """The cine, to be drawn below the contours of the page."""
+    out: Path = Path("runs/heart-fit")
+    """Folder of mesh.npz, result.json and report.html."""
+    fit: FitConfig = FitConfig()
+    """Sizes, steps and weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,16 +159,21 @@ class Export:
     """Of the population."""
 
 
+def read_cycle(path: Path, codes: Ventricle) -> tuple[np.ndarray, nifti.Volume]:
+    """Label maps with the codes of this domain, frames first, and the file's volume."""
+    volume = nifti.read_labels(path)
+    if volume.data.ndim not in (3, 4):
+        raise DataError(f"{path}: {volume.data.ndim} axes, expected 3 or 4")
+    data = volume.data if volume.data.ndim == 4 else volume.data[..., None]
+    return canonical(np.moveaxis(data, 3, 0), codes, path), volume
+
+
 def measure(config: Measure) -> int:
     """Prints a row of numbers per file."""
     for path in config.files:
         print(f"\n{path}")
         if path.name.endswith((".nii", ".nii.gz")):
-            volume = nifti.read_labels(path)
-            if volume.data.ndim not in (3, 4):
-                raise DataError(f"{path}: {volume.data.ndim} axes, expected 3 or 4")
-            data = volume.data if volume.data.ndim == 4 else volume.data[..., None]
-            labels = canonical(np.moveaxis(data, 3, 0), config.codes, path)
+            labels, volume = read_cycle(path, config.codes)
             curves = label_volumes(labels, volume.affine)
         else:
             vertices, topology = read_heart(path, config.scale)
@@ -213,67 +241,57 @@ def strains(config: Strain) -> int:
     return 0
 
 
-def needed(
-    vertices: np.ndarray, topology: Topology, planes: np.ndarray, pixel: float
-) -> tuple[int, int]:
-    """Triangles that a plane cuts and pixels that a segment spans, at most."""
-    normals = np.cross(planes[:, 1], planes[:, 2])
-    corners = topology.closed_corners.index
-    most, longest = 1, 0.0
-    for frame in vertices:
-        at = topology.closed(frame)[corners]
-        longest = max(
-            longest, np.linalg.norm(at - np.roll(at, 1, axis=1), axis=-1).max()
-        )
-        for plane, normal in zip(planes, normals, strict=True):
-            above = (at - plane[0]) @ normal >= 0
-            most = max(most, int((above.any(1) & ~above.all(1)).sum()))
-    # A vertex near a plane may be rounded to its other side.
-    return most + 64, int(np.ceil(longest / pixel)) + 2
-
-
 def sliced(config: Slice) -> int:
     """Writes label maps of a mesh."""
-    import jax
-    import jax.numpy as jnp
-
-    from medjax.heart.slicing import Limits, check, coverage, regions
+    from medjax.heart.drawing import drawn
 
     vertices, topology = read_heart(config.file, config.scale)
     image = nifti.read(config.like)
-    rows, columns, count = image.data.shape[:3]
-    steps = image.affine[:3, :3].T
-    origins = image.affine[:3, 3] + np.arange(count)[:, None] * steps[2]
-    planes = np.stack(
-        [origins, *np.broadcast_to(steps[:2, None], (2, count, 3))], axis=1
-    )
-    size, reach = needed(vertices, topology, planes, min(image.spacing[:2]))
-
-    @jax.jit
-    def shares_of(frame: jax.Array) -> tuple[jax.Array, Limits]:
-        covered, limits = coverage(
-            frame,
-            topology,
-            jnp.asarray(planes, jnp.float32),
-            (rows, columns),
-            size=size,
-            reach=reach,
-            at_once=1,
-        )
-        return regions(covered, topology), limits
-
-    maps = []
-    for frame in vertices:
-        found, limits = shares_of(jnp.asarray(frame, jnp.float32))
-        check(limits, size=size, reach=reach)
-        shares = np.asarray(found)
-        rest = 1.0 - shares.sum(-1, keepdims=True)
-        label = np.argmax(np.concatenate([rest, shares], axis=-1), axis=-1)
-        maps.append(np.moveaxis(label, 0, -1).astype(np.uint8))
+    maps = drawn(vertices, topology, image.affine, image.data.shape[:3])
     step = image.time_step if len(maps) > 1 else None
-    data = np.stack(maps, axis=-1) if len(maps) > 1 else maps[0]
+    data = np.moveaxis(maps, 0, -1) if len(maps) > 1 else maps[0]
     nifti.write(config.out, data, affine=image.affine, time_step=step)
     print(f"labels: {config.out} {data.shape}")
+    return 0
+
+
+def fitted(config: Fit) -> int:
+    """Fits a mesh to label maps; prints and writes what came out."""
+    from experiments.bench.measure import facts
+    from experiments.compare.publishing import keep
+    from medjax.heart.fitting import fit
+    from medjax.heart.fitting_report import page, scores, told
+
+    labels, volume = read_cycle(config.file, config.codes)
+    image = None
+    if config.image is not None:
+        image = nifti.read(config.image, ndim=4).data
+        if image.shape != (*labels.shape[1:], len(labels)):
+            raise DataError(
+                f"{config.image}: {image.shape}, expected the labels' "
+                f"{(*labels.shape[1:], len(labels))}"
+            )
+    began = time.process_time()
+    found = fit(labels, volume.affine, config.fit)
+    spent = time.process_time() - began
+    result = scores(found, labels, volume.affine, diastole=config.diastole)
+    print(told(result))
+    mesh = meshes.Mesh(found.vertices, found.topology.faces, found.topology.surface)
+    config.out.mkdir(parents=True, exist_ok=True)
+    meshes.write(config.out / "mesh.npz", mesh)
+    about = {
+        "file": config.file.name,
+        "shape": list(labels.shape),
+        "vertices": found.topology.count,
+        "fit": dataclasses.asdict(config.fit),
+        "cpu_seconds": round(spent, 1),
+        "facts": facts(),
+    }
+    keep(config.out / "result.json", about | result)
+    name = config.file.name
+    report = page(name, result, found, labels, volume.affine, image)
+    print(f"mesh: {config.out / 'mesh.npz'}")
+    print(f"report: {report.save(config.out / 'report.html')}")
     return 0
 
 
@@ -340,6 +358,7 @@ Command = (
     Annotated[Measure, tyro.conf.subcommand("measure")]
     | Annotated[Strain, tyro.conf.subcommand("strain")]
     | Annotated[Slice, tyro.conf.subcommand("slice")]
+    | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Track, tyro.conf.subcommand("track")]
     | Annotated[Export, tyro.conf.subcommand("export")]
@@ -358,6 +377,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return strains(config)
         case Slice():
             return sliced(config)
+        case Fit():
+            return fitted(config)
         case Convert():
             return convert(config)
         case Track():

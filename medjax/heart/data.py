@@ -17,7 +17,7 @@ from typing import Any, Literal
 import grain
 import jax
 import numpy as np
-from jaxtyping import Float, Int, Integer, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from medjax.data.boundary import DataError
 from medjax.data.nifti import Volume
@@ -29,7 +29,7 @@ from medjax.data.pipeline import (
 )
 from medjax.data.volumes import Grid, resample
 from medjax.heart.appearance import LABELS, heart_labels
-from medjax.heart.datasets import Labels, open_tree
+from medjax.heart.datasets import Labels, open_tree, places
 from medjax.heart.exporting import anatomy_grid
 from medjax.heart.population import CONDITIONS, person
 from medjax.heart.trees import open_cheart
@@ -249,7 +249,7 @@ def align(
         DataError: where the first frame lacks a ventricle.
     """
     first = labels.data[0]
-    left, right = (_places(first == LABELS[n], labels.affine) for n in ("lv", "rv"))
+    left, right = (places(first == LABELS[n], labels.affine) for n in ("lv", "rv"))
     if not len(left) or not len(right):
         raise DataError(f"{name}: end-diastole has no label of both ventricles")
     centre = left.mean(0)
@@ -270,12 +270,6 @@ def align(
     moved = Volume(np.moveaxis(labels.data, 0, -1), labels.affine, (1.0, 1.0, 1.0))
     there = resample(moved, Grid(grid.shape, own @ grid.affine), interpolation="labels")
     return np.moveaxis(there.data, -1, 0).astype(np.uint8)
-
-
-def _places(
-    mask: Integer[np.ndarray, "i j k"] | np.ndarray, affine: Float[np.ndarray, "4 4"]
-) -> Float[np.ndarray, "n 3"]:
-    return np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
 
 
 def _unit(vector: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int32, Integer
+from jaxtyping import Bool, Float, Int32, Integer
 
 from medjax.data import nifti
 from medjax.data.boundary import DataError, in_short, reading
@@ -186,6 +186,18 @@ def enclosed(
             border += int(edge.sum())
             touching += int((edge & (other == LABELS["myo"])).sum())
     return touching / border if border else 0.5
+
+
+def places(
+    mask: Bool[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]
+) -> Float[np.ndarray, "n 3"]:
+    """Where the voxels of a mask are, mm.
+
+    Args:
+        mask: of a volume.
+        affine: voxel indices to mm.
+    """
+    return np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
 
 
 def open_tree(

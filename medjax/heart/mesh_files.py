@@ -9,6 +9,7 @@ from medjax.data import meshes
 from medjax.data.boundary import DataError
 from medjax.heart.meshes import Topology, in_millimetres, oriented
 from medjax.heart.phantom_mesh import SURFACES
+from medjax.heart.trees import read_4dsegment
 
 
 def read_heart(
@@ -19,7 +20,7 @@ def read_heart(
     A file that says nothing of surfaces is one surface, ``mesh``.
 
     Args:
-        path: of any format of :mod:`medjax.data.meshes`.
+        path: of any format of :mod:`medjax.data.meshes`, or a folder of 4Dsegment.
         scale: mm per unit of the file.
 
     Raises:
@@ -27,7 +28,8 @@ def read_heart(
         DataError: where it is damaged or has other surfaces.
         ValueError: where it is no heart's size.
     """
-    mesh = meshes.read(path)
+    path = Path(path)
+    mesh = read_4dsegment(path) if path.is_dir() else meshes.read(path)
     vertices = scale * np.asarray(mesh.vertices, np.float64)
     in_millimetres(vertices)
     moving = vertices if vertices.ndim == 3 else vertices[None]

@@ -11,9 +11,10 @@ A segment changes the sum only in its own pixels and, in full, in all to the rig
 them. So only the differences along the row are computed, in a small window around every
 segment, added up in the image and summed along the row.
 
-Shapes are static: at most ``size`` triangles are cut by a plane, and no segment spans
-more than ``reach`` pixels. Both are measured and returned (:class:`Limits`); a plane
-beyond them is wrong, and :func:`check` says so on the host.
+Shapes are static. A segment that spans more than ``reach`` pixels, as those of a fan
+over a hole, is taken as several; there is room for ``size`` of them. Both are measured
+and returned (:class:`Limits`); a plane beyond them is wrong, and :func:`check` says so
+on the host.
 
 Holes are closed first, by the fans of the topology. Of surfaces whose faces look
 outwards the coverage is 0 to 1; turned inside out it is negative.
@@ -56,7 +57,7 @@ class Limits(NamedTuple):
     """What was needed at most of what is static; int32 arrays of any shape.
 
     Attributes:
-        segments: triangles that one plane cuts.
+        segments: of one plane.
         span: rows or columns of pixels that one segment lies in.
     """
 
@@ -106,6 +107,36 @@ def cut(
         start = jnp.where((crossed & side[:, i])[:, None], point, start)
         end = jnp.where((crossed & side[:, j])[:, None], point, end)
     return Segments(start, end, face.astype(jnp.int32), present, many[-1])
+
+
+def split(segments: Segments, *, size: int, reach: int = 4) -> Segments:
+    """Every segment as so many that none spans more than ``reach`` pixels.
+
+    Args:
+        segments: of any length.
+        size: room for the pieces.
+        reach: rows or columns of pixels that a piece may lie in, 2 at least.
+    """
+    extent = jnp.max(jnp.abs(segments.end - segments.start), axis=-1)
+    # Rounding must not make a piece longer than its window.
+    parts = jnp.ceil((jax.lax.stop_gradient(extent) + 1e-3) / (reach - 1))
+    parts = jnp.where(segments.present, parts, 0.0).astype(jnp.int32)
+    last = jnp.cumsum(parts)
+    piece = jnp.arange(size, dtype=last.dtype)
+    whole = jnp.searchsorted(last, piece, side="right")
+    whole = jnp.minimum(whole, len(parts) - 1)
+    present = piece < last[-1]
+    of = jnp.maximum(parts[whole], 1)
+    place = jnp.where(present, piece - (last[whole] - parts[whole]), 0)
+    a, b = segments.start[whole], segments.end[whole]
+
+    def at(number: Array) -> Array:
+        # Ends of neighbours are the same numbers: no gap is opened.
+        share = (number / of).astype(a.dtype)[:, None]
+        return jnp.where(present[:, None], (1.0 - share) * a + share * b, 0.0)
+
+    needed = jnp.maximum(segments.count, last[-1])
+    return Segments(at(place), at(place + 1), segments.face[whole], present, needed)
 
 
 def cover(
@@ -199,7 +230,7 @@ def coverage(
         topology: with ``k`` surfaces, faces outwards; holes are closed.
         planes: origins and steps, mm.
         shape: rows and columns of the images.
-        size: room for triangles that a plane cuts.
+        size: room for segments of a plane; a long one counts as several.
         reach: rows or columns of pixels that a segment may lie in.
         thickness: of slices, mm; the mean of three planes within, if not 0.
         at_once: planes whose work is held in memory together; all if not given.
@@ -211,7 +242,8 @@ def coverage(
     images = (len(topology.names), *shape)
 
     def one(plane: Array) -> tuple[Array, Limits]:
-        segments = cut(vertices, topology, plane, size=size)
+        whole = cut(vertices, topology, plane, size=size)
+        segments = split(whole, size=size, reach=reach)
         channel = jnp.take(codes, segments.face, mode="clip")
         image, span = cover(segments, channel, images, reach=reach)
         return image, Limits(segments.count.astype(jnp.int32), span)
@@ -278,6 +310,6 @@ def check(limits: Limits, *, size: int, reach: int) -> None:
     segments, span = (int(np.max(needed, initial=0)) for needed in limits)
     if segments > size or span > reach:
         raise ValueError(
-            f"slicing: a plane cuts {segments} triangles and a segment spans {span} "
-            f"pixels, expected size={size} and reach={reach} at most"
+            f"slicing: a plane has {segments} segments and one spans {span} pixels, "
+            f"expected size={size} and reach={reach} at most"
         )

@@ -1,4 +1,4 @@
-"""The folders that DeepMesh's and CHeart's released code reads.
+"""Folders that the code of DeepMesh and CHeart reads, and that 4Dsegment leaves.
 
 *DeepMesh*: a folder per subject with cines of three views, contours as images, meshes
 at end-diastole and the matrices between them. Matrices take voxel indices of the whole
@@ -6,7 +6,8 @@ scan to mm, ``origin`` is the first voxel of the part that was cut out of it: a 
 is at voxel ``inverse @ v - origin`` of the arrays. *CHeart*: arrays of labels over
 time, lists of them for each part, and a table of conditions. The module of CHeart's
 code that reads them was not released; names of lists are those in its scripts, columns
-of the table those of its sister project AgeHeart.
+of the table those of its sister project AgeHeart. *4Dsegment*: meshes of the left
+ventricle followed through the cycle, one file a frame.
 """
 
 import dataclasses
@@ -16,10 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32, Shaped
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from medjax.data import nifti, npy, npz
+from medjax.data import meshes, nifti, npy, npz
 from medjax.data.boundary import DataError, in_short
 from medjax.data.ledger import Ledger
+from medjax.data.meshes import Mesh
 from medjax.data.nifti import Volume
 from medjax.data.tables import read_table, read_text
 from medjax.heart.datasets import canonical, conditions_of
@@ -224,3 +228,66 @@ def _conditions(path: Path, ledger: Ledger) -> dict[str, dict[str, float]]:
     if index is None:
         raise DataError(f"{path}: no column 'Unnamed: 0' with the names of people")
     return {row[index]: conditions_of(row) for _, row in rows}
+
+
+def read_4dsegment(folder: Path) -> Mesh:
+    """The moving mesh that 4Dsegment leaves of a person.
+
+    Vertices are as the files have them. Their space is that of the atlas, to which
+    scans are brought with y and z turned: sizes are the person's, directions are not
+    those of the scan.
+
+    Args:
+        folder: of the person, with ``vtkfile/mesh_00.vtk`` and so on in it or below.
+
+    Returns:
+        The mesh; of two sheets the one that encloses more is the epicardium.
+
+    Raises:
+        FileNotFoundError: where there is no such folder.
+        DataError: where it holds no meshes, frames are missing, files are damaged, or
+            frames have other triangles than the first.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    files: dict[int, Path] = {}
+    for path in sorted(folder.rglob("mesh_*.vtk")):
+        number = path.stem.removeprefix("mesh_")
+        if path.parent.name != "vtkfile" or not number.isdecimal():
+            continue
+        if int(number) in files:
+            raise DataError(f"{folder}: {files[int(number)]} and {path}: which is it?")
+        files[int(number)] = path
+    if sorted(files) != list(range(len(files))) or not files:
+        raise DataError(
+            f"{folder}: frames {in_short(sorted(files))} of vtkfile/mesh_NN.vtk, "
+            "expected all of 0, 1, 2 and so on"
+        )
+    frames = [meshes.read(files[t]) for t in range(len(files))]
+    first = frames[0]
+    for t, one in enumerate(frames):
+        if one.vertices.shape != first.vertices.shape or not np.array_equal(
+            one.faces, first.faces
+        ):
+            raise DataError(f"{files[t]}: has other vertices or triangles than frame 0")
+    vertices = np.stack([one.vertices for one in frames])
+    return Mesh(vertices, first.faces, _sheets(first, files[0]))
+
+
+def _sheets(mesh: Mesh, path: Path) -> Int32[np.ndarray, " n"]:
+    """0 for the endocardium, 1 for the epicardium: vertices of the wider sheet.
+
+    Raises:
+        DataError: for another number of sheets than two.
+    """
+    count = len(mesh.vertices)
+    one, other = mesh.faces[:, [0, 1]].ravel(), mesh.faces[:, [1, 2]].ravel()
+    joined = coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
+    _, sheet = connected_components(joined, directed=False)
+    used = np.unique(sheet[mesh.faces[:, 0]])
+    if len(used) != 2:
+        raise DataError(
+            f"{path}: {len(used)} sheets, expected endocardium and epicardium"
+        )
+    boxes = [np.ptp(mesh.vertices[sheet == k], axis=0).prod() for k in used]
+    return (sheet == used[int(np.argmax(boxes))]).astype(np.int32)

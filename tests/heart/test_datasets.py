@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medjax.data import nifti
+from medjax.data import meshes, nifti
 from medjax.data.boundary import DataError
 from medjax.heart.appearance import LABELS, heart_labels
 from medjax.heart.clinical import label_volumes
@@ -16,7 +16,7 @@ from medjax.heart.exporting import (
 )
 from medjax.heart.phantom_mesh import moving_mesh
 from medjax.heart.population import person
-from medjax.heart.trees import open_cheart, read_deepmesh
+from medjax.heart.trees import open_cheart, read_4dsegment, read_deepmesh
 
 GRID = anatomy_grid((12, 24, 24), (9.0, 5.0, 5.0))
 EXPORT = DeepMeshExport(
@@ -268,3 +268,33 @@ def test_a_cheart_tree_at_fault_is_refused(tmp_path):
     np.save(tmp_path / "seg/x.npy", np.full((2, 3, 4, 5), 3))
     with pytest.raises(DataError, match=r"cheart has not \[3\]"):
         sequence.read()
+
+
+def test_meshes_of_4dsegment_are_one_moving_mesh_with_two_walls(tmp_path, heart):
+    moving = moving_mesh(heart, np.array([0.0, 0.2, 0.35]), (12, 8), right=False)
+    # The epicardium first, as in the published template.
+    order = np.argsort(-moving.surface, kind="stable")
+    faces = np.argsort(order).astype(np.int32)[moving.faces]
+    files = tmp_path / "A01" / "4D_rview" / "vtkfile"
+    files.mkdir(parents=True)
+    for t, frame in enumerate(moving.vertices):
+        meshes.write(files / f"mesh_{t:02d}.vtk", meshes.Mesh(frame[order], faces))
+    found = read_4dsegment(tmp_path / "A01")
+    np.testing.assert_array_equal(found.vertices, moving.vertices[:, order])
+    np.testing.assert_array_equal(found.faces, faces)
+    np.testing.assert_array_equal(found.surface, moving.surface[order])
+    last = files / "mesh_02.vtk"
+    meshes.write(last, meshes.Mesh(moving.vertices[2, order], faces[::-1]))
+    with pytest.raises(DataError, match="mesh_02.vtk: has other vertices or triangles"):
+        read_4dsegment(tmp_path / "A01")
+    last.rename(files / "mesh_07.vtk")
+    with pytest.raises(DataError, match=r"frames \[0, 1, 7\] of vtkfile"):
+        read_4dsegment(tmp_path / "A01")
+    inner = moving.faces[moving.surface[moving.faces[:, 0]] == 0]
+    one = meshes.Mesh(moving.vertices[0], inner)
+    (tmp_path / "B" / "vtkfile").mkdir(parents=True)
+    meshes.write(tmp_path / "B" / "vtkfile" / "mesh_0.vtk", one)
+    with pytest.raises(DataError, match="1 sheets, expected endocardium"):
+        read_4dsegment(tmp_path / "B")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        read_4dsegment(tmp_path / "nobody")

@@ -165,10 +165,17 @@ def test_reversed_faces_are_negative_and_walls_are_differences():
     np.testing.assert_allclose(parts.sum(-1), found[:, 1], atol=1e-6)
     one, _ = sliced(here, topology, at_once=1)
     np.testing.assert_allclose(one, found, atol=1e-6)
-    # An oblique plane through the base: its fan closes the curve.
+    # An oblique plane through the base: its fan closes the curve. The fan's segments
+    # are longer than a window, and are taken as several.
     tilted = planes.at[:, 1, 2].set(1.0)
-    oblique, _ = functools.partial(sliced, planes=tilted)(here, topology)
+    oblique, limits = functools.partial(sliced, planes=tilted)(here, topology)
+    slicing.check(limits, size=128, reach=8)
     assert float(jnp.abs(oblique[..., -1]).max()) < 1e-4
+    narrow, limits = functools.partial(sliced, planes=tilted, size=256, reach=3)(
+        here, topology
+    )
+    slicing.check(limits, size=256, reach=3)
+    np.testing.assert_allclose(narrow, oblique, atol=1e-5)
 
 
 def test_a_thick_slice_is_the_mean_of_its_layers():
@@ -186,7 +193,7 @@ def test_what_does_not_fit_is_refused_on_the_host():
     here = jnp.asarray(SPHERE, jnp.float32)
     segments = cut(here, TOPOLOGY, jnp.asarray(plane()), size=16)
     limits = slicing.Limits(segments.count[None], jnp.asarray([3], jnp.int32))
-    with pytest.raises(ValueError, match=r"cuts \d\d triangles .*size=16"):
+    with pytest.raises(ValueError, match=r"has \d\d segments .*size=16"):
         slicing.check(limits, size=16, reach=4)
     slicing.check(limits, size=192, reach=4)
     assert float(slicing.overflow(limits, size=16, reach=4)) == 1.0

@@ -1,0 +1,251 @@
+"""A moving mesh fitted to label maps of a cycle, without a network.
+
+Vertices themselves are what is optimised: the exact coverage of the slices' pixels is
+compared with the labels by Dice (:mod:`medjax.heart.supervision`), and what keeps a
+heart a heart stands beside it. The first mesh is the phantom's, with the volumes, the
+length and the place that the labels have. It is fitted to the first frame; every later
+frame begins where the one before it ended and is held to the first one by how edges
+stretch and neighbours move. Vertices are followed by that alone: labels do not see how
+muscle slides along itself.
+
+Steps are diffused over the surface before they are taken (Nicolet, Jacobson, Jakob,
+"Large Steps in Inverse Rendering of Geometry", ACM TOG 40(6), 2021): a slice pulls at
+the vertices between slices too.
+
+Label maps say nothing beyond their first and last slice. As in counting of voxels a
+label fills its slice from one neighbour's middle to the other's, and beyond the stack
+there is nothing.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int32, Integer
+
+from medjax.heart import phantom_mesh
+from medjax.heart.appearance import LABELS
+from medjax.heart.clinical import label_volumes
+from medjax.heart.coarsen import wall_pairs
+from medjax.heart.datasets import places
+from medjax.heart.drawing import drawn, slice_planes
+from medjax.heart.meshes import Topology, unit
+from medjax.heart.phantom import DENSITY, make_heart
+from medjax.heart.supervision import (
+    LossConfig,
+    section_terms,
+    shape_terms,
+    weigh,
+)
+from medjax.metrics.overlap import overlap
+from medjax.nn.graph import Table
+from medjax.progress import track
+
+MARGIN = 6
+"""Pixels around all labels that the mesh is compared on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """How a mesh is fitted."""
+
+    around: int = 32
+    """Vertices around each wall."""
+    rings: int = 24
+    """Rings of vertices along each wall."""
+    first_steps: int = 150
+    """Updates for the first frame."""
+    steps: int = 40
+    """Updates for every later frame; frames that are far apart want more."""
+    rate: float = 0.5
+    """Of Adam, mm."""
+    diffusion: float = 4.0
+    """How far steps spread over the surface, in squared edges."""
+    loss: LossConfig = LossConfig(
+        contour=0.0, photometric=0.0, stretch=0.05, volume=0.0, size=512, reach=4
+    )
+    """Weights; muscle need not keep its volume, which labels drawn by hand do not."""
+
+
+class Fitted(NamedTuple):
+    """A moving mesh, and how well it is that of the labels.
+
+    Attributes:
+        vertices: mm.
+        topology: surfaces ``endo``, ``epi`` and, where labels have one, ``rv``.
+        dice: of every frame and structure, of labels drawn from the mesh.
+    """
+
+    vertices: Float[np.ndarray, "t n 3"]
+    topology: Topology
+    dice: Mapping[str, Float[np.ndarray, " t"]]
+
+
+def template(
+    labels: Integer[np.ndarray, "i j k"],
+    affine: Float[np.ndarray, "4 4"],
+    config: FitConfig,
+) -> tuple[Float[np.ndarray, "n 3"], Topology]:
+    """The phantom's mesh in the place and size of labels at end-diastole.
+
+    The long axis goes through the middle of the left ventricle in its first and last
+    slices; the base is at the end with the larger sections.
+
+    Args:
+        labels: with the codes of this domain.
+        affine: voxel indices to mm.
+        config: vertices around and along.
+
+    Raises:
+        ValueError: where there is no left ventricle with muscle on three slices.
+    """
+    left = labels == LABELS["lv"]
+    held = np.flatnonzero(left.any((0, 1)))
+    if len(held) < 3 or not (labels == LABELS["myo"]).any():
+        raise ValueError(
+            f"labels: the left ventricle is on {len(held)} slices, expected 3 at "
+            "least, and muscle about it"
+        )
+    areas = left.sum((0, 1))[held]
+    half = len(held) // 2
+    if areas[:half].sum() < areas[-half:].sum():
+        held = held[::-1]  # from base to apex
+    at = [np.append(np.argwhere(left[..., k]).mean(0), [k, 1.0]) for k in held]
+    centres = np.stack(at) @ affine[:3].T
+    # A line through them; ends beyond the outermost slices by half a slice.
+    place = np.arange(len(held)) - 0.5 * (len(held) - 1)
+    slope = (place @ centres) / (place @ place)
+    base = centres.mean(0) - slope * 0.5 * len(held)
+    length = float(np.linalg.norm(slope)) * len(held)
+    volumes = label_volumes(labels[None], affine)
+    mass = DENSITY * float(volumes["myo"][0])
+    right = "rv" in volumes
+    z = unit(-slope)
+    x = -affine[:3, 0]
+    if right:
+        x = places(labels == LABELS["rv"], affine).mean(0) - centres.mean(0)
+    x = unit(x - (x @ z) * z)
+    heart = make_heart(
+        volume=float(volumes["lv"][0]),
+        mass=mass,
+        length=length,
+        ejection_fraction=0.0,
+        shortening=0.0,
+        rv_volume=float(volumes["rv"][0]) if right else 1.0,
+    )
+    mesh = phantom_mesh.moving_mesh(
+        heart, np.zeros(1), (config.around, config.rings), right=right
+    )
+    turn = np.stack([x, np.cross(z, x), z])
+    vertices = (mesh.vertices[0] - [0.0, 0.0, heart.base]) @ turn + base
+    names = phantom_mesh.SURFACES[: 3 if right else 2]
+    return vertices, Topology.of(mesh.faces, len(vertices), mesh.surface, names)
+
+
+def fit(
+    labels: Integer[np.ndarray, "t i j k"],
+    affine: Float[np.ndarray, "4 4"],
+    config: FitConfig = FitConfig(),
+) -> Fitted:
+    """Fits a mesh to the first frame, and follows it through the others.
+
+    Args:
+        labels: with the codes of this domain.
+        affine: voxel indices to mm.
+        config: sizes, steps and weights.
+
+    Raises:
+        ValueError: where the first frame has no left ventricle with muscle on three
+            slices, or there is no room for a slice's segments.
+    """
+    start, topology = template(labels[0], affine, config)
+    thickness = float(np.linalg.norm(affine[:3, 2]))
+    target, planes = _target(labels, affine)
+    loss = dataclasses.replace(config.loss, slice_thickness=thickness)
+    pairs = Table.of(wall_pairs(topology, start), topology.count)
+    spread = jnp.asarray(_diffusion(topology, config.diffusion), jnp.float32)
+    on_device = jnp.asarray(planes, jnp.float32)
+
+    def cost(
+        moved: Array, begin: Array, rest: Array, truth: Array
+    ) -> tuple[Array, Array]:
+        vertices = begin + jnp.dot(spread, moved, precision="highest")
+        example = {
+            "planes": on_device,
+            "plane_mask": jnp.ones(len(planes)),
+            "labels": truth[None],
+        }
+        terms = section_terms(vertices, topology, example, 0, loss)
+        terms |= shape_terms(vertices, rest, topology, pairs, loss)
+        return weigh(terms, loss), terms["overflow"]
+
+    rule = optax.scale_by_adam()
+
+    @jax.jit
+    def followed(
+        begin: Array, rest: Array, truth: Array, steps: Array
+    ) -> tuple[Array, Array]:
+        def update(i: Array, state: tuple) -> tuple:
+            moved, memory, short = state
+            gradient, cut = jax.grad(cost, has_aux=True)(moved, begin, rest, truth)
+            # Optax raises a Python float to the power of an integer array.
+            with jax.numpy_dtype_promotion("standard"):
+                change, memory = rule.update(gradient, memory, moved)
+            done = i.astype(jnp.float32) / steps.astype(jnp.float32)
+            rate = 0.5 * config.rate * (1.0 + jnp.cos(jnp.pi * done))
+            return moved - rate * change, memory, jnp.maximum(short, cut)
+
+        moved = jnp.zeros_like(begin)
+        state = (moved, rule.init(moved), jnp.zeros(()))
+        moved, _, short = jax.lax.fori_loop(0, steps, update, state)
+        return begin + jnp.dot(spread, moved, precision="highest"), short
+
+    at = rest = jnp.asarray(start, jnp.float32)
+    found = []
+    for t in track(range(len(labels)), "frames", len(labels), "frame"):
+        steps = jnp.int32(config.steps if t else config.first_steps)
+        at, short = followed(at, rest, jnp.asarray(target[t]), steps)
+        if float(short) > 0:
+            raise ValueError(
+                f"frame {t}: a slice cuts the mesh in more segments than there is room "
+                f"for, loss.size is {loss.size}"
+            )
+        rest = rest if t else at
+        found.append(np.asarray(at))
+    vertices = np.stack(found)
+    maps = drawn(vertices, topology, affine, labels.shape[1:], thickness=thickness)
+    codes = {name: code for name, code in LABELS.items() if (labels == code).any()}
+    dice = overlap(maps, labels, structures=tuple(codes.values()), rank=3).dice
+    return Fitted(vertices, topology, dict(zip(codes, dice.T, strict=True)))
+
+
+def _target(
+    labels: Integer[np.ndarray, "t i j k"], affine: Float[np.ndarray, "4 4"]
+) -> tuple[Int32[np.ndarray, "t p h w"], Float[np.ndarray, "p 3 3"]]:
+    """What the mesh is compared with: slices about all labels, and an empty one before
+    and behind the stack."""
+    where = np.argwhere(labels.any((0, 3)))
+    low = np.maximum(where.min(0) - MARGIN, 0)
+    high = where.max(0) + 1 + MARGIN
+    cropped = labels[:, low[0] : high[0], low[1] : high[1]]
+    stack = np.moveaxis(cropped, 3, 1)
+    # Whole squares of pixels on every level of the pyramid.
+    odd = [(-n) % 4 for n in stack.shape[2:]]
+    stack = np.pad(stack, ((0, 0), (1, 1), (0, odd[0]), (0, odd[1])))
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :2] @ low
+    return stack.astype(np.int32), slice_planes(moved, stack.shape[1], first=-1)
+
+
+def _diffusion(topology: Topology, amount: float) -> Float[np.ndarray, "n n"]:
+    """(1 + amount L)^-1 with L the graph's Laplacian of mean differences."""
+    table = topology.neighbours
+    laplacian = np.zeros((topology.count, topology.count))
+    rows, slots = np.nonzero(table.filled)
+    laplacian[rows, table.index[rows, slots]] = -1.0
+    np.fill_diagonal(laplacian, -laplacian.sum(1))
+    return np.linalg.inv(np.eye(topology.count) + amount * laplacian / 6)
