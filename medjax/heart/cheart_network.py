@@ -56,7 +56,8 @@ class CHeartConfig:
     kl: Literal["mean", "sum"] = "mean"
     """Over latent dimensions."""
     beta: float = 1e-2
-    """Weight of KL beside the mean cross-entropy of voxels."""
+    """Weight of KL: of its mean beside the mean cross-entropy of voxels, of its sum in
+    the evidence bound of the cycle, where it is 1."""
     warmup: int = 0
     """Steps over which the weight of KL rises."""
     free_bits: float = 0.0

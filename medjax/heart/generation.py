@@ -179,19 +179,31 @@ def train(config: Generation, anatomies: Anatomies) -> tuple[Trained, Variables]
     return trained, variables
 
 
-def evaluate(
-    generator: Generator, anatomies: Anatomies, config: Generation
-) -> tuple[dict[str, Any], Shown]:
-    """Completion beside baselines, generation beside controls.
+class Peers(NamedTuple):
+    """What a generator is held against; the same for all that see the same people.
+
+    Attributes:
+        completed: cycles of the held-out people by baseline.
+        asked: conditions of which hearts are generated.
+        features: of people by baseline and control.
+        left_out: baselines that do not fit in memory.
+    """
+
+    completed: dict[str, Integer[np.ndarray, "n t d h w"]]
+    asked: Float[np.ndarray, "m c"]
+    features: dict[str, Float[np.ndarray, "_ k"]]
+    left_out: list[str]
+
+
+def peers_of(anatomies: Anatomies, config: Generation) -> Peers:
+    """Baselines and controls.
 
     Args:
-        generator: the trained one.
         anatomies: real people.
         config: of the run.
 
     Returns:
-        All scores, and what the report draws. The shape space is left out, and said to
-        be, where it does not fit in memory.
+        The shape space is left out, and said to be, where it does not fit in memory.
     """
     spacing, options = config.data.spacing, config.evaluation
     train, test = anatomies.train.arrays, anatomies.test.arrays
@@ -209,44 +221,68 @@ def evaluate(
     }
     if space is not None:
         completed["shape space"] = space.complete(*given)
-    completed[NAME] = generator.complete(*given)
     asked = np.repeat(test["conditions"], options.draws, axis=0)
-    key, rng = jax.random.key(options.seed), np.random.default_rng(options.seed)
-    drawn = generator.generate(asked, key=key)
-    real = {
-        part: features(rows["labels"], spacing)
-        for part, rows in (("train", train), ("test", test))
-    }
-    random_rows = rng.integers(len(real["train"]), size=len(asked))
+    rng = np.random.default_rng(options.seed)
+    real = features(train["labels"], spacing)
+    random_rows = rng.integers(len(real), size=len(asked))
     regression = draw_features(
-        train["conditions"].astype(np.float64), _finite(real["train"]), asked, rng
+        train["conditions"].astype(np.float64), _finite(real), asked, rng
     )
-    groups = {NAME: features(drawn, spacing)}
+    groups = {}
     if space is not None:
         groups["shape space"] = features(space.draw(asked, rng), spacing)
+    alike = nearest_people(train["conditions"], test["conditions"], standard)
     groups |= {
         "regression of features": regression,
-        "floor": real["train"],
-        "copy": real["train"][
-            nearest_people(train["conditions"], test["conditions"], standard)
-        ],
-        "unconditional": real["train"][random_rows],
+        "floor": real,
+        "copy": real[alike],
+        "unconditional": real[random_rows],
     }
+    left_out = [] if space is not None else ["shape space"]
+    return Peers(completed, asked, groups, left_out)
+
+
+def evaluate(
+    generator: Generator,
+    anatomies: Anatomies,
+    config: Generation,
+    peers: Peers | None = None,
+) -> tuple[dict[str, Any], Shown]:
+    """Completion beside baselines, generation beside controls.
+
+    Args:
+        generator: the trained one.
+        anatomies: real people.
+        config: of the run.
+        peers: of :func:`peers_of`, where they are known.
+
+    Returns:
+        All scores, and what the report draws.
+    """
+    spacing, options = config.data.spacing, config.evaluation
+    train, test = anatomies.train.arrays, anatomies.test.arrays
+    peers = peers_of(anatomies, config) if peers is None else peers
+    asked = peers.asked
+    given = test["labels"][:, 0], test["conditions"]
+    completed = {**peers.completed, NAME: generator.complete(*given)}
+    drawn = generator.generate(asked, key=jax.random.key(options.seed))
+    groups = {NAME: features(drawn, spacing), **peers.features}
+    real = features(test["labels"], spacing)
     everyone = (
         np.concatenate([train["conditions"], test["conditions"]]),
-        np.concatenate([real["train"], real["test"]]),
+        np.concatenate([groups["floor"], real]),
     )
     ages, sweep = age_sweep(generator, train["conditions"], spacing, options)
     results = {
         "data": anatomies.name,
         "people": {"train": len(anatomies.train), "test": len(anatomies.test)},
-        "left_out": [] if space is not None else ["shape space"],
+        "left_out": peers.left_out,
         "conditions_filled": dict(anatomies.filled),
         "completion": completion_scores(completed, test["labels"], spacing),
         "ef_deviation": (
             EJECTION_DEVIATION if config.data.format == "phantom" else None
         ),
-        "generation": beside_controls(real["test"], groups, FEATURES),
+        "generation": beside_controls(real, groups, FEATURES),
         "adherence": adherence(everyone, (asked, groups[NAME])),
         "spread": spreads(everyone, (asked, groups[NAME])),
         "memorisation": memorisation(drawn, test["labels"], train["labels"]),
@@ -260,7 +296,7 @@ def evaluate(
     cycles = {"real": test["labels"][row]}
     cycles |= {f"completed: {name}": found[row] for name, found in completed.items()}
     cycles |= {"generated": drawn[row * options.draws]}
-    return results, Shown(cycles, {"real": real["test"], **groups}, ages, sweep)
+    return results, Shown(cycles, {"real": real, **groups}, ages, sweep)
 
 
 def _finite(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:

@@ -9,6 +9,7 @@ import pytest
 
 import medjax
 from experiments.cheart import PRESETS, TINY
+from experiments.compare import anatomy
 from medjax.data.boundary import DataError
 from medjax.heart.appearance import LABELS, heart_labels
 from medjax.heart.completion import mean_dice
@@ -62,6 +63,36 @@ def test_a_run_ends_with_scores_beside_controls_and_a_page(finished):
     # Few steps may draw hearts without a left ventricle, which have no sweep.
     assert "age sweep" in page or not any(kept["age_slope"].values())
     assert page.count("<img") >= 7 and "data:image/webp" in page and "://" not in page
+
+
+def test_a_comparison_tells_presets_over_seeds_and_peers_once(finished):
+    results, _ = finished
+    rows = [
+        {"system": name, "seed": seed, "results": results}
+        for seed in (0, 1)
+        for name in ("repo", "improved")
+    ]
+    summary = anatomy.summarise(rows)
+    for part, key in (("completion", "method"), ("generation", "group")):
+        peers = [row[key] for row in results[part] if row[key] != "CHeart"]
+        told = {row["method"]: row for row in summary[part]}
+        labels = [anatomy.ARMS[name][0] for name in ("repo", "improved")]
+        assert list(told) == labels + peers
+        assert told[labels[0]]["seeds"] == 2 and told[peers[0]]["seeds"] == 1
+    mine = next(r for r in results["completion"] if r["method"] == "CHeart")
+    first = summary["completion"][0]["dice"]
+    assert first["mean"] == pytest.approx(mine["dice"]) and first["sd"] == 0
+    text = anatomy.table({"summary": summary})
+    assert "| CHeart, as released |" in text and "| first frame repeated |" in text
+
+
+def test_presets_compared_differ_in_what_they_are_named_for():
+    arms = {name: arm.system for name, (_, arm) in anatomy.ARMS.items()}
+    assert len({(s.latent, s.width, s.shape) for s in arms.values()}) == 1
+    assert [s.temporal for s in arms.values()] == ["lstm"] * 3 + ["transformer"]
+    assert [s.norm for s in arms.values()] == ["frame", "batch", "group", "group"]
+    assert [s.learned_prior for s in arms.values()] == [False, False, True, True]
+    assert not anatomy.ARMS["repo"][1].standardise
 
 
 def test_a_run_opens_again_and_completes_and_generates(finished):

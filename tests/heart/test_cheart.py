@@ -14,8 +14,10 @@ from medjax.heart.cheart import (
     cheart_system,
     divergence_cost,
     reconstruction_loss,
+    use_of_latents,
 )
 from medjax.heart.cheart_network import _Lstm, _moved
+from medjax.nn.gaussian import Gaussian, divergence
 from medjax.train.system import System
 
 SMALL = {"shape": (16, 16, 16), "frames": 3, "latent": 6, "width": 2}
@@ -134,6 +136,19 @@ def test_the_cell_is_pytorchs():
     np.testing.assert_allclose(found[:, 1:], np.stack(wanted, 1), atol=1e-6)
 
 
+def test_a_collapsed_posterior_has_no_dimension_in_use():
+    prior = Gaussian(jnp.zeros((5, 4)), jnp.zeros((5, 4)))
+    told = use_of_latents(jnp.mean(divergence(prior, prior), axis=0))
+    assert float(told["active_units"]) == float(told["kl_sum"]) == 0
+    mean = jnp.tile(jnp.array([[2.0, 0.1, 0.0, -1.0]]), (5, 1))
+    posterior = Gaussian(mean, jnp.zeros((5, 4)))
+    told = use_of_latents(jnp.mean(divergence(posterior, prior), axis=0))
+    # 2, 0.005, 0 and 0.5 nats: half the squares.
+    assert float(told["kl_sum"]) == pytest.approx(2.505)
+    assert float(told["kl_mean"]) == pytest.approx(2.505 / 4)
+    assert float(told["active_units"]) == 2
+
+
 def test_cross_entropy_is_weighed_by_class_and_frame():
     config = CHeartConfig(frames=20, class_weight=2.0, systole_weight=2.0)
     rng = np.random.default_rng(0)
@@ -166,14 +181,16 @@ def test_free_bits_cost_nothing_and_warm_up_rises():
     each = jnp.array([0.01, 0.2, 1.0])
 
     def cost(step, **changes):
-        config = CHeartConfig(**({"beta": 1.0, "kl": "sum"} | changes))
+        few = {"shape": (1, 2, 5), "frames": 2, "beta": 1.0, "kl": "sum"}
+        config = CHeartConfig(**(few | changes))
         return float(divergence_cost(each, jnp.asarray(step), config))
 
-    assert cost(0) == pytest.approx(1.21)
+    # Of a sum, a share for each of 20 voxels.
+    assert cost(0) == pytest.approx(1.21 / 20)
     assert cost(0, kl="mean", beta=0.5) == pytest.approx(0.5 * 1.21 / 3)
-    assert cost(4, warmup=10) == pytest.approx(0.5 * 1.21)
-    assert cost(30, warmup=10) == pytest.approx(1.21)
-    assert cost(0, free_bits=0.5) == pytest.approx(2.0)
+    assert cost(4, warmup=10) == pytest.approx(0.5 * 1.21 / 20)
+    assert cost(30, warmup=10) == pytest.approx(1.21 / 20)
+    assert cost(0, free_bits=0.5) == pytest.approx(2.0 / 20)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,247 @@
+"""Does a generator of anatomy beat simple completion? CHeart's presets side by side.
+
+``python -m experiments.compare.anatomy`` trains CHeart as released, as published and
+improved (with an LSTM and with attention over time) with every seed, on the same people
+and with the same steps; the first frame repeated, the nearest person and a linear shape
+space stand beside them. Held-out cycles are completed from their first frame, and
+hearts are generated for the held-out people. A seed is that of the weights, of the
+noise and of the order of people; the people are the same throughout.
+
+What is known of phantoms: the ejection fraction does not follow from the shape of the
+left ventricle, but for the sex; who predicts it much better than its deviation of 4
+points reads it from the right ventricle, which ejects as much.
+
+Expected beforehand: the released code's KL, a mean over dimensions with weight 0.01,
+hardly ties the posterior to the prior, so hearts from its prior are worse than those
+that it completes; the linear space may win completion; and of distances to the real
+distribution alone, *copy* wins Wasserstein's.
+
+Every run has a folder of its own. The same command goes on where it was stopped, in the
+middle of a run too, and keeps the runs that are finished. ``--publish`` also writes
+``experiments/results/compare_anatomy.json`` and the tables of the pages beside it.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import tyro
+
+from experiments.bench.tables import markdown
+from experiments.cheart import TINY
+from experiments.compare.publishing import cell, conclude, finished, keep, spread
+from medjax.heart.cheart import CONFIGS
+from medjax.heart.data import Anatomies, AnatomyConfig, open_anatomies
+from medjax.heart.generation import (
+    NAME,
+    Generation,
+    GenerationConfig,
+    Peers,
+    evaluate,
+    peers_of,
+    train,
+)
+from medjax.heart.systems import Generator
+from medjax.train.ending import ends_in_words
+from medjax.train.launch import LaunchConfig, launch
+from medjax.train.lock import hold
+
+Arm = Literal["repo", "paper", "improved_lstm", "improved"]
+change = dataclasses.replace
+
+
+def _arm(name: str, **changes: Any) -> Generation:
+    """A preset of the published size, as small as ``tiny``."""
+    small = {"latent": TINY.system.latent, "width": TINY.system.width}
+    system = change(CONFIGS[name], **small, **changes)
+    improved = name == "improved"
+    return change(
+        TINY,
+        system=system,
+        standardise=name != "repo",
+        kl_warmup=TINY.kl_warmup if improved else 0.0,
+    )
+
+
+ARMS: Mapping[Arm, tuple[str, Generation]] = {
+    "repo": ("CHeart, as released", _arm("repo")),
+    "paper": ("CHeart, as published", _arm("paper")),
+    "improved_lstm": ("CHeart, improved, LSTM", _arm("improved", temporal="lstm")),
+    "improved": ("CHeart, improved, attention", _arm("improved")),
+}
+COMPLETION = {
+    "dice": ("Dice, later frames", 3),
+    "hd_mm": ("HD at ES, mm", 1),
+    "lv_mae_ml": ("LV volume, mL", 1),
+    "ef_mae": ("EF, points", 1),
+    "ef_rmse": ("EF RMSE", 1),
+}
+"""Scores of completed cycles: heads and decimals."""
+GENERATION = {
+    "js": ("JS", 3),
+    "wasserstein": ("Wasserstein, sd", 2),
+    "energy": ("energy", 2),
+}
+"""Distances of generated people to held-out ones, over twelve features."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Which systems, how many seeds, how much training."""
+
+    systems: tuple[Arm, ...] = tuple(ARMS)
+    """What to compare."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of each system per seed."""
+    steps: int = TINY.train.steps
+    """Updates of each run."""
+    data: AnatomyConfig = change(TINY.data, people=96, test_people=32)
+    """The people."""
+    evaluation: GenerationConfig = GenerationConfig()
+    """What is scored."""
+    workdir: Path = Path("runs/compare-anatomy")
+    """One folder per run in it; the same command goes on."""
+    publish: bool = False
+    """Write the committed results and the tables of their pages as well."""
+    launch: LaunchConfig = TINY.launch
+    """How this process starts."""
+
+
+def compare(config: Comparison) -> dict[str, Any]:
+    """Runs what is not finished yet; the first seed of everything comes first.
+
+    Args:
+      config: What to compare.
+
+    Returns:
+      ``budget``, ``runs`` (one row per system and seed), ``peers`` (scores of what is
+      not trained by steps) and ``summary`` (mean and deviation over seeds).
+    """
+    anatomies = open_anatomies(config.data)
+    common = change(TINY, data=config.data, evaluation=config.evaluation)
+    peers = peers_of(anatomies, common)
+    rows = [
+        _finished_run(name, seed, config, anatomies, peers)
+        for seed in config.seeds
+        for name in config.systems
+    ]
+    return {
+        "budget": {
+            "steps": config.steps,
+            "data": dataclasses.asdict(config.data) | {"root": str(config.data.root)},
+            "optimizer": dataclasses.asdict(TINY.optimizer),
+            "draws": config.evaluation.draws,
+            "jax": jax.__version__,
+            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        },
+        "runs": rows,
+        "summary": summarise(rows),
+    }
+
+
+def _finished_run(
+    name: Arm, seed: int, config: Comparison, anatomies: Anatomies, peers: Peers
+) -> dict[str, Any]:
+    """The row of one system and seed: from its folder if it is there, else trained.
+
+    Raises:
+      ValueError: The folder holds a run of another budget.
+    """
+    label, preset = ARMS[name]
+    folder = config.workdir / f"{name}-{seed}"
+    budget = [config.steps, repr(config.data), repr(config.evaluation)]
+    known = finished(folder, budget, "(steps, data, evaluation)")
+    if known is not None:
+        return known["row"]
+    asked = change(
+        preset,
+        about=f"{label}, seed {seed}",
+        data=change(config.data, seed=seed),
+        train=change(preset.train, steps=config.steps, seed=seed),
+        evaluation=config.evaluation,
+        workdir=folder,
+    )
+    began = time.monotonic()
+    generator = Generator(*train(asked, anatomies))
+    results, _ = evaluate(generator, anatomies, asked, peers)
+    row = {"system": name, "seed": seed, "results": results}
+    row["seconds"] = round(time.monotonic() - began)
+    keep(folder / "result.json", {"budget": budget, "row": row})
+    return row
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Mean and deviation over seeds of every system, and the peers' numbers.
+
+    Args:
+      rows: Of `compare`.
+
+    Returns:
+      ``completion`` and ``generation``: a row per method, systems first.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for part, key, scores in (
+        ("completion", "method", COMPLETION),
+        ("generation", "group", GENERATION),
+    ):
+        table = []
+        for system in dict.fromkeys(row["system"] for row in rows):
+            mine = [r["results"] for r in rows if r["system"] == system]
+            own = [_row(result[part], key, NAME) for result in mine]
+            told = {name: spread([float(r[name]) for r in own]) for name in scores}
+            entry: dict[str, Any] = {"method": ARMS[system][0], "seeds": len(own)}
+            if part == "generation":
+                told |= _how(mine)
+            table.append(entry | told)
+        for row in rows[0]["results"][part]:
+            if row[key] != NAME:
+                told = {name: spread([float(row[name])]) for name in scores}
+                table.append({"method": row[key], "seeds": 1, **told})
+        found[part] = table
+    return found
+
+
+def _row(rows: Sequence[Mapping[str, Any]], key: str, name: str) -> Mapping[str, Any]:
+    return next(row for row in rows if row[key] == name)
+
+
+def _how(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether generated people vary as real ones do, and whether they are copies."""
+    volume = [r["spread"]["LVEDV"] for r in results]
+    near = [r["memorisation"]["drawn"] - r["memorisation"]["unseen"] for r in results]
+    return {"spread": spread(volume), "copied": spread(near)}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The summary in Markdown: completion, then generation."""
+    shown = []
+    for part, scores in (("completion", COMPLETION), ("generation", GENERATION)):
+        heads = [part, *(head for head, _ in scores.values())]
+        extra = ("spread", "copied") if part == "generation" else ()
+        heads += ["spread of LVEDV", "Dice of copies"] if extra else []
+        lines = []
+        for entry in results["summary"][part]:
+            cells = [cell(entry[k], places=n) for k, (_, n) in scores.items()]
+            cells += [cell(entry[k], places=2) if k in entry else "" for k in extra]
+            lines.append([entry["method"], *cells])
+        shown.append(markdown(heads, lines))
+    return "\n\n".join(shown)
+
+
+@ends_in_words
+def main() -> None:
+    """Compares, prints the tables, keeps the numbers."""
+    config = tyro.cli(Comparison, description=__doc__)
+    launch(config.launch)
+    with hold(config.workdir):
+        results = compare(config)
+        name, shown = "compare_anatomy", table(results)
+        conclude(name, results, shown, config.workdir, publish=config.publish)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
