@@ -7,6 +7,8 @@
 ``unrolled`` training step of E2E-VarNet against PyTorch, and what of it is data
              consistency
 ``maps``     T1 and T2 fits against ``scipy.optimize.curve_fit``
+``heart``    slicing, nearest neighbours, sampling and messages on a heart's mesh, value
+             and gradient, against dense forms and PyTorch; their memory
 ``all``      every one of them
 ============ ========================================================================
 
@@ -20,6 +22,7 @@ number also goes to a JSON file.
 Files: `measure` (turns, tables, facts), `compare` (two steps beside each other),
 `compiled` and `torch_training` (a step of ours, of theirs); then one file per command,
 with `pair`, `parts`, `torch_pair`, `torch_step` behind ``step``, `torch_varnet`,
-`torch_unrolled` behind ``unrolled`` and `torch_input` behind ``input``. Whatever is
-named ``torch_*`` is imported only where PyTorch is asked for.
+`torch_unrolled` behind ``unrolled``, `torch_input` behind ``input`` and `torch_heart`
+behind ``heart``. Whatever is named ``torch_*`` is imported only where PyTorch is asked
+for.
 """

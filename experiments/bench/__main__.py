@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from experiments.bench import input, maps, step, unrolled
+from experiments.bench import heart, input, maps, step, unrolled
 from medjax.train.launch import LaunchConfig, cpu_devices, launch
 
 
@@ -38,6 +38,7 @@ class AllConfig:
             step.StepConfig(text_kind="cached", **steps),
             unrolled.UnrolledConfig(**steps),
             maps.MapsConfig(**common),
+            heart.HeartConfig(**both),
             input.InputConfig(**both),
         ]
 
@@ -47,12 +48,14 @@ RUNS = {
     input.InputConfig: input.run,
     unrolled.UnrolledConfig: unrolled.run,
     maps.MapsConfig: maps.run,
+    heart.HeartConfig: heart.run,
 }
 COMMANDS = {
     "step": step.StepConfig,
     "input": input.InputConfig,
     "unrolled": unrolled.UnrolledConfig,
     "maps": maps.MapsConfig,
+    "heart": heart.HeartConfig,
     "all": AllConfig,
 }
 

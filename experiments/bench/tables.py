@@ -97,3 +97,59 @@ def input(result: Result) -> str:
         rows.append([workers.split()[0], ours, theirs, _span(ratio, ".2f")])
     head = ["workers", "ours (grain)", "torch `DataLoader`", "ours is times faster"]
     return markdown(head, rows)
+
+
+def heart(result: Result) -> str:
+    """Parts of the heart's steps, ours and its peers; value and gradient of each."""
+    rows = []
+    for part, measured in result["parts"].items():
+        for name, one in measured["contestants"].items():
+            ratio = measured["ours_times_faster"].get(name)
+            median, low, high = (_short(v) for v in one["ms"])
+            size = one["temporary_bytes"]
+            about = NAMES.get(name, "PyTorch" if name == "torch" else name)
+            rows.append(
+                [
+                    part if name == "ours" else "",
+                    about + ", extrapolated" * one["extrapolated"],
+                    f"{median} ({low} to {high})",
+                    _short(ratio["median"]) if ratio else "",
+                    "" if size is None else f"{size / 2**20:.1f}",
+                    "" if one["scatters"] is None else str(one["scatters"]),
+                ]
+            )
+    head = ["", "", "ms", "ours is times faster", "temporary, MiB", "scatters"]
+    return markdown(head, rows)
+
+
+def _short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def fit(result: Result) -> str:
+    """A mesh beside the label maps that it was fitted to, a row per structure."""
+    ends = (result["diastole"], result["systole"])
+    rows = []
+    for name, both in result["volumes"].items():
+        curves = (both[f"{whose}_ml"] for whose in ("labels", "mesh"))
+        volumes = (", ".join(f"{curve[t]:.1f}" for t in ends) for curve in curves)
+        dice = (f"{result[key][name]:.3f}" for key in ("dice", "worst_dice"))
+        rows.append([name, *volumes, f"{both['mae_ml']:.2f}", *dice])
+    labels, mesh = (result["ef"][whose] for whose in ("labels", "mesh"))
+    fractions = [f"{labels:.1f} %", f"{mesh:.1f} %"]
+    apart = f"{abs(mesh - labels):.1f} points"
+    rows.append(["ejection fraction", *fractions, apart, "", ""])
+    head = ["", "labels, mL", "mesh, mL", "difference, mL", "Dice", "worst frame"]
+    return markdown(head, rows)
+
+
+def completion(result: Result) -> str:
+    """Completed cycles of a generator's run beside its baselines."""
+    shown = {"dice": 3, "dice_first": 3, "hd_mm": 1, "lv_mae_ml": 1, "ef_mae": 1}
+    rows = [
+        [row["method"], *(f"{row[key]:.{places}f}" for key, places in shown.items())]
+        for row in result["completion"]
+    ]
+    head = ["", "Dice, later frames", "Dice, first frame", "HD at ES, mm"]
+    return markdown([*head, "LV volume, mL", "EF error, points"], rows)

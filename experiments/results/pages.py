@@ -38,6 +38,7 @@ STEPS = tuple(f"cpu/bench-step{kind}.json" for kind in ("", "-frozen", "-compile
 ROUNDING = "compare_rounding.json"
 UNROLLED, MAPS = "cpu/bench-unrolled.json", "cpu/bench-maps.json"
 INPUT = "cpu/bench-input.json"
+FIT, CHEART = "cpu/heart-fit.json", "cpu/cheart-tiny.json"
 FRONT = "README.md"
 TABLES: Mapping[str, Table] = {
     "compare_pretraining": Table("results/vlp.md", (PRETRAINING,), pretraining.table),
@@ -49,6 +50,9 @@ TABLES: Mapping[str, Table] = {
     "bench_unrolled": Table("results/speed.md", (UNROLLED,), bench.unrolled),
     "bench_maps": Table("results/speed.md", (MAPS,), bench.maps),
     "bench_input": Table("results/speed.md", (INPUT,), bench.input),
+    "heart_fit": Table("results/heart.md", (FIT,), bench.fit),
+    "bench_heart": Table("results/heart.md", ("cpu/bench-heart.json",), bench.heart),
+    "cheart_tiny": Table("results/heart.md", (CHEART,), bench.completion),
     "front_vlp": Table(FRONT, (PRETRAINING,), front.vlp),
     "front_mri": Table(FRONT, (RECONSTRUCTION,), front.mri),
     "front_speed": Table(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.bench import __main__ as command
-from experiments.bench import compare, input, maps, measure, step, unrolled
+from experiments.bench import compare, heart, input, maps, measure, step, unrolled
 from experiments.bench.measure import Timing
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fastmri_varnet.npz"
@@ -200,6 +200,44 @@ def test_maps_agree_with_curve_fit(quick_compiler, tmp_path):
     for task in tasks.values():
         assert task["within_one_percent"] == task["ours_fits_no_worse"] == 1
         assert task["scipy_voxels"] == 10 and task["times_faster"] > 0
+
+
+def test_parts_of_the_heart_are_the_same_in_every_form(
+    torch, quick_compiler, tmp_path, capsys
+):
+    config = heart.HeartConfig(
+        size=(12, 8),
+        planes=2,
+        side=32,
+        segments=256,
+        pixels=1024,
+        points=(40, 60),
+        contour=(50, 9),
+        width=8,
+        channels=3,
+        turns=1,
+        out=tmp_path,
+    )
+    parts = heart.run(config)["parts"]
+    assert set(parts) == {
+        "one plane",
+        "planes",
+        "nearest 40 x 60",
+        "nearest 50 x 9",
+        "sampling",
+        "message",
+    }
+    for name, part in parts.items():
+        for other, found in part["contestants"].items():
+            # A winding number is 1 where coverage is a share: areas nearly agree.
+            allowed = 0.15 if (name, other) == ("planes", "torch") else 1e-4
+            assert max(found["differs_by"]) < allowed, (name, other)
+    message = parts["message"]["contestants"]
+    assert message["ours"]["scatters"] == 0 < message["sums over segments"]["scatters"]
+    plane = parts["one plane"]["contestants"]
+    dense = plane["every segment in every pixel"]
+    assert dense["temporary_bytes"] > 20 * plane["ours"]["temporary_bytes"]
+    assert "target 0.8x torch, sampling: " in capsys.readouterr().out
 
 
 def test_both_readers_read_the_same_fields(torch, tmp_path, capsys):
