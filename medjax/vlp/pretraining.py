@@ -310,7 +310,7 @@ def check_sections(corpus: Corpus, system: PretrainingSystem) -> None:
                 raise DataError(
                     f"data: no report of the {split} split has {field}, which this "
                     "system contrasts; name columns of findings and impression, or "
-                    "take a system that reads whole reports (convirt, mflag)"
+                    "take a system that reads whole reports (convirt, mgca)"
                 )
 
 

@@ -77,7 +77,9 @@ def aggregate(
     """
     slots = jnp.arange(words or hidden.shape[1], dtype=jnp.int32)
     member = segments[:, :, None] == slots[None, None]
-    # A product with zeros and ones is a sum, at the speed of matrix products; at an
+    # A product with zeros and ones is a sum in a fixed order, which the scatter of a
+    # segment_sum is not on a GPU. (On a CPU that takes a sixth of the time, 12 of 83 ms
+    # for the gradient of 48 reports of 97 tokens, in a step of seconds.) At an
     # accelerator's default precision fp32 vectors would be rounded on their way.
     summed = jnp.einsum(
         "bnt,bnd->btd",
