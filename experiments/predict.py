@@ -27,6 +27,7 @@ import tyro
 
 from medjax.data.ledger import Ledger, OnError
 from medjax.segmentation.images import find_images
+from medjax.segmentation.inference import tile_mesh
 from medjax.segmentation.pretrained import open_run
 from medjax.train.ending import ends_in_words
 
@@ -47,6 +48,8 @@ class Predict:
     """Between tiles, of the patch; default: the run's."""
     mirror: bool | None = None
     """Average over mirror images of each tile; default: the run's."""
+    devices: int | None = None
+    """Devices that tiles are split over; default: all accelerators, or one CPU."""
     on_error: OnError = "raise"
     """An image that cannot be read: list it and end with status 1, or list it alone."""
 
@@ -54,7 +57,7 @@ class Predict:
 def run(config: Predict) -> int:
     """Segments what the flags name; returns the status."""
     print(f"opening {config.run}", flush=True)
-    model = open_run(config.run)
+    model = open_run(config.run, mesh=tile_mesh(config.devices))
     found = find_images(config.images, len(model.record.preparation.channels))
     changes = {"step": config.step, "mirror": config.mirror}
     changes = {key: value for key, value in changes.items() if value is not None}

@@ -12,6 +12,9 @@
 ``all``      every one of them
 ============ ========================================================================
 
+and ``segmentation``: mixing, surfaces, tiles, ensembles and motion against torchio,
+MONAI, medpy and SciPy, as far as they are installed.
+
 How: ours and theirs take turns in one process (A B A B ...), so that a busy neighbour
 or a hot chip slows both; medians, their spread and the ratio *of each turn* are
 printed, and processor seconds beside those of the wall. Both sides start from one set

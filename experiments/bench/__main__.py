@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from experiments.bench import heart, input, maps, step, unrolled
+from experiments.bench import heart, input, maps, segmentation, step, unrolled
 from medjax.train.launch import LaunchConfig, cpu_devices, launch
 
 
@@ -39,6 +39,7 @@ class AllConfig:
             unrolled.UnrolledConfig(**steps),
             maps.MapsConfig(**common),
             heart.HeartConfig(**both),
+            segmentation.SegmentationBenchConfig(**common),
             input.InputConfig(**both),
         ]
 
@@ -49,6 +50,7 @@ RUNS = {
     unrolled.UnrolledConfig: unrolled.run,
     maps.MapsConfig: maps.run,
     heart.HeartConfig: heart.run,
+    segmentation.SegmentationBenchConfig: segmentation.run,
 }
 COMMANDS = {
     "step": step.StepConfig,
@@ -56,6 +58,7 @@ COMMANDS = {
     "unrolled": unrolled.UnrolledConfig,
     "maps": maps.MapsConfig,
     "heart": heart.HeartConfig,
+    "segmentation": segmentation.SegmentationBenchConfig,
     "all": AllConfig,
 }
 

@@ -11,6 +11,10 @@ patch and the extent of the other two axes, raised to a multiple of 32; the numb
 tiles is traced. Planes that no further row reaches leave the device at once, so memory
 goes with the patch's thickness, not with the volume's, and a whole-body scan is
 computed as a small one is. A network of two axes takes several slices at a time.
+
+On a mesh every device runs the network on tiles (or slices) of its own; what it says is
+gathered and added up in the order in which one device would have added it, so that the
+number of devices changes nothing.
 """
 
 import dataclasses
@@ -23,9 +27,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from medjax.nn.nnunet import Axes
+from medjax.train.mesh import BATCH_AXES, make_mesh
+from medjax.train.sharding import replicated
 from medjax.typing import Key, Variables
 
 Tile = Callable[[Variables, Array, Key], Mapping[str, Array]]
@@ -60,6 +67,25 @@ class WindowConfig:
                 f"window: step {self.step} and batch {self.batch}: expected a step in "
                 "(0, 1] and 1 at least"
             )
+
+
+def tile_mesh(devices: int | None = None) -> Mesh | None:
+    """Devices of this process that tiles are split over; None for a single one.
+
+    Args:
+        devices: How many; None: all accelerators, or one CPU.
+
+    Raises:
+        ValueError: For more than there are, or none.
+    """
+    here = jax.local_devices()
+    if devices is None:
+        devices = 1 if here[0].platform == "cpu" else len(here)
+    if not 1 <= devices <= len(here):
+        raise ValueError(
+            f"devices: {devices}, expected 1 to the {len(here)} of this process"
+        )
+    return make_mesh(devices=here[:devices]) if devices > 1 else None
 
 
 def starts(
@@ -99,6 +125,7 @@ def sliding_window(
     patch: Axes,
     config: WindowConfig,
     key: Key | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, Float[np.ndarray, "z y x _q"]]:
     """Everything that the tile function says, of every voxel.
 
@@ -109,8 +136,10 @@ def sliding_window(
         patch: Of the network: two or three axes, the last ones of the volume.
         config: Tiles.
         key: For tile functions that draw; tiles and rows of them get parts of it.
+        mesh: Devices that tiles are split over, along the axes of a batch; None: one.
     """
-    slabs = list(planes(tile, variables, volume, patch=patch, config=config, key=key))
+    options: dict[str, Any] = {"patch": patch, "config": config, "key": key}
+    slabs = list(planes(tile, variables, volume, mesh=mesh, **options))
     return {name: np.concatenate([slab[name] for slab in slabs]) for name in slabs[0]}
 
 
@@ -122,6 +151,7 @@ def planes(
     patch: Axes,
     config: WindowConfig,
     key: Key | None = None,
+    mesh: Mesh | None = None,
 ) -> Iterator[dict[str, Float[np.ndarray, "z y x _q"]]]:
     """:func:`sliding_window` piece by piece along the first axis, as it gets finished.
 
@@ -144,9 +174,15 @@ def planes(
         len(starts(n, k, step=config.step, placement=config.placement))
         for n, k in zip(bucket, full[1:], strict=True)
     ]
-    held = np.zeros((math.prod(room) + config.batch, 2), np.int32)
+    devices = 1
+    if mesh is not None:
+        devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    held = np.zeros((math.prod(room) + config.batch * devices, 2), np.int32)
     held[: len(corners)] = corners
-    run = functools.partial(_row, tile, patch=tuple(patch), config=config)
+    mesh = mesh if devices > 1 else None
+    if mesh is not None:  # no copy where they are there already
+        variables = jax.device_put(variables, replicated(mesh))
+    run = functools.partial(_row, tile, patch=tuple(patch), config=config, mesh=mesh)
     inside = tuple(slice(b, b + n) for b, n in zip(before[1:], plane, strict=True))
 
     def block(first: int, thick: int) -> np.ndarray:
@@ -157,12 +193,15 @@ def planes(
         return out
 
     if len(patch) == 2:
-        for number, first in enumerate(range(0, depth, config.batch)):
-            row = jax.random.fold_in(key, 0 if config.shared_key else number)
-            sums, weight = run(
-                variables, block(first, config.batch), held, len(corners), row
-            )
-            here = slice(0, min(config.batch, depth - first))
+        thick = config.batch * devices
+        for number, first in enumerate(range(0, depth, thick)):
+            # One key for as many slices as a device takes.
+            parts = [
+                0 if config.shared_key else number * devices + i for i in range(devices)
+            ]
+            keys = jnp.stack([jax.random.fold_in(key, part) for part in parts])
+            sums, weight = run(variables, block(first, thick), held, len(corners), keys)
+            here = slice(0, min(thick, depth - first))
             yield _divided(sums, weight, here, inside)
         return
 
@@ -170,8 +209,9 @@ def planes(
     sums, weights = {}, np.zeros(0)
     for number, first in enumerate(rows):
         row = jax.random.fold_in(key, 0 if config.shared_key else number)
+        keys = jnp.stack([row] * devices)
         new, weight = run(
-            variables, block(first - before[0], thick), held, len(corners), row
+            variables, block(first - before[0], thick), held, len(corners), keys
         )
         new = {name: np.array(value) for name, value in new.items()}
         weight = np.array(weight)
@@ -199,24 +239,25 @@ def _divided(
     return {name: np.asarray(value)[at] / total for name, value in sums.items()}
 
 
-@functools.partial(jax.jit, static_argnames=("tile", "patch", "config"))
+@functools.partial(jax.jit, static_argnames=("tile", "patch", "config", "mesh"))
 def _row(
     tile: Tile,
     variables: Variables,
     block: Float[Array, "z y x c"],
     corners: Array,
     count: Any,
-    key: Key,
+    keys: Key,
     *,
     patch: Axes,
     config: WindowConfig,
+    mesh: Mesh | None,
 ) -> tuple[dict[str, Array], Array]:
     """Weighted sums over the tiles of one row, and the sum of weights."""
     flat = len(patch) == 2
     size, channels = patch[-2:], block.shape[-1]
-    thick = block.shape[0]
+    thick, devices = block.shape[0], len(keys)
     # Slices are a batch to a network of two axes; one corner is one call.
-    at_once = 1 if flat else config.batch
+    at_once = 1 if flat else config.batch * devices
     weight = jnp.asarray(importance(patch, gaussian=config.gaussian))
     weight = jnp.broadcast_to(weight, (thick, *size))[..., None]
     whole = functools.partial(_mirrored, tile) if config.mirror else tile
@@ -225,13 +266,37 @@ def _row(
         start = (0, corner[0], corner[1], 0)
         return jax.lax.dynamic_slice(block, start, (thick, *size, channels))
 
+    def on_device(
+        variables: Variables, tiles: Array, keys: Key, parts: Array
+    ) -> dict[str, Array]:
+        """Of the tiles, or slices, that one device has."""
+        found = whole(variables, tiles, jax.random.fold_in(keys[0], parts[0]))
+        if mesh is None:
+            return dict(found)
+        gather = functools.partial(jax.lax.all_gather, axis_name=BATCH_AXES, tiled=True)
+        return jax.tree.map(gather, dict(found))
+
+    network = on_device
+    if mesh is not None:
+        whole_, split = PartitionSpec(), PartitionSpec(BATCH_AXES)
+        network = jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(whole_, split, split, split),
+            out_specs=whole_,
+            check_vma=False,
+        )
+
     def said(number: Any) -> tuple[Array, dict[str, Array]]:
         first = number * at_once
         here = jax.lax.dynamic_slice(corners, (first, 0), (at_once, 2))
         tiles = jax.vmap(cut)(here)
-        part = jnp.int32(0) if config.shared_key else number
         tiles = tiles[0] if flat else tiles
-        found = whole(variables, tiles, jax.random.fold_in(key, part))
+        # Numbered as on one device: corners of slices, or groups of tiles.
+        parts = jnp.arange(devices, dtype=jnp.int32) * (0 if flat else 1)
+        parts = parts + number * (1 if flat else devices)
+        parts = parts * (0 if config.shared_key else 1)
+        found = network(variables, tiles, keys, parts)
         return here, {k: v[None] if flat else v for k, v in found.items()}
 
     shapes = jax.eval_shape(said, jnp.int32(0))[1]
@@ -246,17 +311,19 @@ def _row(
         return jax.lax.dynamic_update_slice(into, old + values, start)
 
     def body(number: Any, state: Any) -> Any:
-        sums, total = state
         here, found = said(number)
-        for i in range(at_once):
-            real = number * at_once + i < count
-            counts = jnp.where(real, weight, 0.0)
+
+        def one(i: Any, state: Any) -> Any:
+            # A loop of its own: it rounds alike however many tiles come at once.
+            sums, total = state
+            counts = jnp.where(number * at_once + i < count, weight, 0.0)
             sums = {
                 name: add(into, counts * found[name][i], here[i])
                 for name, into in sums.items()
             }
-            total = add(total, counts, here[i])
-        return sums, total
+            return sums, add(total, counts, here[i])
+
+        return jax.lax.fori_loop(0, at_once, one, state)
 
     total = jnp.zeros((*block.shape[:3], 1))
     rounds = (count + at_once - 1) // at_once

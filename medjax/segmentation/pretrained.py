@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger
@@ -76,12 +77,14 @@ class Segmenter:
         step: Updates behind the weights.
         system: Its pure functions.
         variables: The weights.
+        mesh: Devices that tiles are split over; None: one. The answer is the same.
     """
 
     record: SegmentationRecord
     step: int
     system: SegmentationSystem
     variables: Variables
+    mesh: Mesh | None = None
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -287,6 +290,7 @@ class Segmenter:
             patch=self.record.system.patch,
             config=dataclasses.replace(config, shared_key=shared),
             key=jax.random.key(seed),
+            mesh=self.mesh,
         )
 
     def _finished(self, averages: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -331,12 +335,15 @@ class Segmenter:
         return [*paths, path]
 
 
-def open_run(folder: str | Path, *, step: int | None = None) -> Segmenter:
+def open_run(
+    folder: str | Path, *, step: int | None = None, mesh: Mesh | None = None
+) -> Segmenter:
     """Opens the folder of a trained segmentation.
 
     Args:
         folder: Of the run.
         step: Which checkpoint; default the newest.
+        mesh: Devices that tiles are split over; None: one.
 
     Raises:
         FileNotFoundError: Where the folder is not a run's.
@@ -350,4 +357,4 @@ def open_run(folder: str | Path, *, step: int | None = None) -> Segmenter:
         raise ValueError(f"{folder} has no checkpoint yet: train it first")
     step = steps[-1] if step is None else step
     variables = load_variables(folder, step=step)
-    return Segmenter(record, step, record.build(), variables)
+    return Segmenter(record, step, record.build(), variables, mesh)

@@ -76,24 +76,65 @@ class Patches:
             row: With ``index``, its number in the epoch.
             generator: Of this row and epoch.
         """
+        return self.taken(*self.placed(row, generator))
+
+    def placed(
+        self, row: Mapping[str, Any], generator: np.random.Generator
+    ) -> tuple[int, Mapping[str, Any], tuple[int, ...]]:
+        """Where a patch is cut.
+
+        Args:
+            row: With ``index``, its number in the epoch.
+            generator: Of this row and epoch.
+
+        Returns:
+            Number of the case, the case, and the first voxel of the source.
+        """
         config = self.config
-        case = self.cases[int(generator.integers(len(self.cases)))]
-        flat = len(config.patch) == 2
-        patch = (1, *config.patch) if flat else config.patch
-        source = (1, *config.source) if flat else config.source
-        shape = case["label"].shape
+        number = int(generator.integers(len(self.cases)))
+        case = self.cases[number]
+        patch = (1, *config.patch) if self.flat else config.patch
         around = None
         if config.forced(int(row["index"]) % config.batch_size):
             around = foreground_voxel(case["voxels"], case["classes"], generator)
-        corner = place(shape, patch, source, generator, around=around)
-        image = window(case["image"], corner, source)
-        label = window(case["label"], corner, source)
-        if flat:
-            image, label = image[0], label[0]
+        corner = place(
+            case["label"].shape, patch, self.extent, generator, around=around
+        )
+        return number, case, corner
+
+    def taken(
+        self, number: int, case: Mapping[str, Any], corner: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """``image`` and ``label`` of a source.
+
+        Args:
+            number: Of the case.
+            case: Itself.
+            corner: First voxel, negative before the volume.
+        """
+        image, label = (self.window(case[name], corner) for name in ("image", "label"))
         return {
             "image": np.ascontiguousarray(image, np.float32),
             "label": np.ascontiguousarray(label, np.int16),
         }
+
+    def window(
+        self, array: Shaped[np.ndarray, "..."], corner: tuple[int, ...]
+    ) -> Shaped[np.ndarray, "..."]:
+        """A source cut out of an array of a case; of slices without their axis."""
+        found = window(array, corner, self.extent)
+        return found[0] if self.flat else found
+
+    @property
+    def flat(self) -> bool:
+        """Whether patches are of slices."""
+        return len(self.config.patch) == 2
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Of a source, along the three axes of a case."""
+        source = self.config.source
+        return (1, *source) if self.flat else source
 
 
 def foreground_voxels(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 
@@ -11,7 +12,11 @@ from medjax.report.page import Card, Report
 from medjax.report.picture import HEAT, coloured, enlarged, grey, outlined, overlay
 from medjax.report.run import save_evaluation, training_section
 from medjax.segmentation.evaluate import Shown
+from medjax.segmentation.lesionmix.augmentation import Mixer
+from medjax.segmentation.sampling import Patches
+from medjax.segmentation.system import SegmentationConfig, augmented
 from medjax.train.log import read_metrics
+from medjax.typing import Batch, Key
 
 TABLE = {
     "structure": "structure",
@@ -114,6 +119,44 @@ def cards(case: Shown) -> list[Card]:
         most = f"entropy, at most {float(entropy.max()):.2f} nats"
         pictures.append(Card(enlarged(heat), most))
     return pictures
+
+
+def before_and_after(
+    settings: SegmentationConfig,
+    batch_size: int,
+    patches: Patches,
+    mixer: Mixer | None,
+    *,
+    count: int = 4,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pictures of sources and of the patches that training makes of them.
+
+    Args:
+        settings: Of the system.
+        batch_size: Of training.
+        patches: The sources.
+        mixer: What mixes them first, if anything does.
+        count: How many.
+    """
+    rows = [
+        patches.cut({"index": batch_size - 1}, np.random.default_rng(i))
+        for i in range(count)
+    ]
+    batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+    def made(batch: Batch, key: Key) -> Any:
+        if mixer is not None:
+            batch = mixer.mixed(batch, mixer.collection, key)
+        return augmented(batch, key, settings)
+
+    images, labels = jax.jit(made)(batch, jax.random.key(0))
+    return [
+        (
+            patch_picture(row["image"], row["label"]),
+            patch_picture(np.asarray(image), np.asarray(label)),
+        )
+        for row, image, label in zip(rows, images, labels, strict=True)
+    ]
 
 
 def patch_picture(

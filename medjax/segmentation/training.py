@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
-import numpy as np
 
 from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger, OnError
@@ -16,6 +15,12 @@ from medjax.segmentation.datasets.embedded import ambiguous_phantoms, lesion_pha
 from medjax.segmentation.evaluate import ScoringConfig, evaluate
 from medjax.segmentation.fingerprint import PlanConfig, chosen, shape_of
 from medjax.segmentation.inference import WindowConfig
+from medjax.segmentation.lesionmix.augmentation import (
+    COLLECTION,
+    Mixer,
+    MixingConfig,
+    make_mixing,
+)
 from medjax.segmentation.losses import LossConfig
 from medjax.segmentation.phantoms.ambiguous import AmbiguousConfig
 from medjax.segmentation.phantoms.lesions import LOADS, LesionConfig
@@ -27,11 +32,10 @@ from medjax.segmentation.prepared import (
 )
 from medjax.segmentation.pretrained import Segmenter
 from medjax.segmentation.sampling import PatchConfig, Patches
-from medjax.segmentation.show import patch_picture, show
+from medjax.segmentation.show import before_and_after, show
 from medjax.segmentation.system import (
     SegmentationConfig,
     SegmentationSystem,
-    augmented,
 )
 from medjax.segmentation.systems import SegmentationRecord
 from medjax.train.agree import on_first
@@ -112,6 +116,9 @@ class SegmentationTraining(Experiment):
     """Terms of the loss."""
     augment: AugmentConfig = AugmentConfig()
     """What happens to patches."""
+    mixing: MixingConfig = MixingConfig()
+    """Of sets with one kind of lesion: whether lesions are put in or taken away before
+    that, and how."""
     blend: Literal["probability", "logits"] = "logits"
     """What overlapping tiles and mirror images are averaged in."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -143,9 +150,10 @@ def run(config: Segmentation) -> dict[str, Any]:
     """
     ledger = Ledger(config.data.on_error)
     found, held_out = opened(config, ledger)
-    model = fitted(config, found)
+    settings = described(config, found)
+    sources = sources_of(config, settings, found)
+    model = fitted(config, found, settings, sources)
     results, shown = evaluate(model, found.data, held_out, config.evaluation, ledger)
-    settings = model.record.system
     network = shape_of(settings.network)
     results = {"network": network, "step": model.step, **results}
 
@@ -154,7 +162,7 @@ def run(config: Segmentation) -> dict[str, Any]:
             config.workdir,
             results,
             shown,
-            before_and_after(settings, found, config),
+            before_and_after(settings, found.plan.batch_size, *sources),
             title=config.about,
             subtitle=f"{found.data.name}; {network}, {model.step} updates",
         )
@@ -191,6 +199,7 @@ def fitted(
     config: SegmentationTraining,
     found: SegmentationData,
     settings: SegmentationConfig | None = None,
+    sources: "Sources | None" = None,
 ) -> Segmenter:
     """Trains, or goes on training, and keeps what it takes to open the run again.
 
@@ -198,6 +207,7 @@ def fitted(
         config: The run.
         found: What on.
         settings: Of the system; None: those of the plain network.
+        sources: Of patches, if they are there already.
     """
     settings = described(config, found) if settings is None else settings
     record = SegmentationRecord(
@@ -207,7 +217,8 @@ def fitted(
     able = ("predict",) if system.sample is None else ("predict", "samples")
     record = dataclasses.replace(record, can=able)
     on_first(lambda: record.save(config.workdir), what="record of the system")
-    variables, step = train(config, system, settings, found)
+    sources = sources or sources_of(config, settings, found)
+    variables, step = train(config, system, found, sources)
     return Segmenter(record, step, system, variables)
 
 
@@ -301,41 +312,54 @@ def described(
     )
 
 
-def patches_of(
+Sources = tuple[Patches, Mixer | None]
+"""The patches that a run trains on, and what mixes them."""
+
+
+def sources_of(
     config: SegmentationTraining, settings: SegmentationConfig, found: SegmentationData
-) -> Patches:
-    """The patches that a run trains on."""
-    return Patches(
-        found.train,
-        PatchConfig(
-            patch=settings.patch,
-            source=source_extent(settings.augment, settings.patch),
-            batch_size=found.plan.batch_size,
-            foreground=config.data.foreground,
-        ),
+) -> Sources:
+    """The patches that a run trains on; with mixing, a bank of the training cases."""
+    patches = PatchConfig(
+        patch=settings.patch,
+        source=source_extent(settings.augment, settings.patch),
+        batch_size=found.plan.batch_size,
+        foreground=config.data.foreground,
+    )
+    if config.mixing.method == "none":
+        return Patches(found.train, patches), None
+    axes = found.preparation.order[3 - len(settings.patch) :]
+    spacing = tuple(float(found.preparation.spacing[i] or 1.0) for i in axes)
+    held_out = [case.id for case in found.data.cases if case.split != "train"]
+    return make_mixing(
+        config.mixing, found.train, patches, spacing, settings.labels, held_out=held_out
     )
 
 
 def train(
     config: SegmentationTraining,
     system: SegmentationSystem,
-    settings: SegmentationConfig,
     found: SegmentationData,
+    sources: Sources,
 ) -> tuple[Variables, int]:
     """Trains, or goes on training, in the run's folder.
 
     Args:
       config: The run.
       system: What is trained.
-      settings: Of the system.
       found: What on.
+      sources: Its patches.
 
     Returns:
       Its variables (averaged, if asked for) on this process's first device, and the
       number of updates behind them.
     """
     mesh = make_mesh(config.mesh)
-    patches, size = patches_of(config, settings, found), found.plan.batch_size
+    (patches, mixer), size = sources, found.plan.batch_size
+    written = [rule for _, rule in system.rules if not callable(rule)]
+    if mixer is not None and written:
+        raise ValueError("mixing: not for systems whose parameters are split by rules")
+    trained = system if mixer is None else mixer.system(system)
     stream = build_pipeline(
         patches,
         # Patches are drawn with replacement already.
@@ -350,36 +374,13 @@ def train(
         process_count=jax.process_count(),
     )
     state = config.fit(
-        system,
+        trained,
         stream,
         rows=len(patches),
         batch_size=size,
         mesh=mesh,
         rules=system.rules,
     )
-    variables = jax.device_put(on_host(state.averaged_variables, mesh))
-    return variables, int(state.step)
-
-
-def before_and_after(
-    settings: SegmentationConfig,
-    found: SegmentationData,
-    config: SegmentationTraining,
-    count: int = 4,
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pictures of sources and of the patches that augmentation makes of them."""
-    patches, size = patches_of(config, settings, found), found.plan.batch_size
-    rows = [
-        patches.cut({"index": size - 1}, np.random.default_rng(i)) for i in range(count)
-    ]
-    batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    images, labels = jax.jit(lambda b, k: augmented(b, k, settings))(
-        batch, jax.random.key(0)
-    )
-    return [
-        (
-            patch_picture(row["image"], row["label"]),
-            patch_picture(np.asarray(image), np.asarray(label)),
-        )
-        for row, image, label in zip(rows, images, labels, strict=True)
-    ]
+    variables = on_host(state.averaged_variables, mesh)
+    variables.pop(COLLECTION, None)  # the bank has done its work
+    return jax.device_put(variables), int(state.step)

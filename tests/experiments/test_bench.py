@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from experiments.bench import __main__ as command
-from experiments.bench import compare, heart, input, maps, measure, step, unrolled
+from experiments.bench import (
+    compare,
+    heart,
+    input,
+    maps,
+    measure,
+    segmentation,
+    step,
+    unrolled,
+)
 from experiments.bench.measure import Timing
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fastmri_varnet.npz"
@@ -254,3 +263,31 @@ def test_both_readers_read_the_same_fields(torch, tmp_path, capsys):
     result = input.run(dataclasses.replace(config, data=folder))
     assert result["pairs_per_s"].keys() == {"ours, 0 workers", "torch, 0 workers"}
     assert "target: 2000 pairs/s on 16 cores" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_segmentation_beside_its_peers(tmp_path, quick_compiler, capsys):
+    config = segmentation.SegmentationBenchConfig(
+        tasks=("lesions", "surfaces", "tiles", "motion"),
+        lesions=2,
+        box=16,
+        surface=24,
+        volume=32,
+        patch=16,
+        frame=24,
+        turns=2,
+        out=tmp_path,
+    )
+    result = segmentation.run(config)
+    assert set(result["tasks"]) == set(config.tasks)
+    for name in ("lesions", "motion"):
+        ratio = result["tasks"][name]["ours_times_faster"]["SciPy"]
+        assert 0 < ratio["low"] <= ratio["high"]
+    for name in ("surfaces", "tiles"):
+        gaps = result["tasks"][name]["differences"]
+        assert all(gap < 1e-5 for gap in gaps.values())
+    written = (tmp_path / "segmentation.json").read_text()
+    assert json.loads(written) == json.loads(json.dumps(result))
+    told = capsys.readouterr().out
+    assert all(name in told for name in result["absent"])

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from experiments.compare import pretraining
 from experiments.compare.publishing import (
     cell,
     difference,
+    differences,
     finished,
     interval,
     keep,
@@ -71,9 +71,9 @@ def test_a_difference_is_paired_and_has_students_interval():
         {"system": s, "seed": seed, "a": a}
         for s, seed, a in [("random", 0, 0.1), ("random", 1, 0.2), ("imitate", 1, 0.9)]
     ]
-    assert not pretraining.differences(rows)  # one common seed tells nothing
+    assert not differences(rows, "random")  # one common seed tells nothing
     rows.append({"system": "imitate", "seed": 0, "a": 0.4})
-    (entry,) = pretraining.differences(rows)
+    (entry,) = differences(rows, "random")
     assert entry["a"]["mean"] == pytest.approx(0.5)
 
 

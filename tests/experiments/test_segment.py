@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 import medjax
 from experiments import predict
@@ -13,12 +14,18 @@ from experiments.prepare import segmentation as prepare_segmentation
 from experiments.segment import PRESETS
 from medjax.data import nifti
 from medjax.data.boundary import DataError
+from medjax.data.ledger import Ledger
 from medjax.segmentation.datasets.embedded import lesion_phantoms
 from medjax.segmentation.evaluate import ScoringConfig, case_scores
 from medjax.segmentation.fingerprint import PlanConfig
 from medjax.segmentation.images import find_images
+from medjax.segmentation.lesionmix.augmentation import MixingConfig
+from medjax.segmentation.lesionmix.inpaint import InpaintConfig
+from medjax.segmentation.lesionmix.mix import LesionMixConfig
+from medjax.segmentation.lesionmix.populate import PopulateConfig
 from medjax.segmentation.phantoms.lesions import LesionConfig
-from medjax.segmentation.training import run
+from medjax.segmentation.system import segmentation_system
+from medjax.segmentation.training import described, opened, run, sources_of, train
 from medjax.train.log import read_metrics
 from medjax.train.optimizer import OptimizerConfig
 
@@ -195,6 +202,25 @@ def test_a_raw_set_is_prepared_and_trained_on(tmp_path, capsys):
         run(solid)
     results = run(config)
     assert results["scores"][0]["n"] == 1
+
+
+def test_lesions_are_mixed_while_training_and_the_run_is_used_as_any(folder):
+    few = LesionMixConfig(PopulateConfig(slots=2), InpaintConfig(sweeps=2))
+    mixing = MixingConfig(method="lesionmix", p=1.0, lesionmix=few)
+    config = dataclasses.replace(small(folder / "mixed", steps=1), mixing=mixing)
+    results = run(config)
+    assert results["scores"][0]["n"] == 2
+    model = medjax.load(folder / "mixed")
+    image, label = drawn(1)[0]
+    volume = nifti.Volume(image[..., None], np.eye(4), (1.0, 1.0, 1.0))
+    assert model.segment([volume], id="a").labels.data.shape == (*label.shape, 1)
+    with pytest.raises(ValueError, match="split by rules"):
+        found, _ = opened(config, Ledger())
+        plain = described(config, found)
+        split = dataclasses.replace(
+            segmentation_system(plain), rules=((".*", PartitionSpec("model")),)
+        )
+        train(config, split, found, sources_of(config, plain, found))
 
 
 def test_misses_and_false_finds_are_told_apart():

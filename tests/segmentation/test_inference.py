@@ -1,6 +1,7 @@
 """Tiles: against MONAI's, a brute force, and laws."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,9 @@ from medjax.segmentation.inference import (
     planes,
     sliding_window,
     starts,
+    tile_mesh,
 )
+from medjax.train.mesh import MeshConfig, make_mesh
 
 RNG = np.random.default_rng(0)
 MONAI = WindowConfig(placement="clamped", batch=3)
@@ -167,6 +170,35 @@ def test_one_key_for_all_tiles_or_one_for_each():
         draw, {}, image, patch=SOLID, config=config, key=jax.random.key(1)
     )
     assert abs(other["drawn"].mean() - shared["drawn"].mean()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["flat", "solid"])
+@pytest.mark.parametrize("config", [MONAI, dataclasses.replace(MONAI, shared_key=True)])
+def test_eight_devices_say_what_one_says(name, config):
+    """To the last bit, draws included: what is added up has one order."""
+    patch, shape = VOLUMES[name]
+    image = volume(shape)
+
+    def tile(variables, patches, key):
+        noise = jax.random.normal(key, patches.shape)
+        return {**TILES[patch](variables, patches, key), "drawn": noise}
+
+    run = functools.partial(
+        sliding_window, tile, GAIN, image, patch=patch, config=config
+    )
+    alone = run()
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    together = run(mesh=mesh)
+    for said, expected in alone.items():
+        np.testing.assert_array_equal(together[said], expected)
+    assert alone["drawn"].std() > 0.1
+
+
+def test_a_mesh_is_of_as_many_devices_as_asked():
+    assert tile_mesh() is None and tile_mesh(1) is None  # this is a CPU
+    assert tile_mesh(4).size == 4
+    with pytest.raises(ValueError, match="devices: 9, expected 1 to the 8"):
+        tile_mesh(9)
 
 
 def test_starts_cover_all_and_end_at_the_end():

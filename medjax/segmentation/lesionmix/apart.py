@@ -6,6 +6,7 @@ some at a time, whatever the batch; and on a mesh every device loops over the ro
 it holds. What a row becomes then follows from the row alone.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,10 @@ def rows_apart(
 
 def _zero(rows: Any) -> jax.Array:
     """0, which no compiler knows: a loop of one known turn is no loop to it, and what
-    was its body is then compiled together with what is around, and rounds otherwise."""
-    number = jax.tree.leaves(rows)[0].reshape(-1)[0].astype(jnp.float32)
+    was its body is then compiled together with what is around, and rounds otherwise.
+
+    Of all arrays: a compiler knows some of them, such as the numbers of the rows.
+    """
+    numbers = [x.reshape(-1)[0].astype(jnp.float32) for x in jax.tree.leaves(rows)]
+    number = functools.reduce(jnp.add, numbers)
     return (jnp.isnan(number) & jnp.isinf(number)).astype(jnp.int32)

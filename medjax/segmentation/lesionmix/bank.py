@@ -128,32 +128,41 @@ def make_bank(
     *,
     boxes: Sequence[int] = BOXES,
     min_mm3: float = MIN_MM3,
+    one_grid: bool = True,
+    most: int | None = None,
 ) -> LesionBank:
     """Cuts all lesions out.
 
     Args:
-        cases: of the training set, on one grid; those without an image give loads and
-            places alone.
+        cases: of the training set; those without an image give loads and places alone.
         boxes: voxels along each axis of the boxes, rising.
         min_mm3: smaller lesions are left out.
+        one_grid: all cases lie on one, so that places are learnt by voxel; else the
+            bank knows none, and :attr:`Donors.places` is for whoever uses it to fill.
+        most: lesions kept, spread evenly over all; None: all of them.
 
     Raises:
-        DataError: if cases differ in shape or spacing, a name comes twice, or there is
-            not one lesion that fits.
+        DataError: if cases differ in spacing (or, on one grid, in shape), a name comes
+            twice, or there is not one lesion that fits.
     """
-    _check(cases)
+    _check(cases, one_grid=one_grid)
     spacing, shape = cases[0].spacing, cases[0].lesion.shape
     voxel = float(np.prod(spacing))
     found: dict[int, list[tuple[np.ndarray, np.ndarray, float, float]]] = {}
     dropped = {f"below {min_mm3:g} mm^3": 0, "larger than the largest box": 0}
     small, large = dropped
     organs = np.zeros(shape, bool)
+    masks, loads, names = [], [], []
     for case in cases:
+        loads.append(case.lesion.sum() * voxel)
+        names.append(case.name)
+        organ = case.lesion if case.image is None else case.organ
+        organ = brain_of(case.image) if organ is None else organ
+        if one_grid:
+            masks.append(case.lesion)
+            organs |= organ
         if case.image is None:
-            organs |= case.lesion
             continue
-        organ = brain_of(case.image) if case.organ is None else case.organ
-        organs |= organ
         inside = case.image[organ]
         spread = float(inside.std())
         if not spread > 0:
@@ -183,8 +192,14 @@ def make_bank(
             f"bank: no lesion in {len(cases)} cases that could be cut out ({dropped})"
         )
     crops = []
+    total = sum(map(len, found.values()))
     for box in sorted(found, reverse=True):
-        image, mask, volume, ring = (np.stack(x) for x in zip(*found[box], strict=True))
+        of_box = found[box]
+        if most is not None and total > most:
+            kept = max(len(of_box) * most // total, 1)
+            chosen = np.linspace(0, len(of_box) - 1, kept).round().astype(int)
+            of_box = [of_box[i] for i in chosen]
+        image, mask, volume, ring = (np.stack(x) for x in zip(*of_box, strict=True))
         crops.append(
             Crops(
                 jnp.asarray(image, jnp.float32),
@@ -193,7 +208,9 @@ def make_bank(
                 jnp.asarray(ring, jnp.float32),
             )
         )
-    prior = lesion_prior([case.lesion for case in cases], spacing) * organs
+    prior = np.ones((1,) * len(spacing), np.float32)
+    if one_grid:
+        prior = lesion_prior(masks, spacing) * organs
     smallest = min(float(c.volume.min()) for c in crops)
     return LesionBank(
         Donors(
@@ -201,8 +218,8 @@ def make_bank(
             marginals(jnp.asarray(prior)),
             jnp.asarray(smallest, jnp.float32),
         ),
-        np.array([case.lesion.sum() * voxel for case in cases]),
-        tuple(case.name for case in cases),
+        np.array(loads),
+        tuple(names),
         spacing,
         dropped,
     )
@@ -219,7 +236,7 @@ def refuse_shared(bank: LesionBank, validation: Iterable[str]) -> None:
         raise DataError(f"bank: holds cases of the validation set: {shared}")
 
 
-def _check(cases: Sequence[Case]) -> None:
+def _check(cases: Sequence[Case], *, one_grid: bool) -> None:
     if not cases:
         raise DataError("bank: expected cases, got none")
     names = [case.name for case in cases]
@@ -228,7 +245,9 @@ def _check(cases: Sequence[Case]) -> None:
     first = cases[0]
     for case in cases:
         one = case.lesion.shape == first.lesion.shape
-        if not one or not np.allclose(case.spacing, first.spacing, rtol=1e-3):
+        if (one_grid and not one) or not np.allclose(
+            case.spacing, first.spacing, rtol=1e-3
+        ):
             raise DataError(
                 f"{case.name}: shape {case.lesion.shape} and spacing {case.spacing}, "
                 f"{first.name} has {first.lesion.shape} and {first.spacing}; a bank "

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +25,12 @@ from medjax.segmentation.lesionmix.bank import (
 from medjax.segmentation.lesionmix.host import Host, batch_of, host_of
 from medjax.segmentation.lesionmix.loads import LoadLaw, LoadName, load_law
 from medjax.segmentation.lesionmix.mix import LesionMixConfig, Mixed, lesionmix_batch
-from medjax.segmentation.lesionmix.mixing import mix_batch, mixes
+from medjax.segmentation.lesionmix.mixing import Mixing, mix_batch, mixes
 from medjax.segmentation.lesionmix.pairs import Cohort, find_pairs, read_pairs
 from medjax.segmentation.lesionmix.populate import VERDICTS, verdict_counts
 from medjax.segmentation.lesionmix.report import Shown, mixing_report
 from medjax.segmentation.phantoms.lesions import LesionConfig, lesion_phantom
 from medjax.typing import Key
-
-Mixing = Literal["lesionmix", "cutmix", "carvemix", "tumorcp", "selfmix"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,6 +75,7 @@ def lesionmix(
     spacing: tuple[float, ...],
     config: LesionMixConfig,
     *,
+    share: Float[Array, ""] | float = 1.0,
     key: Key,
 ) -> Mixed:
     """One case at a load drawn from a law.
@@ -85,10 +86,11 @@ def lesionmix(
         law: of the load.
         spacing: voxel size in mm.
         config: how.
+        share: of a whole case that the host is: the law is of whole cases.
         key: of everything random.
     """
     load_key, out_key, in_key = jax.random.split(key, 3)
-    target = draw_load(law, key=load_key)
+    target = share * draw_load(law, key=load_key)
     before, removed = host.load, jnp.zeros((), jnp.int32)
     if config.remove:
         less = inpaint(host, target, spacing, config.inpaint, key=out_key)

@@ -19,7 +19,7 @@ selfmix   Zhu et al. 2022: lesions blended into healthy tissue, the less the nea
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,14 @@ from jaxtyping import Array, Bool, Float, Int
 from medjax.metrics.distance import distance_to, signed_distance
 from medjax.nn.blur import gaussian_blur
 from medjax.nn.warp import plane_rotation, warp
+from medjax.segmentation.lesionmix.apart import rows_apart
 from medjax.segmentation.lesionmix.host import Host
 from medjax.segmentation.lesionmix.location import draw_voxel, marginals
 from medjax.segmentation.lesionmix.morphology import masked_moments
 from medjax.typing import Key
+
+Mixing = Literal["lesionmix", "cutmix", "carvemix", "tumorcp", "selfmix"]
+"""LesionMix and its peers, by the names that flags give them."""
 
 
 class Pasted(NamedTuple):
@@ -160,12 +164,13 @@ def mix_batch(
         key: of the batch.
     """
 
-    def one(host: Host, donor: Host, same: Array, row: Array) -> Pasted:
+    def one(key: Key, each: tuple[Host, Host, Array, Array]) -> Pasted:
+        host, donor, same, row = each
         mixed = mix(host, donor, jax.random.fold_in(key, row))
         plain = Pasted(host.image, host.components > 0)
         return jax.tree.map(lambda new, old: jnp.where(same, old, new), mixed, plain)
 
-    return jax.vmap(one)(hosts, donors, names[0] == names[1], rows)
+    return rows_apart(one, key, (hosts, donors, names[0] == names[1], rows))
 
 
 def _brought(host: Host, donor: Host) -> Float[Array, "*space"]:

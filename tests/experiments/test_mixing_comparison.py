@@ -1,0 +1,59 @@
+"""The comparison of mixes: equal budgets, a known law, tables of what was run."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from experiments.compare import mixing
+from experiments.compare.mixing import ARMS, SCORES, TESTED, Comparison, table
+from experiments.compare.publishing import keep
+from medjax.segmentation.phantoms.lesions import load_moments
+
+CONFIG = Comparison(seeds=(0, 1), train_cases=(2,))
+
+
+def test_arms_differ_in_their_mixing_alone():
+    runs = [mixing.settings(name, 4, 1, CONFIG) for name in ARMS]
+    plain = [
+        dataclasses.replace(
+            run, about="", workdir=runs[0].workdir, mixing=runs[0].mixing
+        )
+        for run in runs
+    ]
+    assert plain == [plain[0]] * len(plain)
+    assert (
+        len({run.mixing for run in runs}) == len({r.workdir for r in runs}) == len(runs)
+    )
+    first = runs[0]
+    assert first.data.train_cases == 4 and first.data.seed == first.train.seed == 1
+
+
+def test_the_log_normal_law_has_the_moments_of_the_loads():
+    mean, sd = load_moments(TESTED)
+    mu, s = mixing.log_normal(TESTED)
+    assert math.exp(mu + s**2 / 2) == pytest.approx(mean)
+    assert math.sqrt(math.expm1(s**2)) * mean == pytest.approx(sd)
+
+
+def test_the_table_has_a_row_for_each_method_and_its_difference(tmp_path):
+    config = dataclasses.replace(CONFIG, systems=("none", "cutmix"), workdir=tmp_path)
+    rng = np.random.default_rng(0)
+    budget = [200, [8, 16, 32], 24, 12]
+    for name in config.systems:
+        for seed in config.seeds:
+            better = 0.1 * (name == "cutmix")
+            scores = {key: better + float(rng.random()) / 1e3 for key in SCORES}
+            row = {"system": name, "seed": seed, **scores, "seconds": 1}
+            folder = tmp_path / f"{name}-2-{seed}"
+            keep(folder / "result.json", {"budget": budget, "row": row})
+    results = mixing.compare(config)
+    (against,) = results["differences"]["2"]
+    assert against["system"] == "cutmix"
+    assert against["dice"]["mean"] == pytest.approx(0.1, abs=2e-3)
+    text = table(results)
+    assert text.count("| CutMix |") == 2 and text.count("| no mixing |") == 1
+    assert "2 brains, minus no mixing" in text
+    with pytest.raises(ValueError, match="use another workdir"):
+        mixing.compare(dataclasses.replace(config, steps=3))
