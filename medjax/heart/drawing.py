@@ -35,7 +35,7 @@ def drawn(
     vertices: Float[np.ndarray, "t n 3"],
     topology: Topology,
     affine: Float[np.ndarray, "4 4"],
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     *,
     thickness: float = 0.0,
 ) -> UInt8[np.ndarray, "t i j k"]:
@@ -45,7 +45,7 @@ def drawn(
         vertices: mm.
         topology: with surfaces ``endo`` and ``epi``, and perhaps ``rv``.
         affine: voxel indices to mm.
-        shape: voxels.
+        shape: voxels along three axes.
         thickness: of slices, mm; 0 draws the section in the middle of the slice.
 
     Raises:

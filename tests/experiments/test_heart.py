@@ -1,5 +1,7 @@
 """The door of clinical numbers, on phantoms whose numbers are known."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,34 @@ def test_a_mesh_is_drawn_on_an_images_slices(files, capsys):
     for code, least in ((1, 0.93), (2, 0.8), (3, 0.85)):
         both = 2 * ((drawn == code) & (truth == code)).sum()
         assert both / ((drawn == code).sum() + (truth == code).sum()) > least
+
+
+def test_a_mesh_follows_label_maps(files, capsys):
+    out = files / "fit"
+    # A few steps on a coarse mesh, and frames far apart: it follows, and lags behind.
+    sizes = "--fit.around 16 --fit.rings 10 --fit.first-steps 60 --fit.steps 20"
+    sizes += " --fit.loss.size 160"
+    arguments = ["fit", str(files / "seg.nii.gz"), "--out", str(out), *sizes.split()]
+    assert main(arguments) == 0
+    found = json.loads((out / "result.json").read_text())
+    assert found["dice"]["lv"] > 0.91 and found["dice"]["myo"] > 0.88
+    assert found["dice"]["rv"] > 0.86
+    assert found["ef"]["labels"] == pytest.approx(60, abs=1)
+    assert 45 < found["ef"]["mesh"] < 61
+    first = {
+        k: v["mesh_ml"][0] / v["labels_ml"][0] for k, v in found["volumes"].items()
+    }
+    np.testing.assert_allclose(list(first.values()), 1.0, atol=0.04)
+    assert f"mesh {found['ef']['mesh']:.1f} %" in capsys.readouterr().out
+    # What is written is what was scored.
+    assert main(["measure", str(out / "mesh.npz")]) == 0
+    told = numbers(capsys.readouterr().out, "LVEF")
+    assert told == pytest.approx(found["ef"]["mesh"], abs=0.06)
+    assert (out / "report.html").read_text().count("<img") == 8
+    wrong = [*arguments, "--image", str(files / "other.nii.gz")]
+    nifti.write(files / "other.nii.gz", np.zeros((9, 9, 9, 4)), affine=np.eye(4))
+    assert main(wrong) == 1
+    assert "(9, 9, 9, 4), expected the labels'" in capsys.readouterr().err
 
 
 def test_a_moving_mesh_becomes_a_series(files, capsys):
