@@ -40,7 +40,7 @@ from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger, OnError
 from medjax.mri.block_motion import BlockMotionConfig
 from medjax.mri.cine_phantom import CineConfig
-from medjax.mri.motion import MotionConfig
+from medjax.mri.motion import MODES, MotionConfig
 from medjax.segmentation.augment import AugmentConfig
 from medjax.segmentation.cmrxmotion.disturbed import (
     SEGMENTATIONS,
@@ -65,7 +65,6 @@ from medjax.segmentation.cmrxmotion.quality import (
     thresholds_of,
 )
 from medjax.segmentation.cmrxmotion.reader import (
-    ACQUISITIONS,
     Scan,
     find,
     split_by_patient,
@@ -228,7 +227,7 @@ def volunteers(config: UnderMotion, ledger: Ledger) -> Parts:
     names = ("train", "validation", "test")
     if data.root is not None:
         scans = find(data.root, ledger=ledger)
-        shares = dict(zip(names, data.shares, strict=True))
+        shares: dict[str, float] = dict(zip(names, data.shares, strict=True))
         return split_by_patient(scans, shares, seed=data.seed)
     folder = config.workdir / "volunteers"
     count = sum(data.volunteers)
@@ -355,7 +354,7 @@ def strips(config: UnderMotion) -> list[Strip]:
             scanned(scene, mode, data.motion, key=breath_key(data.seed, 1, number)),
             mode.replace("_", " "),
         )
-        for number, mode in ACQUISITIONS.items()
+        for number, mode in enumerate(MODES, 1)
     ]
 
 

@@ -29,6 +29,7 @@ from medjax.mri.cine_phantom import (
     cine_phantom,
 )
 from medjax.mri.motion import (
+    MODES,
     Breathing,
     Mode,
     MotionConfig,
@@ -41,7 +42,6 @@ from medjax.mri.motion import (
 )
 from medjax.progress import Progress
 from medjax.segmentation.cmrxmotion.reader import (
-    ACQUISITIONS,
     PHASES,
     Scan,
     read_scan,
@@ -183,7 +183,7 @@ def _scanned(
 ) -> Scanned:
     view, weight, at_height = None, None, None
     phase = jnp.int32(0)
-    if cine is not None:
+    if cine is not None and subject is not None:
         view, weight, phase = CineView(cine), breathing_weight(cine), frame
         known = LabelView(cine)
         at_height = functools.partial(known, subject, frame)
@@ -239,7 +239,7 @@ def write_volunteers(
         with Progress("scan", count, "volunteers") as progress:
             for number in range(1, count + 1):
                 scenes = phantom_scenes(config, seed=seed, number=number)
-                for acquisition, mode in ACQUISITIONS.items():
+                for acquisition, mode in enumerate(MODES, 1):
                     key = breath_key(seed, number, acquisition)
                     for phase, scene in scenes.items():
                         name = f"P{number:03d}-{acquisition}-{phase}"
@@ -287,7 +287,6 @@ def write_training(
         copies: of each scene.
         seed: of the copies.
     """
-    modes = tuple(ACQUISITIONS.values())
 
     def write(draft: Path) -> None:
         draft.mkdir(parents=True, exist_ok=True)
@@ -303,7 +302,7 @@ def write_training(
                     if arm == "block":
                         image = block_motion(rest, scene.spacing[1:], block, key=key)
                     else:
-                        mode = modes[copy % len(modes)]
+                        mode = MODES[copy % len(MODES)]
                         found = scanned(scene, mode, motion, key=key)
                         image, labels = found.moved.image, found.labels
                     save(draft, f"{name}-{copy}", scene, image, labels)

@@ -212,10 +212,11 @@ def _transformed(
     matrix = np.linalg.qr(rng.normal(size=(3, 3)))[0] / rng.uniform(0.5, 1.8)
     centre = (np.array(image.shape) - 1) / 2
     offset = centre - matrix @ centre
-    pair = [ndimage.affine_transform(x, matrix, offset, order=1) for x in pair]
+    mapped: Any = ndimage.affine_transform  # takes an offset for each axis as well
+    pair = [mapped(x, matrix, offset, order=1) for x in pair]
     field = rng.uniform(-4, 4, (3, 5, 5, 5))
     zooms = [n / 5 for n in image.shape]
-    bent = np.stack([ndimage.zoom(f, zooms, order=1) for f in field])
+    bent = np.stack([np.asarray(ndimage.zoom(f, zooms, order=1)) for f in field])
     at = np.indices(image.shape) + bent
     pair = [ndimage.map_coordinates(x, at, order=1) for x in pair]
     light = rng.uniform(0.9, 1.1) * pair[0] + 0.1 * rng.normal(size=image.shape)

@@ -18,7 +18,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -250,12 +250,13 @@ def scored(model: Segmenter, config: Comparison) -> dict[str, float]:
     healthy = predicted(model, HEALTHY, config.healthy_cases)
     clean = [_false(lesion_counts(*case)) == 0 for case in healthy]
     found = counts.sensitivity_by_size
+    loads_apart: Any = ks_2samp(said, true)
     return {
         "dice": float(np.mean(dice)),
         "lesion_f1": counts.f1,
         "ppv": counts.ppv,
         **{f"from {e:g}": float(found[i]) for i, e in enumerate(EDGES[:-1])},
-        "load_ks": float(ks_2samp(said, true).statistic),
+        "load_ks": float(loads_apart.statistic),
         "healthy": float(np.mean(clean)),
     }
 
@@ -280,23 +281,17 @@ def predicted(
 
 def table(results: Mapping[str, Any]) -> str:
     """Scores and differences in Markdown, by number of training brains."""
+
+    def part(about: str, entries: Any, tell: Callable[[Any], str]) -> str:
+        rows = [[ARMS[e["system"]][0], *(tell(e[n]) for n in SCORES)] for e in entries]
+        return markdown([about, *SCORES.values()], rows)
+
     parts = []
     for count, summary in results["summary"].items():
-        kinds = [(f"{count} brains", cell, summary)]
+        parts.append(part(f"{count} brains", summary, cell))
         if against := results["differences"][count]:
-            kinds.append(
-                (f"{count} brains, minus {ARMS[REFERENCE][0]}", interval, against)
-            )
-        parts += [
-            markdown(
-                [about, *SCORES.values()],
-                [
-                    [ARMS[e["system"]][0], *(tell(e[n]) for n in SCORES)]
-                    for e in entries
-                ],
-            )
-            for about, tell, entries in kinds
-        ]
+            about = f"{count} brains, minus {ARMS[REFERENCE][0]}"
+            parts.append(part(about, against, interval))
     return "\n\n".join(parts)
 
 

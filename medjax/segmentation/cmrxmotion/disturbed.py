@@ -106,7 +106,7 @@ def uncertainty_of(
     there = said > 0
     if not there.any():
         return float(entropy.mean())
-    around = ndimage.binary_dilation(there, iterations=AROUND)
+    around = np.asarray(ndimage.binary_dilation(there, iterations=AROUND), bool)
     return float(entropy[around].mean())
 
 
@@ -152,7 +152,8 @@ def ejection_errors(found: Sequence[Answer], grade: int) -> list[float]:
         worst = max(answer.scan.grade or 0 for answer in by.values())
         if set(by) == set(PHASES) and worst == grade:
             said = _fraction([by[phase].said for phase in PHASES])
-            true = _fraction([by[phase].truth.data for phase in PHASES])
+            truths = [by[phase].truth for phase in PHASES]
+            true = _fraction([t.data for t in truths if t is not None])
             errors.append(said - true)
     return [error for error in errors if np.isfinite(error)]
 

@@ -6,6 +6,7 @@ those that there are, so that volunteers of any scanner make one batch.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -170,7 +171,7 @@ class TrainedGrader:
 
 def grading_row(
     method: str, scans: Sequence[Scan], said: Int[np.ndarray, " n"]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Scores of one way of grading: accuracy, kappas, and who was taken for whom.
 
     Args:

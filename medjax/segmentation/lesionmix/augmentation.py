@@ -233,7 +233,7 @@ class BankCases(Sequence[Case]):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, place: Any) -> Case:
+    def __getitem__(self, place: Any) -> Case:  # pyright: ignore[reportIncompatibleMethodOverride]
         number, plane = self.places[place]
         row, organ = self.rows[number], self.organs[number]
         image, lesion, name = row["image"][..., 0], row["label"] == 1, str(row["id"])

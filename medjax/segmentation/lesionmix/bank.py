@@ -156,8 +156,11 @@ def make_bank(
     for case in cases:
         loads.append(case.lesion.sum() * voxel)
         names.append(case.name)
-        organ = case.lesion if case.image is None else case.organ
-        organ = brain_of(case.image) if organ is None else organ
+        organ = case.organ
+        if case.image is None:
+            organ = case.lesion
+        elif organ is None:
+            organ = brain_of(case.image)
         if one_grid:
             masks.append(case.lesion)
             organs |= organ

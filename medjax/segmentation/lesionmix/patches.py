@@ -97,7 +97,7 @@ class LesionPatches(Patches):
 
     def fields(
         self, prefix: str, number: int, case: Mapping[str, Any], corner: tuple[int, ...]
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, Any]:
         """What mixing needs of a source.
 
         Args:
