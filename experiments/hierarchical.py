@@ -23,7 +23,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from medjax.segmentation.augment import NONE, AugmentConfig
+from experiments.segment import NNUNET
+from medjax.segmentation.augment import NONE
 from medjax.segmentation.fingerprint import PlanConfig
 from medjax.segmentation.hierarchical import Hierarchy
 from medjax.segmentation.inference import WindowConfig
@@ -59,20 +60,12 @@ OURS = dataclasses.replace(
     about="Hierarchical uncertainty on nnU-Net's network, variances tied to a floor",
     data=SegmentationDataConfig(),
     plan=PlanConfig(),
-    augment=AugmentConfig(),
-    dtype="bfloat16",
+    augment=NNUNET.augment,
+    dtype=NNUNET.dtype,
     window=WindowConfig(),
-    optimizer=OptimizerConfig(
-        name="sgd",
-        lr=0.01,
-        momentum=0.99,
-        nesterov=True,
-        weight_decay=3e-5,
-        clip_norm=12.0,
-        schedule="poly",
-    ),
-    train=TrainConfig(),
-    epochs=1000,
+    optimizer=NNUNET.optimizer,
+    train=NNUNET.train,
+    epochs=NNUNET.epochs,
     workdir=Path("runs/hierarchical-ours"),
 )
 PRESETS = {

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -41,7 +41,6 @@ from medjax.segmentation.pretrained import Segmenter, open_run
 from medjax.segmentation.training import opened
 from medjax.segmentation.uncertain import (
     METHODS,
-    Method,
     Uncertainty,
     evaluated,
     run,
@@ -51,37 +50,23 @@ from medjax.train.ending import ends_in_words
 from medjax.train.launch import LaunchConfig, cpu_devices, launch
 from medjax.train.lock import hold
 
-Arm = Literal[
-    "deterministic",
-    "tta",
-    "dropout",
-    "ensemble",
-    "probunet",
-    "phiseg",
-    "ssn",
-    "none",
-    "standard",
-    "learned_prior",
-    "noise_floor",
+Peer = Literal[
+    "deterministic", "tta", "dropout", "ensemble", "probunet", "phiseg", "ssn"
 ]
+Arm = Literal[Peer, "none", "standard", "learned_prior", "noise_floor"]
 change = dataclasses.replace
-PEERS: tuple[Method, ...] = (
-    "deterministic",
-    "tta",
-    "dropout",
-    "ensemble",
-    "probunet",
-    "phiseg",
-    "ssn",
-)
-TIES = {
+PEERS: tuple[Peer, ...] = get_args(Peer)
+TIES: Mapping[Arm, str] = {
     "none": "tied to nothing",
     "standard": "tied to standard normals",
     "learned_prior": "tied to a learned prior",
     "noise_floor": "variances tied to a floor",
 }
+_OF_PEERS: Mapping[Arm, tuple[str, Uncertainty]] = {
+    name: (METHODS[name], change(TINY, method=name)) for name in PEERS
+}
 ARMS: Mapping[Arm, tuple[str, Uncertainty]] = {
-    **{name: (METHODS[name], change(TINY, method=name)) for name in PEERS},
+    **_OF_PEERS,
     **{
         kl: (f"hierarchical, {about}", change(TINY, system=change(TINY.system, kl=kl)))
         for kl, about in TIES.items()
@@ -311,7 +296,8 @@ def table(results: Mapping[str, Any]) -> str:
         [ARMS[e["system"]][0], *(cell(e[n]) for n in ("auroc", *shifts))]
         for e in summary
     ]
-    names = ["all", *(name.removeprefix("auroc ") for name in shifts)]
+    names = [name.removeprefix("auroc ") for name in ("auroc all", *shifts)]
+    names = ["all, by entropy" if name == "entropy" else name for name in names]
     parts = [
         markdown(head, rows),
         markdown(["AUROC of unfamiliar images", *names], found),

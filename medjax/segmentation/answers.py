@@ -35,6 +35,7 @@ from medjax.metrics.overlap import overlap
 from medjax.progress import Progress
 from medjax.segmentation.datasets.case import Case, DataSet
 from medjax.segmentation.datasets.embedded import AmbiguousPhantoms
+from medjax.segmentation.phantoms.shifts import STRENGTHS
 from medjax.segmentation.pretrained import LEVELS, Segmented, Segmenter
 
 
@@ -54,10 +55,14 @@ class AnswersConfig:
     """Of the draws."""
 
     def __post_init__(self) -> None:
-        if self.images is not None and self.images < 2 or not self.near > 0:
+        if self.images is not None and self.images < 1 or not self.near > 0:
             raise ValueError(
-                f"evaluation: {self.images} images and {self.near} voxels, expected 2 "
-                "images at least and a positive distance"
+                f"evaluation: {self.images} images and {self.near} voxels, expected "
+                "one image at least and a positive distance"
+            )
+        if set(self.strengths) - set(STRENGTHS):
+            raise ValueError(
+                f"evaluation.strengths: {self.strengths}, expected some of {STRENGTHS}"
             )
 
 
@@ -70,7 +75,7 @@ class Answers(NamedTuple):
         truth: How likely every label is, where that is known.
         draws: Probabilities of every draw.
         said: The label map, and maps of uncertainty.
-        seconds: That the draws took.
+        seconds: That the draws took, or the only answer.
     """
 
     image: Volume
@@ -119,11 +124,12 @@ def answer(
         label = with_geometry_of(volumes[0], label)
         drawn.append(data.labels.read(label.data, case.id))
     maps = [m for m in model.written if m in ("prob", "entropy", "mi", LEVELS)]
-    said = model.segment(volumes, id=name, maps=maps)
     began = time.perf_counter()
+    said = model.segment(volumes, id=name, maps=maps)
     if model.system.sample is None:
         each = [said.maps["prob"]]
     else:
+        began = time.perf_counter()
         each = model.draw(volumes, id=name, count=draws, seed=seed)
     seconds = time.perf_counter() - began
     p = np.stack([volume.data for volume in each]).astype(np.float32)
@@ -133,6 +139,19 @@ def answer(
         annotations[:, nobody], p[:, nobody] = 0, np.eye(p.shape[-1])[0]
     truth = data.probability(cases[0])
     return Answers(volumes[0], annotations, truth, p, said, seconds)
+
+
+def check(data: DataSet) -> None:
+    """Refuses a set whose annotations these scores are not for.
+
+    Raises:
+        ValueError: For regions, which do not exclude each other.
+    """
+    if data.labels.regions:
+        raise ValueError(
+            f"{data.name}: regions {list(data.labels.names)}, expected classes that "
+            "exclude each other"
+        )
 
 
 def scores(answers: Answers, labels: int) -> dict[str, float]:
@@ -205,7 +224,7 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's; NaN of a constant, or of too few."""
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    return float(np.asarray(spearmanr(a, b).statistic))
+    return float(np.asarray(spearmanr(a, b))[0])
 
 
 def floors(data: DataSet, cases: Sequence[Case], answers: Answers) -> dict[str, float]:
@@ -251,7 +270,6 @@ def evaluate(
         What ``evaluation.json`` holds, some images to show, and the calibration of all.
 
     Raises:
-        ValueError: For regions, which exclude neither each other nor themselves.
         DataError: If no image is left.
     """
     labels = data.labels
@@ -271,7 +289,9 @@ def evaluate(
             except (DataError, FileNotFoundError) as error:
                 ledger.fault(annotators[0].id, str(error))
                 continue
-            rows.append({"image": found.said.id} | scores(found, len(labels.values)))
+            rows.append(
+                {"image": found.said.id} | scores(found, len(data.labels.values))
+            )
             bounds.append(floors(data, annotators, found))
             seconds.append(found.seconds / len(found.draws))
             for one in found.annotations:

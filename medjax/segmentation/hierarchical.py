@@ -79,7 +79,7 @@ class Hierarchy:
     def __post_init__(self) -> None:
         if not self.floor > 0 or self.beta < 0 or not 0 <= self.warmup <= 1:
             raise ValueError(
-                f"hierarchy: floor {self.floor}, beta {self.beta} and warmup "
+                f"floor {self.floor}, beta {self.beta} and warmup "
                 f"{self.warmup}: expected a positive floor, no negative weight and a "
                 "share of the run"
             )
@@ -103,13 +103,9 @@ def latent_levels(network: NNUNetConfig, hierarchy: Hierarchy) -> tuple[int, ...
     skips = range(len(network.widths) - 1)
     levels = tuple(skips) if hierarchy.levels is None else hierarchy.levels
     if not levels or sorted(set(levels)) != list(levels) or set(levels) - {*skips}:
-        raise ValueError(
-            f"hierarchy.levels: {levels}, expected some of {list(skips)}, rising"
-        )
+        raise ValueError(f"levels: {levels}, expected some of {list(skips)}, rising")
     if hierarchy.weights is not None and len(hierarchy.weights) != len(levels):
-        raise ValueError(
-            f"hierarchy.weights: {len(hierarchy.weights)} for {len(levels)} levels"
-        )
+        raise ValueError(f"weights: {len(hierarchy.weights)} for {len(levels)} levels")
     return levels
 
 

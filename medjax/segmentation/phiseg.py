@@ -224,7 +224,7 @@ def phiseg_system(config: PHiSegConfig) -> SegmentationSystem:
         logits, posterior, prior = found
         each = [dice_and_cross_entropy(s, said, labels, config.loss)[1] for s in logits]
         total = sum(terms["cross_entropy"] for terms in each)
-        metrics = dict(each[0])
+        metrics = {**each[0], "cross_entropy_sum": jnp.asarray(total)}
         for i, pair in enumerate(zip(posterior, prior, strict=True)):
             apart = jnp.sum(divergence(*pair)) / said.shape[0]
             metrics[f"kl_level{i + first}"] = apart

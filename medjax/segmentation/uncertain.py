@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from medjax.data.ledger import Ledger
-from medjax.segmentation.answers import AnswersConfig, evaluate, images_of
+from medjax.segmentation.answers import AnswersConfig, check, evaluate, images_of
 from medjax.segmentation.datasets.case import Case
 from medjax.segmentation.datasets.embedded import AmbiguousPhantoms
 from medjax.segmentation.dropout import DropoutConfig, Dropped
@@ -137,6 +137,7 @@ def run(config: Uncertainty) -> dict[str, Any]:
         config = dataclasses.replace(config, optimizer=apart)
     ledger = Ledger(config.data.on_error)
     found, held_out = opened(config, ledger)
+    check(found.data)
     model = fitted(config, found, system_of(config, found))
     results, page = evaluated(config, model, found, held_out, ledger)
 

@@ -106,8 +106,11 @@ def overlays(answers: Answers) -> list[Card]:
     maps = {k: v.data for k, v in answers.said.maps.items() if k != "prob"}
     if answers.truth is not None:
         maps["true entropy"] = -xlogy(answers.truth, answers.truth).sum(-1)
-    # What is to be compared has one scale: entropies, and mutual information by parts.
-    parts = [float(maps[key].max()) for key in maps if "entropy" not in key]
+    # What is to be compared has one scale: entropies, and mutual information by parts,
+    # which a few voxels would make dark everywhere else.
+    parts = [
+        float(np.quantile(maps[key], 0.995)) for key in maps if "entropy" not in key
+    ]
     for key, values in maps.items():
         if "entropy" in key:
             most = float(np.log(answers.draws.shape[-1]))

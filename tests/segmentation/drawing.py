@@ -10,14 +10,22 @@ from medjax.segmentation.augment import NONE
 from medjax.segmentation.labels import classes
 
 LABELS = classes({"object": 1})
-NETWORK = NNUNetConfig(
-    out_channels=2,
-    widths=(3, 4, 5),
-    kernels=((3, 3),) * 3,
-    strides=((1, 1), (2, 2), (2, 2)),
-    blocks=(1, 1, 1),
-    decoder_blocks=(1, 1),
-)
+
+
+def network(*widths):
+    """A U-Net with one convolution at every level."""
+    deep = len(widths)
+    return NNUNetConfig(
+        out_channels=2,
+        widths=widths,
+        kernels=((3, 3),) * deep,
+        strides=((1, 1), *((2, 2),) * (deep - 1)),
+        blocks=(1,) * deep,
+        decoder_blocks=(1,) * (deep - 1),
+    )
+
+
+NETWORK, DEEPER = network(3, 4), network(3, 4, 5)
 RNG = np.random.default_rng(0)
 IMAGES = jnp.asarray(RNG.normal(size=(2, 8, 8, 1)), jnp.float32)
 BATCH = {
@@ -39,6 +47,19 @@ def small(kind, **options):
         "steps": 10,
     }
     return kind(**(given | options))
+
+
+def drawn_variables(system):
+    """Of a system, its parameters drawn: initialising would be a program more."""
+    shapes = jax.eval_shape(system.init, jax.random.key(0), BATCH)
+    rng = np.random.default_rng(1)
+
+    def value(path, leaf):
+        if path[0].key == "params":
+            return jnp.asarray(0.6 * rng.normal(size=leaf.shape), leaf.dtype)
+        return jnp.full(leaf.shape, path[0].key == "drawn", leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(value, shapes)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,8 +8,16 @@ import pytest
 
 from medjax.data.nifti import Volume
 from medjax.metrics.calibration import roi_calibration
-from medjax.segmentation.answers import Answers, images_of, scores, summary
+from medjax.segmentation.answers import (
+    Answers,
+    AnswersConfig,
+    check,
+    images_of,
+    scores,
+    summary,
+)
 from medjax.segmentation.datasets.embedded import ambiguous_phantoms
+from medjax.segmentation.labels import Labels
 from medjax.segmentation.phantoms.ambiguous import AmbiguousConfig
 from medjax.segmentation.pretrained import Segmented
 from medjax.segmentation.unfamiliar import image_score
@@ -134,3 +142,14 @@ def test_panels_draw_the_same_image(phantoms):
     assert (np.asarray(first.annotations) != np.asarray(second.annotations)).any()
     again = jax.tree.map(np.asarray, phantoms.drawn(3, 6, 1))
     np.testing.assert_array_equal(again.annotations, second.annotations)
+
+
+def test_what_cannot_be_scored_is_refused_before_training(phantoms):
+    whole = Labels((0, 1), ("whole",), regions=((1,),), painted=(1,))
+    check(phantoms)
+    with pytest.raises(ValueError, match=r"regions \['whole'\], expected classes"):
+        check(dataclasses.replace(phantoms, labels=whole))
+    with pytest.raises(ValueError, match=r"strengths: \(4,\), expected some of"):
+        AnswersConfig(strengths=(4,))
+    with pytest.raises(ValueError, match="0 images and 5.0 voxels"):
+        AnswersConfig(images=0)

@@ -21,8 +21,9 @@ from medjax.segmentation.losses import LossConfig
 from medjax.segmentation.sampled import rise
 from tests.segmentation.drawing import (
     BATCH,
+    DEEPER,
     IMAGES,
-    NETWORK,
+    drawn_variables,
     quick_to_compile,
     small,
 )
@@ -61,7 +62,7 @@ def test_latents_cost_two_convolutions_each(kl):
 
 @pytest.fixture(scope="module")
 def system():
-    return hierarchical_system(small(HierarchicalConfig))
+    return hierarchical_system(small(HierarchicalConfig, network=DEEPER))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_a_trained_network_drops_in(system, found):
     @jax.jit
     def ask(found):
         key = jax.random.key(1)
-        plain = NNUNet(NETWORK).apply({"params": found["params"]["unet"]}, IMAGES)
+        plain = NNUNet(DEEPER).apply({"params": found["params"]["unet"]}, IMAGES)
         bare = system.sample(found, IMAGES, key, 0)
         return plain, bare[0], system.sample(found, IMAGES, key, 2)
 
@@ -82,6 +83,28 @@ def test_a_trained_network_drops_in(system, found):
     np.testing.assert_allclose(bare, jax.nn.softmax(plain), atol=1e-6)
     # And draws begin close to it.
     assert 0 < np.abs(np.asarray(drawn) - np.asarray(bare)).max() < 0.5
+
+
+def convolutions(jaxpr, inside=False):
+    """How many are outside and how many inside of a loop."""
+    found = np.zeros(2, int)
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        found[int(inside)] += name == "conv_general_dilated"
+        for part in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")
+        ):
+            if hasattr(part, "jaxpr"):
+                found += convolutions(part.jaxpr, inside or name == "scan")
+    return found
+
+
+def test_many_draws_encode_once(system, found):
+    """Three convolutions of the encoder and two of every latent, before the loop; two
+    upwards, two of the decoder and two heads in it."""
+    key = jax.random.key(0)
+    traced = jax.make_jaxpr(lambda v: system.sample(v, IMAGES, key, 4))(found)
+    np.testing.assert_array_equal(convolutions(traced.jaxpr), [3 + 2 * 2, 6])
 
 
 def test_the_divergences_are_their_formulas():
@@ -107,28 +130,24 @@ def pulled(kl):
     """A loss that asks nothing of the answer, after two of four rising updates."""
     hierarchy = Hierarchy(kl, beta=0.5, weights=(1.0, 4.0), warmup=0.4)
     system = hierarchical_system(
-        small(HierarchicalConfig, hierarchy=hierarchy, loss=SILENT)
+        small(HierarchicalConfig, network=DEEPER, hierarchy=hierarchy, loss=SILENT)
     )
+    found = drawn_variables(system)
 
     def at(step):
-        found = system.init(jax.random.key(0), BATCH)
         here = {**found, "counters": {"step": step}}
         return system.loss(here, BATCH, jax.random.key(1))
 
     return at
 
 
-@pytest.mark.parametrize("kl", ["learned_prior", "noise_floor"])
-def test_each_level_is_pulled_with_its_weight(kl):
+def test_each_level_is_pulled_with_its_weight():
     """What is left is the weighed divergence."""
-    value, (metrics, updated) = jax.jit(pulled(kl))(jnp.int32(2))
+    value, (metrics, updated) = jax.jit(pulled("learned_prior"))(jnp.int32(2))
     assert updated["counters"]["step"] == 3
     each = metrics["kl_level0"] + 4 * metrics["kl_level1"]
     assert value == pytest.approx(0.5 * (2 / 4) * float(each), rel=1e-5)
-    if kl == "noise_floor":
-        s = -6.0
-        one = 0.5 * (np.exp(s) / 0.25 - 1 - s + np.log(0.25))
-        np.testing.assert_allclose(each, 5 * one, rtol=1e-5)
+    assert min(metrics["kl_level0"], metrics["kl_level1"]) > 0
 
 
 def test_what_is_tied_to_nothing_has_no_divergence():
@@ -152,7 +171,9 @@ def test_a_level_alone_is_what_is_left_when_others_stay(system, found):
         lambda path, x: x * 0 if "log_variances" in str(path) else x, found
     )  # deviations of 1
     hierarchy = Hierarchy(levels=(0,))
-    alone = hierarchical_system(small(HierarchicalConfig, hierarchy=hierarchy))
+    alone = hierarchical_system(
+        small(HierarchicalConfig, network=DEEPER, hierarchy=hierarchy)
+    )
 
     @jax.jit
     def ask(variables):
@@ -175,8 +196,8 @@ def test_a_level_alone_is_what_is_left_when_others_stay(system, found):
 
 def test_levels_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match=r"levels: \(2,\), expected some of \[0, 1\]"):
-        latent_levels(NETWORK, Hierarchy(levels=(2,)))
+        latent_levels(DEEPER, Hierarchy(levels=(2,)))
     with pytest.raises(ValueError, match="weights: 1 for 2 levels"):
-        latent_levels(NETWORK, Hierarchy(weights=(1.0,)))
+        latent_levels(DEEPER, Hierarchy(weights=(1.0,)))
     with pytest.raises(ValueError, match="floor 0"):
         dataclasses.replace(Hierarchy(), floor=0.0)

@@ -145,7 +145,7 @@ def ambiguous_phantoms(
     numbers = {"test": range(test)}
     first = (seed + 1) * 100_003 + test
     numbers["train"] = range(first, first + train)
-    counts = dict(zip(("train", "test"), annotators, strict=True))
+    counts: dict[str, int] = {"train": annotators[0], "test": annotators[1]}
     cases = tuple(
         Case(f"{number}-{annotator}", (), patient=str(number), split=split)
         for split, every in numbers.items()
