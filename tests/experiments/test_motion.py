@@ -9,9 +9,12 @@ import pytest
 
 import experiments.deepmesh
 import experiments.graph_motion
+import medjax
 from experiments.heart import main as heart
 from medjax.data import meshes, nifti
 from medjax.heart.data import HELD_OUT
+from medjax.heart.deepmesh_networks import NetworkConfig
+from medjax.heart.meshes import Topology
 from medjax.heart.motion_data import MotionDataConfig, draw_subject, mesh_of
 from medjax.heart.scanning import ScanConfig
 from medjax.heart.supervision import LossConfig
@@ -119,6 +122,54 @@ def test_a_run_follows_a_cine_scan_of_ones_own(finished, scanned, capsys):
     wrong = ["--mesh", str(folder / "sax.nii.gz")]
     assert heart([*arguments, *wrong]) == 1
     assert "sax.nii.gz" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def fitted(quick, tmp_path_factory):
+    """DeepMesh, both stages one after the other."""
+    folder = tmp_path_factory.mktemp("runs") / "deepmesh"
+    tiny = experiments.deepmesh.TINY
+    network = NetworkConfig(
+        levels=((4,), (6,)), stem=4, neck=8, up=(6,), fuse=6, volume=(4, 6)
+    )
+    config = dataclasses.replace(
+        tiny,
+        system=dataclasses.replace(tiny.system, network=network, top=64),
+        data=dataclasses.replace(DATA, right=False),
+        train=dataclasses.replace(tiny.train, steps=1, log_every=1),
+        workdir=folder,
+    )
+    return run(config), folder
+
+
+def test_deepmesh_fits_a_template_first_and_moves_what_it_found(fitted):
+    results, folder = fitted
+    still, ours = results["tracking"]
+    assert ours["method"] == "DeepMesh"
+    # Both start from a mesh that was fitted, not from the truth.
+    assert still["vertex_ed"] == ours["vertex_ed"] > 1
+    assert (folder / "ed" / "system.json").exists()
+    opened = medjax.load(folder)
+    assert opened.trained.system.stage == "motion"
+    assert set(opened.weights) == {"ed", "."}
+    with pytest.raises(ValueError, match="is the first stage of a run, which moves"):
+        medjax.load(folder / "ed")
+
+
+def test_a_heart_without_a_right_ventricle_is_followed_too(fitted, scanned):
+    """Its stack is brought to the slices that the network has for channels."""
+    _, run_folder = fitted
+    folder, subject = scanned
+    topology, mean = mesh_of((10, 7), right=False)
+    middle = subject.vertices[0].mean(0)
+    moving = medjax.load(run_folder).track(
+        folder / "sax.nii.gz", mesh=(mean - mean.mean(0) + middle, topology)
+    )
+    assert moving.vertices.shape == (3, *mean.shape)
+    assert moving.strain.segments is None and "rv" not in moving.numbers.curves
+    with pytest.raises(ValueError, match=r"surfaces \['wall'\], expected endo and epi"):
+        bare = Topology.of(topology.faces, topology.count)
+        medjax.load(run_folder).track(folder / "sax.nii.gz", mesh=(mean, bare))
 
 
 @pytest.mark.parametrize(
