@@ -103,7 +103,7 @@ def compiled(f: Callable[..., Any], *arguments: Any) -> Contestant:
     need = program.memory_analysis()
     value, gradients = program(*arguments)
     # The CPU compiler writes scatters as loops; names of operations remain.
-    names = re.findall(r'op_name="([^"]*/scatter[^"]*)"', program.as_text())
+    names = re.findall(r'op_name="([^"]*/scatter[^"]*)"', program.as_text() or "")
     return Contestant(
         lambda: jax.block_until_ready(program(*arguments)),
         (np.asarray(value), np.asarray(gradients[-1])),

@@ -23,7 +23,7 @@ there is nothing.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,8 +118,8 @@ def template(
     half = len(held) // 2
     if areas[:half].sum() < areas[-half:].sum():
         held = held[::-1]  # from base to apex
-    at = [np.append(np.argwhere(left[..., k]).mean(0), [k, 1.0]) for k in held]
-    centres = np.stack(at) @ affine[:3].T
+    at = [[*np.argwhere(left[..., k]).mean(0), k, 1.0] for k in held]
+    centres = np.array(at) @ affine[:3].T
     # A line through them; ends beyond the outermost slices by half a slice.
     place = np.arange(len(held)) - 0.5 * (len(held) - 1)
     slope = (place @ centres) / (place @ place)
@@ -198,7 +198,8 @@ def fit(
             gradient, cut = jax.grad(cost, has_aux=True)(moved, begin, rest, truth)
             # Optax raises a Python float to the power of an integer array.
             with jax.numpy_dtype_promotion("standard"):
-                change, memory = rule.update(gradient, memory, moved)
+                told: Any = rule.update(gradient, memory, moved)
+            change, memory = told
             done = i.astype(jnp.float32) / steps.astype(jnp.float32)
             rate = 0.5 * config.rate * (1.0 + jnp.cos(jnp.pi * done))
             return moved - rate * change, memory, jnp.maximum(short, cut)
