@@ -113,7 +113,7 @@ class Subject(NamedTuple):
             "lax": images[:, -views:],
             "planes": np.asarray(self.planes),
             "plane_mask": np.ones(len(self.planes), np.float32),
-            "time": np.float32(self.times[frame]),
+            "time": np.asarray(self.times[frame], np.float32),
             "vertices_ed": np.asarray(
                 self.vertices[0] if vertices_ed is None else vertices_ed
             ),

@@ -127,8 +127,8 @@ class Gloria(TwoTower):
         self, image: Float[Array, "b h w 3"], ids: dict[str, Int[Array, "b n"]]
     ) -> Compared:
         """Initialises every parameter."""
-        ids = ids[self.config.text]
-        return self.compare(image, ids, jnp.zeros_like(ids), train=False)
+        own = ids[self.config.text]
+        return self.compare(image, own, jnp.zeros_like(own), train=False)
 
     def text_embedding(self, ids: Int[Array, "b n"]) -> Float[Array, "b d"]:
         """Unit-norm points of the shared space."""
@@ -256,23 +256,21 @@ def gloria_loss(
       config: factors and weights.
       contrast_config: how the similarities are computed.
     """
-    local = sum(
-        local_contrast(
-            compared.words,
-            compared.mask,
-            compared.regions,
-            config=config,
-            contrast_config=contrast_config,
-        )
+    by_image, by_text = local_contrast(
+        compared.words,
+        compared.mask,
+        compared.regions,
+        config=config,
+        contrast_config=contrast_config,
     )
-    whole = sum(
-        contrast(
-            compared.image,
-            compared.text,
-            temperature=1.0 / config.temp3,
-            config=contrast_config,
-        )
+    local = by_image + by_text
+    by_image, by_text = contrast(
+        compared.image,
+        compared.text,
+        temperature=1.0 / config.temp3,
+        config=contrast_config,
     )
+    whole = by_image + by_text
     total = config.local_weight * local + config.global_weight * whole
     return total, {"local": local, "global": whole}
 

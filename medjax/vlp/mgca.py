@@ -238,15 +238,14 @@ def mgca_loss(
         others_mask=compared.mask,
         unit=looks is None or c.normalise_patches,
     )
+    by_image, by_text = contrast(
+        compared.image,
+        compared.text,
+        temperature=c.temperature,
+        config=contrast_config,
+    )
     terms = {
-        "instances": sum(
-            contrast(
-                compared.image,
-                compared.text,
-                temperature=c.temperature,
-                config=contrast_config,
-            )
-        ),
+        "instances": by_image + by_text,
         "tokens": by_word + by_patch,
         "prototypes": swapped_prediction(
             compared.image,
@@ -257,7 +256,8 @@ def mgca_loss(
             iterations=c.sinkhorn_iterations,
         ),
     }
-    total = sum(w * terms[name] for w, name in zip(c.weights, terms, strict=True))
+    weighted = [w * terms[name] for w, name in zip(c.weights, terms, strict=True)]
+    total = functools.reduce(jnp.add, weighted)
     return total, terms
 
 
