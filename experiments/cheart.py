@@ -1,7 +1,7 @@
 """CHeart: hearts completed from one frame and generated for a person, as label maps.
 
 ``python -m experiments.cheart`` runs the ``tiny`` preset on embedded phantom hearts, on
-a CPU, in about two minutes of two free cores. After 500 steps (48 people, 16 others,
+a CPU, in three and a half minutes of its time. After 500 steps (48 people, 16 others,
 one seed) completion has a Dice of 0.89 in later frames, where the first frame repeated
 has 0.79 and the linear shape space 0.92; generated hearts vary too little. What else
 came out: ``experiments/results/heart.md``.
