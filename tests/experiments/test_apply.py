@@ -187,7 +187,7 @@ def test_films_are_found_by_folder_pattern_table_and_name(films, tmp_path):
     [
         (None, "not the folder of a run"),
         ("{", "system.json"),
-        ('{"family": "gloria"}', "does not know"),
+        ('{"family": "deep thought"}', "does not know"),
         ('{"family": "convirt", "system": {"colour": 1}}', "no field 'colour'"),
     ],
 )

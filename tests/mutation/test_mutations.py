@@ -14,7 +14,7 @@ import pytest
 from tests.mutation import formats
 from tests.processes import ROOT, start
 
-FEW = 120
+FEW = 160
 """Damaged files of a room by default."""
 
 

@@ -57,6 +57,9 @@ def _build_matlab5(folder: Path) -> None:
             {"kspace": kspace(2, 8, 6)},
             do_compression=packed,
         )
+        # The first 116 bytes say when it was made: damage would depend on the day.
+        with (folder / f"packed_{packed}.mat").open("r+b") as file:
+            file.write(b"MATLAB 5.0 MAT-file".ljust(116))
 
 
 HEADER = """<?xml version="1.0"?>
