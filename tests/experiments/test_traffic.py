@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from medjax.heart.batch import AXES, WHOLE
+from medjax.heart.motion_data import mesh_of
+from medjax.heart.motion_systems import build as build_motion
 from medjax.mri.latent_transformer import CONFIGS as SINGLE_COIL
 from medjax.mri.series import at_magnitude
 from medjax.mri.systems import ReconstructionKernels
@@ -69,6 +72,25 @@ def kspace_of(height, width, coils, frames=3):
     }
 
 
+def moving(name):
+    """A motion experiment's ``tiny`` system."""
+    run = importlib.import_module(f"experiments.{name}").PRESETS["tiny"]
+    data, settings = run.data, run.system
+    topology, reference = mesh_of(data.mesh, right=data.right)
+    scan, points = data.scan, data.contour_points * len(topology.names)
+    sizes = {"b": BATCH, "d": scan.slices, "v": 2, "h": scan.size, "w": scan.size}
+    sizes |= {"p": scan.slices + 2, "n": topology.count, "m": points}
+    system = build_motion(settings, topology, reference)
+    specs = {
+        field: (
+            tuple(sizes[a] if a.isalpha() else int(a) for a in AXES[field].split()),
+            jnp.int32 if field in WHOLE else jnp.float32,
+        )
+        for field in system.fields
+    }
+    return system, specs
+
+
 SYSTEMS = {
     "imitate": pretraining,
     "mflag": pretraining,
@@ -79,6 +101,7 @@ SYSTEMS = {
     "latent_transformer, single coil": single_coil,
     "varnet": reconstruction,
     "promptmr": reconstruction,
+    "graph_motion": moving,
 }
 
 
@@ -156,6 +179,22 @@ def test_nothing_travels_between_members_of_an_ensemble(name, request):
     between = [one for one in found if "model" in one.axes(mesh)]
     assert all(dims == () for one in between for _, dims in one.shapes), between
     assert any(one.axes(mesh) == ("data",) for one in found)
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if SYSTEMS[name] is moving])
+def test_what_travels_does_not_grow_with_the_devices(name, request):
+    """Weak scaling: as many hearts for each device, and the same gradients summed."""
+    if not request.config.getoption("--traffic"):
+        pytest.skip("a compilation each: pytest --traffic")
+    system, specs = SYSTEMS[name](name)
+    totals = {}
+    for devices in (1, 2, 4, 8):
+        batch = {k: ((11 * devices, *s[1:]), d) for k, (s, d) in specs.items()}
+        found, state = collectives_of(system, batch, (devices, 1))
+        totals[devices] = sum(c.total_bytes for c in found)
+    assert totals[1] == 0
+    assert totals[2] <= totals[4] <= totals[8] <= 1.01 * totals[2]
+    assert totals[2] <= 3 * (size(state.params) + size(state.extra))
 
 
 def test_no_whole_batch_of_a_large_convolutional_network_travels():

@@ -48,7 +48,8 @@ def collectives_of(
     Args:
       system: with ``init``, ``loss`` and ``frozen``.
       specs: of the global batch: names to shapes and dtypes.
-      sizes: devices along ``data``, ``fsdp`` and, if not 1, ``model``.
+      sizes: devices along ``data``, ``fsdp`` and, if not 1, ``model``; the first ones
+        of all that there are.
       optimizer: the update rule.
       rules: sharding rules over parameter names.
       **options: of `make_train_step`.
@@ -56,7 +57,8 @@ def collectives_of(
     Returns:
       The collectives, and the shapes of the state.
     """
-    mesh = make_mesh(MeshConfig(*sizes))
+    devices = jax.devices()[: int(np.prod(sizes))]
+    mesh = make_mesh(MeshConfig(*sizes), devices=devices)
     frozen = tuple(system.frozen)
     tx, schedule = make_optimizer(optimizer, 10), make_schedule(optimizer, 10)
     averages = options.get("ema") is not None
