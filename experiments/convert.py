@@ -31,6 +31,7 @@ import tyro
 from safetensors.numpy import save_file
 
 from medjax.data.boundary import DataError, finite, in_short, reading
+from medjax.data.whole import whole
 from medjax.train.ending import ends_in_words
 from medjax.train.record import RECORD
 from medjax.vlp.export import export_pair
@@ -152,8 +153,8 @@ def convert_pickle(config: Convert) -> None:
     kept = {
         k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
     }
-    config.out.mkdir(parents=True, exist_ok=True)
-    save_file(kept, config.out / WEIGHTS, metadata={"format": "pt"})
+    with whole(config.out / WEIGHTS) as draft:
+        save_file(kept, draft, metadata={"format": "pt"})
     beside = [config.source.parent / name for name in COMPANIONS]
     for path in (path for path in beside if path.is_file()):
         shutil.copy(path, config.out / path.name)

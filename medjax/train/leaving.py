@@ -13,6 +13,7 @@ from pathlib import Path
 
 import medjax
 from medjax.data.boundary import reading
+from medjax.data.whole import whole
 from medjax.progress import say
 from medjax.train.record import RECORD
 
@@ -64,8 +65,9 @@ def conclude(
         *told,
         f"What is here:\n\n{listed}",
     ]
-    (folder / README).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    paths = {name: _shown(folder, name, whole=True) for name in here}
+    with whole(folder / README) as draft:
+        draft.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    paths = {name: _shown(folder, name, full=True) for name in here}
     width = max(map(len, paths.values()))
     say("\nwritten:")
     for name, path in paths.items():
@@ -86,7 +88,7 @@ def abilities(folder: Path, uses: Mapping[str, str]) -> list[str]:
         return [name for name in uses if name in able]
 
 
-def _shown(folder: Path, name: str, *, whole: bool = False) -> str:
+def _shown(folder: Path, name: str, *, full: bool = False) -> str:
     """A file's name, or its path; folders end with a stroke."""
     stroke = "/" if (folder / name).is_dir() else ""
-    return f"{folder / name if whole else name}{stroke}"
+    return f"{folder / name if full else name}{stroke}"

@@ -22,6 +22,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from medjax.data.images import ResizeMode
+from medjax.data.whole import whole
 from medjax.typing import Variables
 from medjax.vlp.augment import NORMALISATIONS, AugmentConfig, evaluation
 from medjax.vlp.prompts import NOUNS, PROMPTS_VERSION, SENTENCES, prompts
@@ -50,14 +51,16 @@ def export_pair(
     for head in HEADS:
         own = {name: tree[head] for name, tree in variables.items() if head in tree}
         tensors |= {f"{head}.{k}": v for k, v in to_torch("head", own).items()}
-    save_file(tensors, folder / "heads.safetensors", metadata={"format": "pt"})
+    with whole(folder / "heads.safetensors") as draft:
+        save_file(tensors, draft, metadata={"format": "pt"})
     names = dict.fromkeys([*record.findings, *NOUNS, *SENTENCES])
     sentences = {name: [list(side) for side in prompts(name)] for name in names}
     for file, content in (
         (PREPARATION, dataclasses.asdict(Preparation.of(record))),
         ("prompts.json", sentences),
     ):
-        (folder / file).write_text(json.dumps(content, indent=1) + "\n")
+        with whole(folder / file) as draft:
+            draft.write_text(json.dumps(content, indent=1) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors.numpy import save_file
 
+from medjax.data.whole import whole
 from medjax.nn.bert import BertConfig
 from medjax.nn.resnet import ResNetConfig
 from medjax.nn.vit import ViTConfig
@@ -85,7 +86,6 @@ def save(
       ValueError: Variables that are not of this network.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     if isinstance(config, BertConfig):
         content = config.to_dict()
         if network == "bert_mlm":
@@ -94,6 +94,8 @@ def save(
         content = {"network": network, **dataclasses.asdict(config)}
     path = folder / WEIGHTS
     # transformers refuses a file that does not say which framework it is for.
-    save_file(to_torch(network, variables), path, metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    with whole(path) as draft:
+        save_file(to_torch(network, variables), draft, metadata={"format": "pt"})
+    with whole(folder / "config.json") as draft:
+        draft.write_text(json.dumps(content, indent=2) + "\n")
     return path
