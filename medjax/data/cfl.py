@@ -61,9 +61,11 @@ def write(path: str | Path, array: np.ndarray) -> None:
     """
     header, data = _pair(path)
     shape = (*array.shape, *[1] * (16 - array.ndim))
-    with whole(data) as numbers, whole(header) as words:
-        np.asarray(array).astype("<c8").ravel(order="F").tofile(numbers)
-        words.write_text("# Dimensions\n" + " ".join(map(str, shape)) + "\n")
+    with whole(data) as draft:
+        # Not by `tofile`, which does not tell where the last bytes found no room.
+        draft.write_bytes(np.asarray(array).astype("<c8").tobytes("F"))
+        with whole(header) as words:
+            words.write_text("# Dimensions\n" + " ".join(map(str, shape)) + "\n")
 
 
 def _pair(path: str | Path) -> tuple[Path, Path]:

@@ -20,7 +20,7 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         by that, or append an ending of their own.
 
     Raises:
-        OSError: where nothing can be written.
+        OSError: where nothing can be written, with the file's name.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,9 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield draft
         draft.replace(target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(draft)):
+            error.filename = str(target)
         raise

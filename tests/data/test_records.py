@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import resource
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from medjax.data.record_writer import write_records
 from medjax.data.records import Field, RecordSource, read_metadata
+from tests.full_disk import full_disk
 
 FIELDS = {
     "image": Field("array", (8, 8), "uint8"),
@@ -198,16 +198,12 @@ def test_a_description_of_other_types_is_refused_by_name(folder, change):
 
 @pytest.mark.parametrize("most", [64, 4096])  # Python meets it, the format's writer
 def test_a_full_disk_is_an_error_of_the_disk_and_leaves_nothing(tmp_path, most):
-    whole = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, whole[1]))
-        with (
-            pytest.raises(OSError, match="File too large") as refused,
-            write_records(tmp_path / "set", name="demo", fields=FIELDS) as writer,
-        ):
-            for i in range(200):
-                writer.add("train", row(i))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, whole)
+    with (
+        full_disk(most),
+        pytest.raises(OSError, match="File too large") as refused,
+        write_records(tmp_path / "set", name="demo", fields=FIELDS) as writer,
+    ):
+        for i in range(200):
+            writer.add("train", row(i))
     assert str(tmp_path) in str(refused.value)
     assert not list(tmp_path.iterdir())
