@@ -18,7 +18,7 @@ distribution alone, *copy* wins Wasserstein's.
 
 Every run has a folder of its own. The same command goes on where it was stopped, in the
 middle of a run too, and keeps the runs that are finished. ``--publish`` also writes
-``experiments/results/compare_anatomy.json`` and the tables of the pages beside it.
+``experiments/results/compare_anatomy.json``.
 """
 
 import dataclasses
@@ -28,12 +28,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-import tyro
-
 from experiments.bench.tables import markdown
 from experiments.cheart import TINY
-from experiments.compare.publishing import cell, conclude, finished, keep, spread
+from experiments.compare.publishing import (
+    cell,
+    command,
+    finished,
+    keep,
+    machine,
+    spread,
+)
 from medjax.heart.cheart import CONFIGS
 from medjax.heart.data import Anatomies, AnatomyConfig, open_anatomies
 from medjax.heart.generation import (
@@ -46,9 +50,7 @@ from medjax.heart.generation import (
     train,
 )
 from medjax.heart.systems import Generator
-from medjax.train.ending import ends_in_words
-from medjax.train.launch import LaunchConfig, launch
-from medjax.train.lock import hold
+from medjax.train.launch import LaunchConfig
 
 Arm = Literal["repo", "paper", "improved_lstm", "improved"]
 change = dataclasses.replace
@@ -106,7 +108,7 @@ class Comparison:
     workdir: Path = Path("runs/compare-anatomy")
     """One folder per run in it; the same command goes on."""
     publish: bool = False
-    """Write the committed results and the tables of their pages as well."""
+    """Write the committed results as well."""
     launch: LaunchConfig = TINY.launch
     """How this process starts."""
 
@@ -135,8 +137,7 @@ def compare(config: Comparison) -> dict[str, Any]:
             "data": dataclasses.asdict(config.data) | {"root": str(config.data.root)},
             "optimizer": dataclasses.asdict(TINY.optimizer),
             "draws": config.evaluation.draws,
-            "jax": jax.__version__,
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            **machine(),
         },
         "runs": rows,
         "summary": summarise(rows),
@@ -232,15 +233,9 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n\n".join(shown)
 
 
-@ends_in_words
-def main() -> None:
+def main() -> int:
     """Compares, prints the tables, keeps the numbers."""
-    config = tyro.cli(Comparison, description=__doc__)
-    launch(config.launch)
-    with hold(config.workdir):
-        results = compare(config)
-        name, shown = "compare_anatomy", table(results)
-        conclude(name, results, shown, config.workdir, publish=config.publish)
+    return command("compare_anatomy", Comparison, compare, table, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What is mixing lesions worth when few cases have any? LesionMix beside its peers.
 
-``python -m experiments.compare.mixing`` trains one small U-Net on 2, 4 and 8 embedded
+``python -m experiments.compare.mixing`` trains one small U-Net on 2 and on 8 embedded
 brains with few lesions, with every way of mixing and with none; equal network, patches,
 updates and learning rate. All are judged on the same held-out brains, whose loads go
 from few lesions to many, and on brains without any. A seed is that of the weights, of
@@ -18,24 +18,24 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
-import tyro
 from scipy.stats import ks_2samp
 
 from experiments import segment
-from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
+    asked_for,
     cell,
-    conclude,
+    command,
+    compared,
     differences,
     finished,
     interval,
     keep,
+    machine,
     summarise,
 )
 from medjax.data.ledger import Ledger
@@ -46,9 +46,7 @@ from medjax.segmentation.lesionmix.mix import LesionMixConfig
 from medjax.segmentation.phantoms.lesions import LOADS, LesionConfig, load_moments
 from medjax.segmentation.pretrained import Segmenter
 from medjax.segmentation.training import Segmentation, fitted, open_data
-from medjax.train.ending import ends_in_words
-from medjax.train.launch import LaunchConfig, cpu_devices, launch
-from medjax.train.lock import hold
+from medjax.train.launch import LaunchConfig, cpu_devices
 
 Arm = Literal[
     "none",
@@ -160,12 +158,11 @@ def compare(config: Comparison) -> dict[str, Any]:
         for count in config.train_cases
     }
     preset = segment.PRESETS["tiny"]
-    budget = dict(zip(BUDGET, _budget(config), strict=True)) | {
+    budget = dict(zip(BUDGET, asked_for(config, BUDGET), strict=True)) | {
         "optimizer": dataclasses.asdict(preset.optimizer),
         "trained": dataclasses.asdict(TRAINED),
         "tested": dataclasses.asdict(TESTED),
-        "jax": jax.__version__,
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        **machine(),
     }
     by_count = {str(count): found for count, found in rows.items()}
     return {
@@ -178,11 +175,6 @@ def compare(config: Comparison) -> dict[str, Any]:
     }
 
 
-def _budget(config: Comparison) -> list[Any]:
-    values = [getattr(config, name) for name in BUDGET]
-    return [list(v) if isinstance(v, tuple) else v for v in values]
-
-
 def _finished_run(
     name: Arm, count: int, seed: int, config: Comparison
 ) -> dict[str, Any]:
@@ -192,7 +184,8 @@ def _finished_run(
       ValueError: the folder holds a run of another budget.
     """
     folder = config.workdir / f"{name}-{count}-{seed}"
-    known = finished(folder, _budget(config), f"({', '.join(BUDGET)})")
+    budget = asked_for(config, BUDGET)
+    known = finished(folder, budget, f"({', '.join(BUDGET)})")
     if known is not None:
         return known["row"]
     began = time.monotonic()
@@ -201,7 +194,7 @@ def _finished_run(
     model = fitted(asked, found)
     row = {"system": name, "seed": seed, **scored(model, config)}
     row["seconds"] = round(time.monotonic() - began)
-    keep(folder / "result.json", {"budget": _budget(config), "row": row})
+    keep(folder / "result.json", {"budget": budget, "row": row})
     return row
 
 
@@ -281,29 +274,18 @@ def predicted(
 
 def table(results: Mapping[str, Any]) -> str:
     """Scores and differences in Markdown, by number of training brains."""
-
-    def part(about: str, entries: Any, tell: Callable[[Any], str]) -> str:
-        rows = [[ARMS[e["system"]][0], *(tell(e[n]) for n in SCORES)] for e in entries]
-        return markdown([about, *SCORES.values()], rows)
-
     parts = []
     for count, summary in results["summary"].items():
-        parts.append(part(f"{count} brains", summary, cell))
+        parts.append(compared(f"{count} brains", ARMS, summary, SCORES, cell))
         if against := results["differences"][count]:
             about = f"{count} brains, minus {ARMS[REFERENCE][0]}"
-            parts.append(part(about, against, interval))
+            parts.append(compared(about, ARMS, against, SCORES, interval))
     return "\n\n".join(parts)
 
 
-@ends_in_words
-def main() -> None:
+def main() -> int:
     """Compares, prints the table, keeps the numbers."""
-    config = tyro.cli(Comparison, description=__doc__)
-    launch(config.launch)
-    with hold(config.workdir):
-        results = compare(config)
-        name, shown = "compare_mixing", table(results)
-        conclude(name, results, shown, config.workdir, publish=config.publish)
+    return command("compare_mixing", Comparison, compare, table, __doc__)
 
 
 if __name__ == "__main__":

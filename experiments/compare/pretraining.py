@@ -15,28 +15,26 @@ middle of a run too, and keeps the runs that are finished. ``--publish`` also wr
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
-import tyro
 
 from experiments import convirt, gloria, imitate, mflag, mgca
-from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
     cell,
-    conclude,
+    command,
+    compared,
     differences,
     finished,
     interval,
     keep,
+    machine,
     summarise,
 )
-from medjax.train.ending import ends_in_words
-from medjax.train.launch import LaunchConfig, cpu_devices, launch
-from medjax.train.lock import hold
+from medjax.train.launch import LaunchConfig, cpu_devices
 from medjax.train.mesh import make_mesh
 from medjax.train.sharding import load_into, replicated
 from medjax.train.state import run_keys
@@ -143,8 +141,7 @@ def compare(config: Comparison) -> dict[str, Any]:
         "image_size": data.image_size,
         "optimizer": dataclasses.asdict(TINY.optimizer),
         "image_tower": TINY.image.architecture,
-        "jax": jax.__version__,
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        **machine(),
     }
     return {
         "budget": budget,
@@ -242,27 +239,17 @@ def headline(results: Mapping[str, Any]) -> dict[str, float]:
 
 def table(results: Mapping[str, Any]) -> str:
     """The summary in Markdown, and what training is worth."""
-    names = [name for name in results["summary"][0] if name not in ("system", "seeds")]
-
-    def part(about: str, entries: Sequence[Any], tell: Callable[[Any], str]) -> str:
-        rows = [[ARMS[e["system"]][0], *(tell(e[n]) for n in names)] for e in entries]
-        return markdown([about, *names], rows)
-
-    parts = [part("system", results["summary"], cell)]
-    if results["differences"]:
-        parts.append(part("minus random weights", results["differences"], interval))
+    summary, against = results["summary"], results["differences"]
+    names = {name: name for name in summary[0] if name not in ("system", "seeds")}
+    parts = [compared("system", ARMS, summary, names, cell)]
+    if against:
+        parts.append(compared("minus random weights", ARMS, against, names, interval))
     return "\n\n".join(parts)
 
 
-@ends_in_words
-def main() -> None:
+def main() -> int:
     """Compares, prints the table, keeps the numbers."""
-    config = tyro.cli(Comparison, description=__doc__)
-    launch(config.launch)
-    with hold(config.workdir):
-        results = compare(config)
-        name, shown = "compare_pretraining", table(results)
-        conclude(name, results, shown, config.workdir, publish=config.publish)
+    return command("compare_pretraining", Comparison, compare, table, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,85 @@
-"""What comparisons have alike: finished runs, spreads and differences, their ending."""
+"""What comparisons have alike: their command, finished runs, spreads, differences."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+import jax
 import numpy as np
+import tyro
 
+from experiments.bench.tables import markdown
 from medjax.data.boundary import reading
 from medjax.data.whole import whole
 from medjax.metrics.statistics import paired_bootstrap
 from medjax.progress import say
 from medjax.train.agree import on_first
+from medjax.train.ending import ends_in_words
+from medjax.train.launch import LaunchConfig, launch
+from medjax.train.lock import hold
+
+
+class Asked(Protocol):
+    """The flags that every comparison has."""
+
+    @property
+    def workdir(self) -> Path:
+        """One folder per run in it."""
+        ...
+
+    @property
+    def publish(self) -> bool:
+        """Write the committed results as well."""
+        ...
+
+    @property
+    def launch(self) -> LaunchConfig:
+        """How the process starts."""
+        ...
+
+
+C = TypeVar("C", bound=Asked)
+
+
+@ends_in_words
+def command(
+    name: str,
+    flags: type[C],
+    compare: Callable[[C], Mapping[str, Any]],
+    table: Callable[[Mapping[str, Any]], str],
+    about: str | None,
+) -> None:
+    """The command of a comparison: compares, prints the table, keeps the numbers.
+
+    Args:
+      name: Of the comparison's committed file.
+      flags: What can be asked for.
+      compare: Runs what is not finished yet, and returns all numbers.
+      table: Those in Markdown.
+      about: What ``--help`` says.
+
+    Returns:
+      The status of the process.
+    """
+    config = tyro.cli(flags, description=about)
+    launch(config.launch)
+    with hold(config.workdir):
+        results = compare(config)
+        shown = table(results)
+        conclude(name, results, shown, config.workdir, publish=config.publish)
+
+
+def machine() -> dict[str, str]:
+    """What ran the comparison, for the record."""
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return {"jax": jax.__version__, "device": device}
+
+
+def asked_for(config: Any, names: Sequence[str]) -> list[Any]:
+    """The values of some flags as JSON gives them back: a run's budget."""
+    values = [getattr(config, name) for name in names]
+    return [list(v) if isinstance(v, tuple) else v for v in values]
 
 
 def finished(folder: Path, budget: Sequence[Any], what: str) -> dict[str, Any] | None:
@@ -79,6 +147,28 @@ def interval(value: Mapping[str, float], *, places: int = 3) -> str:
     """A `difference` as ``+0.010 [-0.002, +0.022]``."""
     mean, low, high = (f"{value[k]:+.{places}f}" for k in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
+
+
+def compared(
+    about: str,
+    arms: Mapping[Any, tuple[Any, ...]],
+    entries: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, str],
+    tell: Callable[[Any], str],
+) -> str:
+    """A row per system in Markdown.
+
+    Args:
+      about: Head of the column of systems.
+      arms: Systems by name, of each first what it is called.
+      entries: Of `summarise` or `differences`.
+      scores: The columns, by the name of the number.
+      tell: `cell` or `interval`.
+    """
+    rows = [
+        [arms[e["system"]][0], *(tell(e[name]) for name in scores)] for e in entries
+    ]
+    return markdown([about, *scores.values()], rows)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

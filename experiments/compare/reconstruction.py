@@ -23,18 +23,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
-import tyro
 
 from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
     cell,
-    conclude,
+    command,
     difference,
     finished,
     interval,
     keep,
+    machine,
     spread,
 )
 from medjax.mri import series
@@ -55,9 +54,7 @@ from medjax.mri.scans import Contrast, Scans, ScansConfig, batch_of, open_scans
 from medjax.mri.systems import build
 from medjax.mri.unrolled import UnrolledConfig
 from medjax.mri.varnet import VarNetConfig
-from medjax.train.ending import ends_in_words
-from medjax.train.launch import LaunchConfig, launch
-from medjax.train.lock import hold
+from medjax.train.launch import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 
@@ -175,8 +172,7 @@ def budget(config: Comparison) -> dict[str, Any]:
         "steps": config.steps,
         "lr": config.lr,
         "data": {**dataclasses.asdict(config.data), "root": str(config.data.root)},
-        "jax": jax.__version__,
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        **machine(),
     }
 
 
@@ -368,15 +364,9 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n\n".join(tables)
 
 
-@ends_in_words
-def main() -> None:
+def main() -> int:
     """Compares, prints the table, keeps the numbers."""
-    config = tyro.cli(Comparison, description=__doc__)
-    launch(config.launch)
-    with hold(config.workdir):
-        results = compare(config)
-        name, shown = "compare_reconstruction", table(results)
-        conclude(name, results, shown, config.workdir, publish=config.publish)
+    return command("compare_reconstruction", Comparison, compare, table, __doc__)
 
 
 if __name__ == "__main__":

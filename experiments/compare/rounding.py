@@ -15,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
 from experiments import imitate
 from experiments.bench.tables import markdown
-from experiments.compare.publishing import conclude
+from experiments.compare.publishing import command
 from medjax.data.pipeline import PipelineConfig, build_pipeline
-from medjax.train.ending import ends_in_words
-from medjax.train.launch import LaunchConfig, launch
-from medjax.train.lock import hold
+from medjax.train.launch import LaunchConfig
 from medjax.train.log import read_metrics
 from medjax.train.loop import fit
 from medjax.train.mesh import make_mesh
@@ -143,15 +140,9 @@ def table(results: Mapping[str, Any]) -> str:
     return markdown(["step", *heads], rows)
 
 
-@ends_in_words
-def main() -> None:
+def main() -> int:
     """Compares, prints the table, keeps the numbers."""
-    config = tyro.cli(Rounding, description=__doc__)
-    launch(config.launch)
-    with hold(config.workdir):
-        results = compare(config)
-        name, shown = "compare_rounding", table(results)
-        conclude(name, results, shown, config.workdir, publish=config.publish)
+    return command("compare_rounding", Rounding, compare, table, __doc__)
 
 
 if __name__ == "__main__":

@@ -14,24 +14,26 @@ middle of a run too, and keeps the runs that are finished. ``--publish`` also wr
 """
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import jax
 import numpy as np
-import tyro
 
 from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
+    asked_for,
     cell,
-    conclude,
+    command,
+    compared,
     differences,
     finished,
     interval,
     keep,
+    machine,
     summarise,
 )
 from experiments.hierarchical import TINY
@@ -46,9 +48,7 @@ from medjax.segmentation.uncertain import (
     run,
     system_of,
 )
-from medjax.train.ending import ends_in_words
-from medjax.train.launch import LaunchConfig, cpu_devices, launch
-from medjax.train.lock import hold
+from medjax.train.launch import LaunchConfig, cpu_devices
 
 Peer = Literal[
     "deterministic", "tta", "dropout", "ensemble", "probunet", "phiseg", "ssn"
@@ -145,11 +145,10 @@ def compare(config: Comparison) -> dict[str, Any]:
     ]
     rows = [one["row"] for one in done]
     rows.sort(key=lambda row: (row["seed"], config.systems.index(row["system"])))
-    budget = dict(zip(BUDGET, _budget(config), strict=True)) | {
+    budget = dict(zip(BUDGET, asked_for(config, BUDGET), strict=True)) | {
         "optimizer": dataclasses.asdict(TINY.optimizer),
         "members": TINY.members,
-        "jax": jax.__version__,
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        **machine(),
     }
     return {
         "budget": budget,
@@ -173,11 +172,6 @@ BUDGET = (
 """What a run's folder has to have been made with."""
 
 
-def _budget(config: Comparison) -> list[Any]:
-    values = [getattr(config, name) for name in BUDGET]
-    return [list(v) if isinstance(v, tuple) else v for v in values]
-
-
 def _finished_run(name: Arm, seed: int, config: Comparison) -> dict[str, Any]:
     """What a method and seed came to: from its folder if it is there, else trained.
 
@@ -185,7 +179,8 @@ def _finished_run(name: Arm, seed: int, config: Comparison) -> dict[str, Any]:
       ValueError: the folder holds a run of another budget.
     """
     folder = config.workdir / f"{name}-{seed}"
-    known = finished(folder, _budget(config), f"({', '.join(BUDGET)})")
+    budget = asked_for(config, BUDGET)
+    known = finished(folder, budget, f"({', '.join(BUDGET)})")
     if known is not None:
         return known
     asked = settings(name, seed, config)
@@ -193,7 +188,7 @@ def _finished_run(name: Arm, seed: int, config: Comparison) -> dict[str, Any]:
     results = views(asked, config, seed) if name == "tta" else run(asked)
     row = {"system": name, "seed": seed, **headline(results)}
     row["seconds"] = round(time.monotonic() - began)
-    result = {"budget": _budget(config), "row": row, "floors": results["floors"]}
+    result = {"budget": budget, "row": row, "floors": results["floors"]}
     keep(folder / "result.json", result)
     return result
 
@@ -292,25 +287,18 @@ def table(results: Mapping[str, Any]) -> str:
     told = [f"{bound[name]:.4f}" if name in bound else "" for name in SCORES]
     rows.append(["*truth, other annotators*", *told, ""])
     shifts = [name for name in summary[0] if name.startswith("auroc ")]
-    found = [
-        [ARMS[e["system"]][0], *(cell(e[n]) for n in ("auroc", *shifts))]
-        for e in summary
-    ]
-    names = [name.removeprefix("auroc ") for name in ("auroc all", *shifts)]
-    names = ["all, by entropy" if name == "entropy" else name for name in names]
+    names = {name: name.removeprefix("auroc ") for name in ("auroc", *shifts)}
+    names |= {"auroc": "all", "auroc entropy": "all, by entropy"}
     parts = [
         markdown(head, rows),
-        markdown(["AUROC of unfamiliar images", *names], found),
+        compared("AUROC of unfamiliar images", ARMS, summary, names, cell),
     ]
     if levels := level_rows(summary):
         parts.append(markdown(["growth of a level's map", "noise", "anatomy"], levels))
     if results["differences"]:
-        against = [
-            [ARMS[e["system"]][0], *(interval(e[name], places=4) for name in SCORES)]
-            for e in results["differences"]
-        ]
+        tell = functools.partial(interval, places=4)
         about = f"minus {ARMS[REFERENCE][0]}"
-        parts.append(markdown([about, *SCORES.values()], against))
+        parts.append(compared(about, ARMS, results["differences"], SCORES, tell))
     return "\n\n".join(parts)
 
 
@@ -329,15 +317,9 @@ def level_rows(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-@ends_in_words
-def main() -> None:
+def main() -> int:
     """Compares, prints the table, keeps the numbers."""
-    config = tyro.cli(Comparison, description=__doc__)
-    launch(config.launch)
-    with hold(config.workdir):
-        results = compare(config)
-        name, shown = "compare_uncertainty", table(results)
-        conclude(name, results, shown, config.workdir, publish=config.publish)
+    return command("compare_uncertainty", Comparison, compare, table, __doc__)
 
 
 if __name__ == "__main__":

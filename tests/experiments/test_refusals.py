@@ -6,12 +6,20 @@ import sys
 import pytest
 
 from experiments import cmrxrecon, embed, retrieve, varnet, zero_shot
-from experiments.compare import pretraining, reconstruction, rounding, uncertainty
+from experiments.compare import (
+    anatomy,
+    mixing,
+    pretraining,
+    publishing,
+    reconstruction,
+    rounding,
+    uncertainty,
+)
 from experiments.prepare import cmrxrecon as prepare_cmrxrecon
 from experiments.prepare import lookalike, reports
 from medjax.train import experiment
 
-COMPARISONS = (pretraining, reconstruction, rounding, uncertainty)
+COMPARISONS = (anatomy, mixing, pretraining, reconstruction, rounding, uncertainty)
 
 
 def train(arguments, monkeypatch):
@@ -66,8 +74,8 @@ def test_a_folder_below_a_file_is_refused_before_any_work(
     table += ["--patient", "patient", "--image", "None"]
     refused(reports.main([*table, "--out", below]))
     refused(train(["tiny", "--workdir", below], monkeypatch))
+    monkeypatch.setattr(publishing, "launch", lambda config: None)
     for door in COMPARISONS:
-        monkeypatch.setattr(door, "launch", lambda config: None)
         monkeypatch.setattr(door, "compare", lambda config: pytest.fail("it ran"))
         monkeypatch.setattr(sys, "argv", ["compare", "--workdir", below])
         refused(door.main())
