@@ -19,7 +19,7 @@ Fixed defects of the released code, none of them reproducible because they stop 
 change nothing: a 0-d index assignment that ends every step; absent findings (a single
 blank) that count as present. Here a missing section takes no part in its term, as
 anchor or as negative, and does not enter the statistics of the report head. Contrast
-per device stays selectable (``contrast.negatives = "local"``), and so do BatchNorm
+per device stays selectable (``loss.negatives = "local"``), and so do BatchNorm
 statistics per device (``statistics``), which ``repo`` has: the code trains without
 ``SyncBatchNorm``.
 
