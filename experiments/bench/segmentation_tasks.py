@@ -1,0 +1,330 @@
+"""What the benchmark of segmentation times: five kinds of work, ours and the peers'.
+
+Peers are loaded if they are installed.
+"""
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+
+from experiments.bench.compiled import CompiledStep
+from medjax.metrics.surface import surface_distances
+from medjax.mri.motion import MotionConfig, beats_of, draw_breathing, move
+from medjax.nn.nnunet import NNUNetConfig
+from medjax.segmentation.inference import WindowConfig, sliding_window
+from medjax.segmentation.labels import classes
+from medjax.segmentation.lesionmix import transform
+from medjax.segmentation.system import SegmentationConfig, segmentation_system
+from medjax.train.ensemble import ensemble, member
+from medjax.train.mesh import make_mesh
+from medjax.train.optimizer import OptimizerConfig
+
+Work = Callable[[], Any]
+TaskName = Literal["lesions", "surfaces", "tiles", "ensemble", "motion"]
+MEMBERS = 5
+SPACING = (1.0, 1.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationBenchConfig:
+    """Sizes."""
+
+    tasks: tuple[TaskName, ...] = ("lesions", "surfaces", "tiles", "ensemble", "motion")
+    """What is measured."""
+    lesions: int = 16
+    """Of a batch."""
+    box: int = 32
+    """Voxels along each axis of a lesion's box."""
+    surface: int = 128
+    """Voxels along each axis of label maps."""
+    volume: int = 96
+    """Voxels along each axis of a volume that is cut into tiles."""
+    patch: int = 48
+    """Voxels along each axis of a tile."""
+    plane: int = 64
+    """Rows and columns of what the members are trained on."""
+    frame: int = 144
+    """Rows and columns of a frame."""
+    turns: int = 5
+    """Timed turns of each."""
+    seed: int = 0
+    """Of everything random."""
+    out: Path = Path("runs/bench")
+    """Folder of the JSON file."""
+
+
+class Task(NamedTuple):
+    """The same work by all.
+
+    Attributes:
+      about: what it is, in a line.
+      ours: does it once.
+      theirs: do it once, by name.
+      differences: of our answer from theirs, by name.
+    """
+
+    about: str
+    ours: Work
+    theirs: dict[str, Work]
+    differences: dict[str, float]
+
+
+PEERS = ("torch", "monai", "medpy", "torchio")
+
+
+def peer(name: str) -> ModuleType | None:
+    """A package, if it is installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def lesions(config: SegmentationBenchConfig) -> Task:
+    """Lesions of one batch, transformed."""
+    rng = np.random.default_rng(config.seed)
+    n, count = config.box, config.lesions
+    at = np.indices((n,) * 3) - n // 2
+    mask = ((at / np.array([5, 7, 6]).reshape(3, 1, 1, 1)) ** 2).sum(0) < 1
+    crops = rng.normal(size=(count, n, n, n)).astype(np.float32)
+    given = np.stack([crops, np.broadcast_to(mask, crops.shape)], -1)
+    given = jnp.asarray(given, jnp.float32)
+    how = transform.TransformConfig()
+    middle = jnp.full(3, n // 2, jnp.float32)
+
+    def one(crop: jax.Array, key: jax.Array) -> Any:
+        motion_key, light_key = jax.random.split(key)
+        motion = transform.draw_motion(crop[..., 1] > 0, SPACING, how, key=motion_key)
+        image, moved = transform.move(crop, motion, middle)
+        return transform.relit(image, how, key=light_key), moved
+
+    keys = jax.random.split(jax.random.key(config.seed), count)
+    many = jax.jit(jax.vmap(one))
+
+    def scipy() -> None:
+        for crop in crops:
+            _transformed(crop, mask.astype(np.float32), rng)
+
+    theirs: dict[str, Work] = {"SciPy": scipy}
+    if (torchio := peer("torchio")) and (torch := peer("torch")):
+        steps = torchio.Compose(
+            [
+                torchio.RandomFlip(axes=(0, 1, 2)),
+                torchio.RandomAffine(scales=(0.5, 1.8), degrees=89),
+                torchio.RandomElasticDeformation(5, max_displacement=4),
+                torchio.RandomGamma(),
+                torchio.RandomNoise(std=0.1),
+            ]
+        )
+
+        def with_torchio() -> None:
+            for crop in crops:
+                steps(
+                    torchio.Subject(
+                        image=torchio.ScalarImage(tensor=torch.tensor(crop[None])),
+                        mask=torchio.LabelMap(tensor=torch.tensor(mask[None])),
+                    )
+                )
+
+        theirs["torchio"] = with_torchio
+    about = f"{count} lesions of {n}^3 voxels, five transforms"
+    return Task(about, lambda: jax.block_until_ready(many(given, keys)), theirs, {})
+
+
+def _transformed(
+    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flip, affine map, elastic map, brightness and noise, one after the other."""
+    pair = [np.flip(x, axis=int(rng.integers(3))) for x in (image, mask)]
+    matrix = np.linalg.qr(rng.normal(size=(3, 3)))[0] / rng.uniform(0.5, 1.8)
+    centre = (np.array(image.shape) - 1) / 2
+    offset = centre - matrix @ centre
+    mapped: Any = ndimage.affine_transform  # takes an offset for each axis as well
+    pair = [mapped(x, matrix, offset, order=1) for x in pair]
+    field = rng.uniform(-4, 4, (3, 5, 5, 5))
+    zooms = [n / 5 for n in image.shape]
+    bent = np.stack([np.asarray(ndimage.zoom(f, zooms, order=1)) for f in field])
+    at = np.indices(image.shape) + bent
+    pair = [ndimage.map_coordinates(x, at, order=1) for x in pair]
+    light = rng.uniform(0.9, 1.1) * pair[0] + 0.1 * rng.normal(size=image.shape)
+    return light, pair[1] > 0.5
+
+
+def surfaces(config: SegmentationBenchConfig) -> Task:
+    """Label maps of three structures, measured."""
+    rng = np.random.default_rng(config.seed)
+    shape = (config.surface,) * 3
+
+    def labels() -> np.ndarray:
+        smooth = ndimage.gaussian_filter(rng.normal(size=shape), config.surface / 12)
+        edges = np.quantile(smooth, [0.55, 0.75, 0.9])
+        return np.digitize(smooth, edges)
+
+    truth = labels()
+    said = np.roll(truth, (2, -1, 3), (0, 1, 2))
+
+    def ours() -> list[tuple[float, ...]]:
+        found = []
+        for label in (1, 2, 3):
+            both = surface_distances(
+                said == label, truth == label, SPACING, elements="voxels"
+            )
+            found.append((both.hd95("monai"), both.assd("pooled"), both.nsd(2.0)))
+        return found
+
+    theirs: dict[str, Work] = {}
+    differences: dict[str, float] = {}
+    if peer("medpy"):
+        binary = importlib.import_module("medpy.metric.binary")
+
+        def medpy() -> list[tuple[float, ...]]:
+            pairs = [(said == label, truth == label) for label in (1, 2, 3)]
+            return [(binary.hd95(*pair), binary.assd(*pair)) for pair in pairs]
+
+        theirs["medpy (without surface Dice)"] = medpy
+        differences["medpy, ASSD"] = _gap(ours(), medpy(), 1)
+    if peer("monai") and (torch := peer("torch")):
+        metrics = importlib.import_module("monai.metrics")
+
+        def one_hot(x: np.ndarray) -> Any:
+            return torch.tensor(np.stack([x == i for i in range(4)])[None])
+
+        pair = one_hot(said), one_hot(truth)
+
+        def monai() -> list[tuple[float, ...]]:
+            hd = metrics.compute_hausdorff_distance(*pair, percentile=95)
+            mean = metrics.compute_average_surface_distance(*pair, symmetric=True)
+            dice = metrics.compute_surface_dice(*pair, class_thresholds=[2.0] * 3)
+            return list(zip(*(x[0].tolist() for x in (hd, mean, dice)), strict=True))
+
+        theirs["MONAI"] = monai
+        for place, name in enumerate(("HD95", "ASSD", "surface Dice")):
+            differences[f"MONAI, {name}"] = _gap(ours(), monai(), place)
+    about = f"three labels, {config.surface}^3: HD95, ASSD, surface Dice"
+    return Task(about, ours, theirs, differences)
+
+
+def _gap(ours: Any, theirs: Any, place: int) -> float:
+    return max(abs(a[place] - b[place]) for a, b in zip(ours, theirs, strict=True))
+
+
+def _doubled(variables: Any, patches: jax.Array, key: jax.Array) -> dict[str, Any]:
+    """A network that costs nothing."""
+    return {"value": 2.0 * patches}
+
+
+def tiles(config: SegmentationBenchConfig) -> Task:
+    """A volume by tiles."""
+    rng = np.random.default_rng(config.seed)
+    volume = rng.normal(size=(*(config.volume,) * 3, 1)).astype(np.float32)
+    patch = (config.patch,) * 3
+    window = WindowConfig(placement="clamped", batch=4)
+
+    def ours() -> np.ndarray:
+        found = sliding_window(_doubled, {}, volume, patch=patch, config=window)
+        return found["value"]
+
+    theirs: dict[str, Work] = {}
+    differences: dict[str, float] = {}
+    if peer("monai") and (torch := peer("torch")):
+        inferers = importlib.import_module("monai.inferers")
+        given = torch.tensor(volume)[None].movedim(-1, 1)
+
+        def monai() -> np.ndarray:
+            found = inferers.sliding_window_inference(
+                given, patch, 4, lambda x: 2.0 * x, overlap=0.5, mode="gaussian"
+            )
+            return found[0].movedim(0, -1).numpy()
+
+        theirs["MONAI"] = monai
+        differences["MONAI"] = float(np.abs(ours() - monai()).max())
+    about = f"{config.volume}^3 by tiles of {config.patch}^3"
+    return Task(about, ours, theirs, differences)
+
+
+def ensembles(config: SegmentationBenchConfig) -> Task:
+    """A step of five members."""
+    n, rng = config.plane, np.random.default_rng(config.seed)
+    plane = ((3, 3),) * 3
+    network = NNUNetConfig(
+        widths=(8, 16, 32),
+        kernels=plane,
+        strides=((1, 1), (2, 2), (2, 2)),
+        blocks=(2, 2, 2),
+        decoder_blocks=(2, 2),
+        out_channels=2,
+    )
+    described = SegmentationConfig(network, (n, n), 1, classes({"lesion": 1}))
+    system = segmentation_system(described)
+    batch = {
+        "image": rng.normal(size=(8, n, n, 1)).astype(np.float32),
+        "label": rng.integers(0, 2, (8, n, n)).astype(np.int16),
+    }
+    mesh, rule = make_mesh(devices=jax.devices()[:1]), OptimizerConfig(lr=1e-4)
+
+    def compiled(built: Any) -> CompiledStep:
+        with jax.set_mesh(mesh):
+            step = CompiledStep(built.init, rule, batch, mesh, config.seed)
+            step.compile(built.loss)
+        return step
+
+    def taken(*steps: CompiledStep) -> None:
+        with jax.set_mesh(mesh):
+            for step in steps:
+                step.step()
+                step.wait()
+
+    together = compiled(ensemble(system, MEMBERS))
+    alone = [compiled(member(system, number)) for number in range(MEMBERS)]
+    about = f"a step of {MEMBERS} members, widths 8-16-32, 8 patches of {n}x{n}"
+    work: dict[str, Work] = {"one after the other": functools.partial(taken, *alone)}
+    return Task(about, functools.partial(taken, together), work, {})
+
+
+def motion(config: SegmentationBenchConfig) -> Task:
+    """A frame over twelve heartbeats."""
+    n, rng = config.frame, np.random.default_rng(config.seed)
+    how = MotionConfig(views=-(-n // 12))
+    frame = rng.random((1, 1, n, n)).astype(np.float32)
+    key = jax.random.key(config.seed)
+    breathing = draw_breathing(how, slices=1, lines=n, key=key)
+    spacing, beats = (8.0, 2.0, 2.0), beats_of(n, how.views)
+    given, zero = jnp.asarray(frame), jnp.int32(0)
+
+    def ours() -> jax.Array:
+        found = move(given, zero, breathing, spacing, how, key=key)
+        return jax.block_until_ready(found.image)
+
+    places = np.asarray(breathing.displacement)[0, :, 1:] / 2.0
+
+    def scipy() -> np.ndarray:
+        kspace = np.zeros((n, n), complex)
+        for beat, place in enumerate(places):
+            moved = ndimage.shift(frame[0, 0], place, order=1, mode="nearest")
+            kspace[beat::beats] = np.fft.fft2(moved)[beat::beats]
+        return np.abs(np.fft.ifft2(kspace))
+
+    theirs: dict[str, Work] = {"SciPy": scipy}
+    if (torchio := peer("torchio")) and (torch := peer("torch")):
+        random = torchio.RandomMotion(num_transforms=beats)
+        image = torchio.ScalarImage(tensor=torch.tensor(frame[0].reshape(1, n, n, 1)))
+        theirs["torchio"] = lambda: random(image)
+    return Task(f"a frame of {n}x{n} over {beats} beats", ours, theirs, {})
+
+
+TASKS: Mapping[TaskName, Callable[[SegmentationBenchConfig], Task]] = {
+    "lesions": lesions,
+    "surfaces": surfaces,
+    "tiles": tiles,
+    "ensemble": ensembles,
+    "motion": motion,
+}
