@@ -60,6 +60,27 @@ def compose(
     return jnp.abs(ifft2c(jnp.sum(lines, axis=0)))
 
 
+def posed(
+    image: Float[Array, "d h w"],
+    angle: Float[Array, ""],
+    shift: Float[Array, "2"],
+    pixel: tuple[float, float],
+) -> Float[Array, "d h w"]:
+    """A stack in one rigid pose.
+
+    Args:
+        image: at rest.
+        angle: in the plane, rad.
+        shift: added to the places that are looked at, voxels.
+        pixel: mm between rows and columns.
+    """
+    plane, size = image.shape[1:], jnp.asarray(pixel)
+    # A rotation is one of mm, whatever the pixels' shape.
+    matrix = plane_rotation(2, 0, 1, angle) * size[None, :] / size[:, None]
+    points = affine_points(matrix, plane, plane, shift=shift)
+    return jax.vmap(functools.partial(warp, at=points, outside="edge"))(image)
+
+
 @functools.partial(jax.jit, static_argnames=("pixel", "config"))
 def block_motion(
     image: Float[Array, "d h w"],
@@ -77,17 +98,14 @@ def block_motion(
         key: of everything random.
     """
     turn_key, shift_key, time_key, axis_key = jax.random.split(key, 4)
-    count, plane = config.poses, image.shape[1:]
+    count = config.poses
     most = jnp.deg2rad(config.degrees)
     angles = jax.random.uniform(turn_key, (count,), minval=-most, maxval=most)
     reach = jnp.asarray([config.shift / size for size in pixel])
     shifts = reach[None] * jax.random.uniform(shift_key, (count, 2), minval=-1.0)
 
     def at_pose(angle: Array, shift: Array) -> Array:
-        matrix = plane_rotation(2, 0, 1, angle)
-        points = affine_points(matrix, plane, plane, shift=shift)
-        one = functools.partial(warp, at=points, outside="edge")
-        return jax.vmap(one)(image)
+        return posed(image, angle, shift, pixel)
 
     poses = jnp.concatenate([image[None], jax.vmap(at_pose)(angles, shifts)])
     times = jnp.sort(jax.random.uniform(time_key, (count,)))

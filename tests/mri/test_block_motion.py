@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax.mri.block_motion import BlockMotionConfig, block_motion, compose
+from medjax.mri.block_motion import BlockMotionConfig, block_motion, compose, posed
 
 IMAGE = jnp.asarray(np.random.default_rng(0).random((2, 12, 10)), jnp.float32)
 
@@ -20,6 +20,15 @@ def test_poses_that_do_not_move_give_the_image_and_others_do_not():
     assert np.abs(pair[0] - IMAGE).max() > 0.05 and np.abs(pair[1] - pair[0]).max() > 0
     with pytest.raises(ValueError, match="poses=0"):
         BlockMotionConfig(poses=0)
+
+
+def test_a_quarter_turn_is_one_of_millimetres():
+    """Rows 2 mm apart, columns 1 mm: a ramp down the rows becomes one of columns."""
+    rows, columns = 2.0 * (np.arange(9) - 4), np.arange(17) - 8.0
+    ramp = jnp.asarray(np.broadcast_to(rows[:, None], (1, 9, 17)), jnp.float32)
+    out = posed(ramp, jnp.float32(np.pi / 2), jnp.zeros(2), (2.0, 1.0))
+    expected = np.broadcast_to(-columns, (1, 9, 17))
+    np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("axis", [0.0, 1.0])
