@@ -30,16 +30,17 @@ from experiments.motion_scans import (
     Arm,
     breath_key,
     phantom_scenes,
-    real_scene,
     scanned,
     strip_of,
-    write_training,
-    write_volunteers,
 )
-from medjax.data.boundary import DataError
-from medjax.data.ledger import Ledger, OnError
-from medjax.mri.block_motion import BlockMotionConfig
-from medjax.mri.cine_phantom import CineConfig
+from experiments.motion_volunteers import (
+    MotionData,
+    Parts,
+    training_set,
+    volunteers,
+)
+from experiments.segment import NNUNET
+from medjax.data.ledger import Ledger
 from medjax.mri.motion import MODES, MotionConfig
 from medjax.segmentation.augment import AugmentConfig
 from medjax.segmentation.cmrxmotion.disturbed import (
@@ -65,14 +66,13 @@ from medjax.segmentation.cmrxmotion.quality import (
     thresholds_of,
 )
 from medjax.segmentation.cmrxmotion.reader import (
-    Scan,
     find,
-    split_by_patient,
 )
 from medjax.segmentation.cmrxmotion.report import Strip, motion_page
-from medjax.segmentation.cmrxmotion.submission import write_grades
-from medjax.segmentation.datasets import Case, DataSet
-from medjax.segmentation.datasets.hearts import LABELS as HEART
+from medjax.segmentation.cmrxmotion.submission import (
+    write_grades,
+    write_segmentation,
+)
 from medjax.segmentation.fingerprint import PlanConfig
 from medjax.segmentation.inference import WindowConfig
 from medjax.segmentation.prepared import in_memory
@@ -83,39 +83,6 @@ from medjax.train.experiment import Experiment, main
 from medjax.train.launch import LaunchConfig, cpu_devices
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class MotionData:
-    """Whose hearts."""
-
-    root: Path | None = None
-    """The challenge's training tree, with ``data`` and ``IQA.csv``; None: phantoms."""
-    submit: Path | None = None
-    """A tree of the challenge to be answered, without labels and grades."""
-    volunteers: tuple[int, int, int] = (16, 6, 8)
-    """Phantoms to train on, to validate on, and held out."""
-    shares: tuple[float, float, float] = (0.5, 0.2, 0.3)
-    """Of real volunteers: the same."""
-    cine: CineConfig = CineConfig(size=64, pixel=3.5, slices=6, gap=14.0, frames=2)
-    """The phantom; its two frames are end-diastole and end-systole."""
-    motion: MotionConfig = MotionConfig(noise=0.02)
-    """The scanner; its mode is chosen for every scan."""
-    block: BlockMotionConfig = BlockMotionConfig()
-    """Of block motion."""
-    copies: int = 4
-    """Of each training scan that motion is put into."""
-    seed: int = 0
-    """Of volunteers, breathing and split."""
-    on_error: OnError = "raise"
-    """A scan that cannot be read: stop, or list it and go on."""
-
-    def __post_init__(self) -> None:
-        if min(self.volunteers) < 1 or self.cine.frames != 2:
-            raise ValueError(
-                f"data: {self.volunteers} volunteers and {self.cine.frames} frames, "
-                "expected one of each part at least, and two frames"
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,9 +116,6 @@ class UnderMotion(Experiment):
     """How processes find each other."""
 
 
-Parts = Mapping[str, tuple[Scan, ...]]
-
-
 def run(config: UnderMotion) -> dict[str, Any]:
     """Scans, trains, grades, segments, scores and reports.
 
@@ -164,10 +128,8 @@ def run(config: UnderMotion) -> dict[str, Any]:
     if not config.arms:
         raise ValueError("arms: expected one segmenter at least")
     ledger = Ledger(config.data.on_error)
-    parts = volunteers(config, ledger)
-    test = [scan for scan in parts["test"] if scan.grade is not None]
-    if not test or not all(s.grade for p in ("train", "validation") for s in parts[p]):
-        raise DataError("data: expected a grade for every scan (IQA.csv)")
+    parts = volunteers(config.data, config.workdir, ledger)
+    test = parts["test"]
     segmenters = {arm: segmenter(config, arm, parts, ledger) for arm in config.arms}
     found: dict[str, list[Answer]] = {}
     for arm, model in segmenters.items():
@@ -192,8 +154,11 @@ def run(config: UnderMotion) -> dict[str, Any]:
         ],
         "task2": task2_rows(found, config.workdir),
     }
-    answered = test if config.data.submit is None else find(config.data.submit)
-    submit(config, answered, graders, segmenters[config.arms[-1]])
+    last = config.arms[-1]
+    handed_in = found[last]
+    if config.data.submit is not None:
+        handed_in = answers(segmenters[last], find(config.data.submit, ledger=ledger))
+    submit(config, handed_in, graders)
 
     def keep() -> None:
         page = motion_page(
@@ -205,6 +170,9 @@ def run(config: UnderMotion) -> dict[str, Any]:
             subtitle=f"{len(test)} held-out scans of "
             f"{len({scan.patient for scan in test})} volunteers",
         )
+        if ledger.skipped:
+            ledger.write_skipped(config.workdir / "skipped.csv")
+            print(ledger.summary())
         for row in results["grading"]:
             print(
                 f"graded by {row['method']}: kappa {row['kappa']:.3f}, accuracy "
@@ -221,57 +189,9 @@ def run(config: UnderMotion) -> dict[str, Any]:
     return results
 
 
-def volunteers(config: UnderMotion, ledger: Ledger) -> Parts:
-    """Scans to train on, to validate on and held out: no volunteer is in two parts."""
-    data = config.data
-    names = ("train", "validation", "test")
-    if data.root is not None:
-        scans = find(data.root, ledger=ledger)
-        shares: dict[str, float] = dict(zip(names, data.shares, strict=True))
-        return split_by_patient(scans, shares, seed=data.seed)
-    folder = config.workdir / "volunteers"
-    count = sum(data.volunteers)
-    on_first(
-        lambda: write_volunteers(
-            folder, data.cine, data.motion, count=count, seed=data.seed
-        ),
-        what="volunteers",
-    )
-    scans = find(folder)
-    # Those held out come first, so that more training leaves them as they are.
-    train, validation, test = data.volunteers
-    edges = {"test": (0, test), "validation": (test, test + validation)}
-    edges["train"] = (test + validation, count)
-    patients = sorted({scan.patient for scan in scans})
-    return {
-        name: tuple(s for s in scans if s.patient in patients[slice(*edges[name])])
-        for name in names
-    }
-
-
 def segmenter(config: UnderMotion, arm: Arm, parts: Parts, ledger: Ledger) -> Segmenter:
     """Trains one segmenter, or goes on training it, in a folder of its own."""
-    data, folder = config.data, config.workdir / "training" / arm
-
-    def write() -> None:
-        write_training(
-            folder,
-            scenes(config, parts),
-            arm,
-            data.motion,
-            data.block,
-            copies=data.copies,
-            seed=data.seed,
-        )
-
-    on_first(write, what=f"training scans, {arm}")
-    images = [p for p in sorted(folder.glob("*.nii.gz")) if "-label" not in p.name]
-    names = [path.name.removesuffix(".nii.gz") for path in images]
-    cases = tuple(
-        Case(name, (path,), folder / f"{name}-label.nii.gz", name[:4], "train")
-        for name, path in zip(names, images, strict=True)
-    )
-    found = DataSet(f"{arm} hearts", ("cine MRI",), HEART, cases)
+    found = training_set(config.data, arm, parts, config.workdir / "training" / arm)
     asked = Segmentation(
         about=f"Hearts, trained on {arm} motion",
         plan=config.plan,
@@ -286,21 +206,6 @@ def segmenter(config: UnderMotion, arm: Arm, parts: Parts, ledger: Ledger) -> Se
         workdir=config.workdir / f"segment-{arm}",
     )
     return fitted(asked, in_memory(found, config.plan, ledger))
-
-
-def scenes(config: UnderMotion, parts: Parts) -> list[tuple[str, Any]]:
-    """Hearts at rest to train on: phantoms, or real scans of grade 1."""
-    data = config.data
-    if data.root is not None:
-        mild = [s for s in parts["train"] if s.grade == 1 and s.label is not None]
-        if not mild:
-            raise DataError("data: no training scan of grade 1 has a label map")
-        return [(scan.name, real_scene(scan)) for scan in mild]
-    found = []
-    for patient in sorted({scan.patient for scan in parts["train"]}):
-        both = phantom_scenes(data.cine, seed=data.seed, number=int(patient[1:]))
-        found += [(f"{patient}-{phase}", scene) for phase, scene in both.items()]
-    return found
 
 
 def graded_by(
@@ -326,15 +231,14 @@ def graded_by(
 
 
 def submit(
-    config: UnderMotion,
-    scans: Sequence[Scan],
-    graders: Mapping[str, TrainedGrader],
-    model: Segmenter,
+    config: UnderMotion, found: Sequence[Answer], graders: Mapping[str, TrainedGrader]
 ) -> None:
     """Writes what the challenge takes: ``output.csv`` and a label map for each scan."""
     folder = config.workdir / "submission"
-    answers(model, scans, out=folder)
+    for answer in found:
+        write_segmentation(folder, answer.scan.name, answer.said, answer.image)
     if graders:
+        scans = [answer.scan for answer in found]
         grades = [*graders.values()][-1].grades(stacks_of(scans, config.grading))
         names = [scan.name for scan in scans]
         write_grades(
@@ -381,18 +285,10 @@ PRESETS = {
             optimizer=OptimizerConfig(lr=3e-4, clip_norm=5.0, schedule="cosine"),
         ),
         data=MotionData(motion=MotionConfig()),
-        dtype="bfloat16",
-        window=WindowConfig(mirror=True),
-        optimizer=OptimizerConfig(
-            name="sgd",
-            lr=0.01,
-            momentum=0.99,
-            nesterov=True,
-            weight_decay=3e-5,
-            clip_norm=12.0,
-            schedule="poly",
-        ),
-        epochs=1000,
+        dtype=NNUNET.dtype,
+        window=NNUNET.window,
+        optimizer=NNUNET.optimizer,
+        epochs=NNUNET.epochs,
         launch=LaunchConfig(),
         workdir=Path("runs/cmrxmotion-challenge"),
     ),

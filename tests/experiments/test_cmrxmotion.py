@@ -11,8 +11,9 @@ import pytest
 
 import medjax
 from experiments import cmrxmotion
-from experiments.cmrxmotion import PRESETS, MotionData, run, volunteers
+from experiments.cmrxmotion import PRESETS, run
 from experiments.motion_scans import breath_key, phantom_scenes, scanned
+from experiments.motion_volunteers import MotionData, volunteers
 from medjax.data import nifti
 from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger
@@ -128,7 +129,7 @@ def test_volunteers_are_as_their_severity_says(results, folder):
     held = [float(r["Severity"]) for r in rows if r["Image"][5] == "1"]
     deep = [float(r["Severity"]) for r in rows if r["Image"][5] == "4"]
     assert max(held) < 0.5 < min(deep)
-    parts = volunteers(small(folder), Ledger(log=lambda _: None))
+    parts = volunteers(DATA, folder, Ledger(log=lambda _: None))
     people = {part: {scan.patient for scan in scans} for part, scans in parts.items()}
     assert people == {
         "test": {"P001"},
@@ -178,6 +179,21 @@ def test_the_challenges_tree_is_graded_and_answered(results, folder, tmp_path):
     trained = sorted(p.name for p in (tmp_path / "run/training").rglob("*.nii.gz"))
     mild = {s.name for s in find(folder / "volunteers") if s.grade == 1}
     assert trained and {name[:9] for name in trained} <= mild
+
+
+def test_a_scan_without_a_grade_is_listed_and_left_out(results, folder, tmp_path):
+    tree = shutil.copytree(folder / "volunteers", tmp_path / "tree")
+    rows = (tree / "IQA.csv").read_text().splitlines(keepends=True)
+    kept = [row for row in rows if "P002-3-ES" not in row]
+    (tree / "IQA.csv").write_text("".join(kept))
+    data = MotionData(tree, shares=(0.5, 0.25, 0.25), on_error="skip")
+    ledger = Ledger("skip", log=lambda _: None)
+    parts = volunteers(data, tmp_path, ledger)
+    names = {scan.name for scans in parts.values() for scan in scans}
+    assert len(names) == 4 * 4 * 2 - 1 and "P002-3-ES" not in names
+    assert [skip.id for skip in ledger.skipped] == ["P002-3-ES"]
+    with pytest.raises(DataError, match="no grade in IQA.csv"):
+        volunteers(data, tmp_path, Ledger(log=lambda _: None))
 
 
 def test_what_does_not_fit_is_told_in_words(folder, tmp_path):

@@ -28,6 +28,7 @@ from medjax.train.experiment import Experiment
 from medjax.train.mesh import make_mesh
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.sharding import on_host
+from medjax.train.system import Apply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,7 @@ def trained_grader(
     )
     state = run.fit(built, stream, rows=len(stacks), batch_size=size, mesh=mesh)
     variables = jax.device_put(on_host(state.averaged_variables, mesh))
-    return TrainedGrader(built, variables, size)
+    return TrainedGrader(jax.jit(built.apply["grade"]), variables, size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,12 +143,12 @@ class TrainedGrader:
     """A grader with its weights.
 
     Attributes:
-        system: its functions.
+        grade: weights and stacks to probabilities, compiled once.
         variables: the weights.
         batch_size: stacks at a time.
     """
 
-    system: QualitySystem
+    grade: Apply
     variables: dict
     batch_size: int
 
@@ -155,13 +156,13 @@ class TrainedGrader:
         self, stacks: Float[np.ndarray, "n d h w"]
     ) -> Float[np.ndarray, "n 3"]:
         """Of the grades 1, 2 and 3."""
-        grade, found = jax.jit(self.system.apply["grade"]), []
+        found = []
         for first in range(0, len(stacks), self.batch_size):
             batch = stacks[first : first + self.batch_size]
             # One shape, so that one program is compiled.
             missing = self.batch_size - len(batch)
             full = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-            found.append(np.asarray(grade(self.variables, full))[: len(batch)])
+            found.append(np.asarray(self.grade(self.variables, full))[: len(batch)])
         return np.concatenate(found)
 
     def grades(self, stacks: Float[np.ndarray, "n d h w"]) -> Int[np.ndarray, " n"]:
