@@ -16,6 +16,7 @@ is a mean over the batch and divided by the number of pixels.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +53,13 @@ class Pyramid:
     """At so many of the host network's levels, its lowest, there are latents."""
     beta: float = 1.0
     """Weight of all divergences."""
+
+    def __post_init__(self) -> None:
+        if self.channels < 1 or self.levels < 1 or self.beta < 0:
+            raise ValueError(
+                f"pyramid: {self.channels} channels at {self.levels} levels and beta "
+                f"{self.beta}: expected one of each at least and no negative weight"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +113,10 @@ class LatentPyramid(nn.Module):
         for j in reversed(range(finest(network, self.pyramid), len(features))):
             h = features[j]
             if values:
+                row = functools.partial(ConvRow, network, j, 2, one, dtype, False)
                 above = repeated(values[-1], network.strides[j + 1]).astype(dtype)
-                for name in ("up", "input"):
-                    row = ConvRow(network, j, 2, one, dtype, False, name=f"{name}{j}")
-                    h = row(above) if name == "up" else row(h)
-                    above = h
-                    h = jnp.concatenate([features[j], h], -1) if name == "up" else h
+                above = row(name=f"up{j}")(above)
+                h = row(name=f"input{j}")(jnp.concatenate([h, above], axis=-1))
             head = nn.Conv(2 * self.pyramid.channels, one, name=f"head{j}")
             mean, spread = jnp.split(head(h.astype(jnp.float32)), 2, axis=-1)
             deviation = nn.softplus(spread) + 1e-4

@@ -48,6 +48,13 @@ class GlobalLatent:
     beta: float = 1.0
     """Weight of the divergence; 1 is the evidence bound."""
 
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.beta < 0:
+            raise ValueError(
+                f"latent: size {self.size} and beta {self.beta}, expected one number "
+                "at least and no negative weight"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class ProbUNetConfig(SampledConfig):

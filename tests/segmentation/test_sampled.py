@@ -16,7 +16,12 @@ from medjax.segmentation.phiseg import (
     finest,
     phiseg_system,
 )
-from medjax.segmentation.probunet import ProbUNet, ProbUNetConfig, probunet_system
+from medjax.segmentation.probunet import (
+    GlobalLatent,
+    ProbUNet,
+    ProbUNetConfig,
+    probunet_system,
+)
 from medjax.segmentation.sampled import (
     SampledConfig,
     draws,
@@ -258,6 +263,13 @@ def test_a_pyramid_lies_on_the_lowest_levels():
     )
     assert finest(seven, Pyramid()) == 2 and finest(NETWORK, Pyramid()) == 0
     assert between(seven, 2, 4) == (4, 4) and between(seven, -1, 3) == (8, 8)
+
+
+def test_latents_that_there_cannot_be_are_told_in_words():
+    with pytest.raises(ValueError, match="at 0 levels"):
+        Pyramid(levels=0)
+    with pytest.raises(ValueError, match="size 0"):
+        GlobalLatent(size=0)
 
 
 def test_a_pyramid_weighs_levels_by_their_voxels(all_variables):
