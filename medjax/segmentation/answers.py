@@ -272,11 +272,7 @@ def evaluate(
     Raises:
         DataError: If no image is left.
     """
-    labels = data.labels
-    if labels.regions:
-        raise ValueError(
-            "labels: expected classes that exclude each other, got regions"
-        )
+    check(data)
     rows, bounds, shown, seconds = [], [], [], []
     calibration: Calibration | None = None
     draws = getattr(model.record.system, "samples", 1)

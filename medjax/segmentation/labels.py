@@ -112,6 +112,11 @@ class Labels:
         kind = np.uint8 if max(values) < 256 else np.uint16
         return values.astype(kind)
 
+    @property
+    def nothing(self) -> tuple[float, ...]:
+        """Probability of every channel where nothing is: of the background, or none."""
+        return (0.0 if self.regions else 1.0, *(0.0,) * (self.channels - 1))
+
     def truth(self, labels: Int[Array, "*s"]) -> Float[Array, "*s k"]:
         """What the output should be: 1 in every channel that a voxel belongs to."""
         classes = jax.nn.one_hot(labels, len(self.values))

@@ -208,10 +208,11 @@ class Segmenter:
         said = self.said(case, window=window)
         order, labels = self.record.preparation.order, self.record.system.labels
         found = restore_labels(said["probability"], case, order, labels)
-        beyond = (1.0 if not labels.regions else 0.0, *(0.0,) * (labels.channels - 1))
         restored = {}
         if "prob" in maps:
-            restored["prob"] = restore(said["probability"], case, order, outside=beyond)
+            restored["prob"] = restore(
+                said["probability"], case, order, outside=labels.nothing
+            )
         wanted = {name: said[name] for name in maps if name not in ("prob", LEVELS)}
         if LEVELS in maps:
             for name, part in self.system.parts.items():
@@ -253,9 +254,8 @@ class Segmenter:
         found = self._raw(case, tile, window, seed=seed, shared=True)
         every = np.concatenate([piece["draw"] for piece in found])
         order, labels = self.record.preparation.order, self.record.system.labels
-        beyond = (1.0 if not labels.regions else 0.0, *(0.0,) * (labels.channels - 1))
         answers = np.split(every, every.shape[-1] // labels.channels, axis=-1)
-        return [restore(p, case, order, outside=beyond) for p in answers]
+        return [restore(p, case, order, outside=labels.nothing) for p in answers]
 
     def said(
         self, case: Prepared, *, window: WindowConfig | None = None
@@ -301,7 +301,7 @@ class Segmenter:
         return {name: np.asarray(value) for name, value in found.items()}
 
     def save(self, found: Segmented, folder: Path) -> list[Path]:
-        """Writes a label map and maps as NIfTI, and ``summary.json`` of the case.
+        """Writes a label map and maps as NIfTI, and ``<id>.json`` with its volumes.
 
         Args:
             found: Of :meth:`segment`.

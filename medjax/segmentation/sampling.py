@@ -36,6 +36,11 @@ class PatchConfig:
     batches: int = 250
     """Of an epoch."""
 
+    @property
+    def rows(self) -> int:
+        """Patches of an epoch."""
+        return self.batches * self.batch_size
+
     def forced(self, row: int) -> bool:
         """Whether a row of the global batch is cut around the foreground."""
         return row >= round(self.batch_size * (1 - self.foreground))
@@ -62,7 +67,7 @@ class Patches:
         self.cases, self.config = cases, config
 
     def __len__(self) -> int:
-        return self.config.batches * self.config.batch_size
+        return self.config.rows
 
     def __getitem__(self, row: SupportsIndex) -> dict[str, Any]:
         return {}

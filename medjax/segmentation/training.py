@@ -316,16 +316,23 @@ Sources = tuple[Patches, Mixer | None]
 """The patches that a run trains on, and what mixes them."""
 
 
-def sources_of(
+def patches_of(
     config: SegmentationTraining, settings: SegmentationConfig, found: SegmentationData
-) -> Sources:
-    """The patches that a run trains on; with mixing, a bank of the training cases."""
-    patches = PatchConfig(
+) -> PatchConfig:
+    """Which patches a run trains on."""
+    return PatchConfig(
         patch=settings.patch,
         source=source_extent(settings.augment, settings.patch),
         batch_size=found.plan.batch_size,
         foreground=config.data.foreground,
     )
+
+
+def sources_of(
+    config: SegmentationTraining, settings: SegmentationConfig, found: SegmentationData
+) -> Sources:
+    """The patches that a run trains on; with mixing, a bank of the training cases."""
+    patches = patches_of(config, settings, found)
     if config.mixing.method == "none":
         return Patches(found.train, patches), None
     axes = found.preparation.order[3 - len(settings.patch) :]

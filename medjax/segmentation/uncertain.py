@@ -29,7 +29,7 @@ from medjax.segmentation.training import (
     described,
     fitted,
     opened,
-    sources_of,
+    patches_of,
 )
 from medjax.segmentation.uncertain_report import show
 from medjax.segmentation.unfamiliar import detection
@@ -101,7 +101,7 @@ def system_of(config: Uncertainty, found: SegmentationData) -> SegmentationConfi
     plain = described(config, found)
     if config.method == "deterministic":
         return plain
-    rows = len(sources_of(config, plain, found)[0])
+    rows = patches_of(config, plain, found).rows
     _, train = config.resolved(rows=rows, batch_size=found.plan.batch_size)
     kinds: Mapping[str, tuple[Callable[..., SegmentationConfig], dict[str, Any]]] = {
         "hierarchical": (HierarchicalConfig, {"hierarchy": config.system}),
