@@ -25,7 +25,7 @@ number also goes to a JSON file.
 Files: `measure` (turns, tables, facts), `compare` (two steps beside each other),
 `compiled` and `torch_training` (a step of ours, of theirs); then one file per command,
 with `pair`, `parts`, `torch_pair`, `torch_step` behind ``step``, `torch_varnet`,
-`torch_unrolled` behind ``unrolled``, `torch_input` behind ``input`` and `torch_heart`
-behind ``heart``. Whatever is named ``torch_*`` is imported only where PyTorch is asked
-for.
+`torch_unrolled` behind ``unrolled``, `torch_input` behind ``input`` and `heart_parts`,
+`torch_heart` behind ``heart``. Whatever is named ``torch_*`` is imported only where
+PyTorch is asked for.
 """

@@ -1,6 +1,7 @@
 """Parts of the heart's steps, value and gradient, beside what is usually done.
 
-Each part with the same inputs in every form, which are checked against one another:
+Each part with the same inputs in every form; by how much values and gradients differ
+is told beside the times:
 
 * ``one plane``: coverage of pixels in its local form, and dense: every segment in every
   pixel. ``planes``: eleven of them against the winding number of the mesh at the
@@ -17,27 +18,14 @@ process grows. The winding number is another function than coverage: it is compa
 the areas that both find.
 """
 
-import dataclasses
-import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench import measure
-from medjax.heart import phantom_mesh, slicing
-from medjax.heart.meshes import Topology
-from medjax.heart.phantom import make_heart
-from medjax.nn.graph import MessageStep, edges_of
-from medjax.nn.nearest import nearest
-from medjax.nn.warp import warp
+from experiments.bench.heart_parts import Contestant, HeartConfig, parts
 
-FIELD = 128.0
-"""Of images, mm."""
-EDGE_FEATURES = 7
 TARGETS = {
     ("nearest 4096 x 4096", "minimum over all pairs"): 5.0,
     ("nearest 4096 x 4096", "torch"): 1.0,
@@ -46,277 +34,6 @@ TARGETS = {
     ("message", "torch"): 1.0,
 }
 """How many times faster ours is to be."""
-
-
-@dataclasses.dataclass(frozen=True)
-class HeartConfig:
-    """Sizes."""
-
-    size: tuple[int, int] = (96, 52)
-    """Vertices around and rings along each of two walls: about 10,000 vertices."""
-    planes: int = 11
-    """Short-axis slices."""
-    side: int = 128
-    """Of an image, pixels."""
-    segments: int = 1024
-    """Room for those of a plane."""
-    points: tuple[int, int] = (4096, 4096)
-    """Of the nearest neighbours."""
-    contour: tuple[int, int] = (22_043, 400)
-    """Vertices and contour points, likewise."""
-    width: int = 128
-    """Channels of messages."""
-    channels: int = 48
-    """Of the volume that is sampled."""
-    pixels: int = 256
-    """Of each plane, that the winding number is computed at."""
-    torch: bool = True
-    """Measure PyTorch beside."""
-    turns: int = 5
-    """Timed calls of each."""
-    out: Path = Path("runs/bench")
-    """Folder of the JSON file."""
-
-
-class Contestant(NamedTuple):
-    """One way to compute something.
-
-    Attributes:
-      work: Does it once and waits for its end.
-      values: The value, and its gradient by the last argument, to be compared.
-      temporary: Bytes.
-      scatters: In the compiled program; None where that is not told.
-      share: Of the work, that ``work`` does.
-    """
-
-    work: Callable[[], Any]
-    values: tuple[np.ndarray, ...]
-    temporary: int | None
-    scatters: int | None = None
-    share: float = 1.0
-
-
-def compiled(f: Callable[..., Any], *arguments: Any) -> Contestant:
-    """Value and gradients of a scalar function, compiled."""
-    which = tuple(range(len(arguments)))
-    program = jax.jit(jax.value_and_grad(f, argnums=which)).lower(*arguments).compile()
-    need = program.memory_analysis()
-    value, gradients = program(*arguments)
-    # The CPU compiler writes scatters as loops; names of operations remain.
-    names = re.findall(r'op_name="([^"]*/scatter[^"]*)"', program.as_text() or "")
-    return Contestant(
-        lambda: jax.block_until_ready(program(*arguments)),
-        (np.asarray(value), np.asarray(gradients[-1])),
-        None if need is None else int(need.temp_size_in_bytes),
-        len(set(names)),
-    )
-
-
-def dense_cover(segments: slicing.Segments, shape: tuple[int, int]) -> jax.Array:
-    """The sum that `slicing.cover` localises: every segment in every pixel.
-
-    Args:
-      segments: Of one surface.
-      shape: Rows and columns.
-    """
-    a, b = segments.start + 0.5, segments.end + 0.5
-    rise = (b - a)[:, :1]
-    level = jnp.abs(rise) < 1e-12
-    rows = jnp.arange(shape[0], dtype=a.dtype)[None]
-    columns = jnp.arange(1, shape[1] + 1, dtype=a.dtype)[None, None]
-
-    def within(y: jax.Array, otherwise: float) -> tuple[jax.Array, jax.Array]:
-        clipped = jnp.clip(y[:, None], rows, rows + 1.0)
-        share = (clipped - a[:, :1]) / jnp.where(level, 1.0, rise)
-        share = jnp.where(level, otherwise, share)
-        return clipped, a[:, 1:] + share * (b - a)[:, 1:]
-
-    (low, left), (high, right) = within(a[:, 0], 0.0), within(b[:, 0], 1.0)
-    height = jnp.where(segments.present[:, None], high - low, 0.0)
-    t, s = columns - left[..., None], columns - right[..., None]
-
-    def integral(x: jax.Array) -> jax.Array:
-        inside = jnp.clip(x, 0.0, 1.0)
-        return 0.5 * inside * inside + jnp.maximum(x - 1.0, 0.0)
-
-    near = jnp.abs(t - s) < 1e-4
-    mean = (integral(t) - integral(s)) / jnp.where(near, 1.0, t - s)
-    mean = jnp.where(near, jnp.clip(0.5 * (t + s), 0.0, 1.0), mean)
-    return jnp.sum(height[..., None] * mean, axis=0)
-
-
-def _wall(config: HeartConfig) -> tuple[jax.Array, Topology]:
-    """A cavity's surface with one hole, closed."""
-    heart = make_heart(
-        volume=150,
-        mass=100,
-        length=95,
-        ejection_fraction=0.6,
-        shortening=0.16,
-        rv_volume=160,
-    )
-    mesh = phantom_mesh.moving_mesh(heart, np.zeros(1), config.size, right=False)
-    both = Topology.of(mesh.faces, len(mesh.surface), mesh.surface, ("endo", "epi"))
-    return jnp.asarray(mesh.vertices[0]), both
-
-
-def _planes(config: HeartConfig) -> jax.Array:
-    """Across the long axis."""
-    heights = np.linspace(12.0, 82.0, config.planes) + 0.37
-    pixel, corner = FIELD / config.side, -0.5 * FIELD
-    steps = [[0.0, pixel, 0.0], [pixel, 0.0, 0.0]]
-    planes = [[[corner, corner, z], *steps] for z in heights]
-    return jnp.asarray(planes, jnp.float32)
-
-
-def _coverage(config: HeartConfig) -> dict[str, dict[str, Contestant]]:
-    vertices, topology = _wall(config)
-    side, size = config.side, config.segments
-    rng = np.random.default_rng(0)
-    weights = jnp.asarray(rng.random((config.planes, side, side)), jnp.float32)
-    planes, codes = _planes(config), jnp.asarray(topology.face_surface)
-    middle = config.planes // 2
-
-    def local(v: jax.Array, which: jax.Array, weight: jax.Array) -> jax.Array:
-        found, limits = slicing.coverage(v, topology, which, (side, side), size=size)
-        # Not a number where something was cut short.
-        whole = jnp.all(limits.segments <= size)
-        muscle = found[:, 1] - found[:, 0]
-        return jnp.where(whole, jnp.sum(weight * muscle), jnp.nan)
-
-    def dense(v: jax.Array) -> jax.Array:
-        segments = slicing.cut(v, topology, planes[middle], size=size)
-        inner = jnp.take(codes, segments.face, mode="clip") == 0
-        parts = [
-            dense_cover(
-                segments._replace(present=segments.present & mine), (side, side)
-            )
-            for mine in (inner, ~inner)
-        ]
-        return jnp.sum(weights[middle] * (parts[1] - parts[0]))
-
-    alone = slice(middle, middle + 1)
-    one = {
-        "ours": compiled(lambda v: local(v, planes[alone], weights[alone]), vertices),
-        "every segment in every pixel": compiled(dense, vertices),
-    }
-    several = {"ours": compiled(lambda v: local(v, planes, jnp.ones(())), vertices)}
-    if config.torch:
-        theirs = measure.need_torch("torch_heart")
-        found = theirs.winding(
-            np.asarray(vertices),
-            topology.faces,
-            topology.surface,
-            np.asarray(planes),
-            side=side,
-            pixels=config.pixels,
-        )
-        several["torch"] = Contestant(**found)
-    return {"one plane": one, "planes": several}
-
-
-def _nearest(config: HeartConfig, sizes: tuple[int, int]) -> dict[str, Contestant]:
-    rng = np.random.default_rng(1)
-    x, y = (rng.uniform(-60, 60, (n, 3)).astype(np.float32) for n in sizes)
-    weight = jnp.asarray(rng.random(sizes[0]), jnp.float32)
-
-    def ours(x: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.vdot(weight, nearest(x, y)[0])
-
-    def pairs(x: jax.Array, y: jax.Array) -> jax.Array:
-        square = jnp.sum(jnp.square(x[:, None] - y[None]), axis=-1)
-        return jnp.vdot(weight, jnp.min(square, axis=1))
-
-    given = jnp.asarray(x), jnp.asarray(y)
-    found = {
-        "ours": compiled(ours, *given),
-        "minimum over all pairs": compiled(pairs, *given),
-    }
-    if config.torch:
-        theirs = measure.need_torch("torch_heart")
-        found["torch"] = Contestant(**theirs.nearest(x, y, np.asarray(weight)))
-    return found
-
-
-def _sampling(config: HeartConfig) -> dict[str, Contestant]:
-    rng = np.random.default_rng(2)
-    shape = (12, 64, 64, config.channels)
-    volume = rng.normal(size=shape).astype(np.float32)
-    count = 2 * config.size[0] * config.size[1]
-    at = (rng.random((count, 3)) * (np.array(shape[:3]) - 1)).astype(np.float32)
-    weight = rng.normal(size=(count, config.channels)).astype(np.float32)
-
-    def ours(volume: jax.Array, at: jax.Array) -> jax.Array:
-        return jnp.sum(weight * warp(volume, list(at.T)))
-
-    found = {"ours": compiled(ours, jnp.asarray(volume), jnp.asarray(at))}
-    if config.torch:
-        theirs = measure.need_torch("torch_heart")
-        found["torch"] = Contestant(**theirs.sampling(volume, at, weight))
-    return found
-
-
-def _message(config: HeartConfig) -> dict[str, Contestant]:
-    vertices, topology = _wall(config)
-    table, width = topology.neighbours, config.width
-    senders, receivers = edges_of(table)
-    rng = np.random.default_rng(3)
-    x = rng.normal(size=(len(vertices), width)).astype(np.float32)
-    edges = rng.normal(size=(*table.index.shape, EDGE_FEATURES)).astype(np.float32)
-    module = MessageStep(width)
-    given = jnp.asarray(x), jnp.asarray(edges)
-    params = jax.jit(lambda key: module.init(key, *given, table))(jax.random.key(0))
-    params = params["params"]
-    flat = jnp.asarray(edges[table.filled])
-
-    def ours(params: Any, x: jax.Array) -> jax.Array:
-        moved: Any = module.apply({"params": params}, x, given[1], table)
-        return jnp.mean(jnp.square(moved))
-
-    def by_segments(params: Any, x: jax.Array) -> jax.Array:
-        def dense(name: str, value: jax.Array) -> jax.Array:
-            bias = params[name].get("bias", jnp.zeros(width))
-            return value @ params[name]["kernel"] + bias[None]
-
-        def norm(name: str, value: jax.Array) -> jax.Array:
-            value = value - jnp.mean(value, axis=-1, keepdims=True)
-            spread = jnp.mean(jnp.square(value), axis=-1, keepdims=True)
-            scale, bias = params[name]["scale"], params[name]["bias"]
-            return value * jax.lax.rsqrt(spread + 1e-5) * scale[None] + bias[None]
-
-        h = norm("norm", x)
-        heard = dense("sender", h)[senders] + dense("edge", flat)
-        message = jax.nn.silu(heard + dense("receiver", h)[receivers])
-        total = jax.ops.segment_sum(message, receivers, num_segments=len(x))
-        mean = dense("message", total / jnp.asarray(table.share, jnp.float32)[:, None])
-        both = jnp.concatenate([h, norm("message_norm", mean)], axis=-1)
-        moved = x + dense("update_1", jax.nn.silu(dense("update_0", both)))
-        return jnp.mean(jnp.square(moved))
-
-    found = {
-        "ours": compiled(ours, params, given[0]),
-        "sums over segments": compiled(by_segments, params, given[0]),
-    }
-    if config.torch:
-        theirs = measure.need_torch("torch_heart")
-        weights = jax.tree.map(np.asarray, params)
-        ends = np.asarray(senders), np.asarray(receivers)
-        made = theirs.message(weights, x, np.asarray(flat), *ends)
-        found["torch"] = Contestant(**made)
-    return found
-
-
-def parts(config: HeartConfig) -> dict[str, dict[str, Contestant]]:
-    """Every part with its contestants, ours first."""
-    return {
-        **_coverage(config),
-        **{
-            f"nearest {' x '.join(map(str, sizes))}": _nearest(config, sizes)
-            for sizes in (config.points, config.contour)
-        },
-        "sampling": _sampling(config),
-        "message": _message(config),
-    }
 
 
 def run(config: HeartConfig) -> dict[str, Any]:
@@ -329,8 +46,7 @@ def run(config: HeartConfig) -> dict[str, Any]:
       What the JSON file holds.
 
     Raises:
-      AssertionError: Our step of messages has a scatter in its gradient, or a form
-        computes something else.
+      AssertionError: Our step of messages has a scatter in its gradient.
     """
     found = {name: _measured(part, config) for name, part in parts(config).items()}
     if found["message"]["contestants"]["ours"]["scatters"]:
