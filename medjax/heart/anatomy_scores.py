@@ -69,7 +69,8 @@ def completion_scores(
     Returns:
         Dice of later frames by structure, and of the first; Hausdorff and average
         surface distance at end-systole with the cases that have none; error of volume
-        curves, their dynamic time warping, and of the ejection fraction.
+        curves, their dynamic time warping, and of the ejection fraction with the people
+        that have none.
     """
     curves = volume_curves(truth, spacing)
     systole = np.argmin(curves[..., 0], axis=1)
@@ -91,9 +92,10 @@ def completion_scores(
         pairs = zip(mine[..., 0], curves[..., 0], strict=True)
         row["lv_dtw_ml"] = float(np.mean([time_warping(a, b) for a, b in pairs]))
         error = features(predicted, spacing)[:, FEATURES.index("LVEF")] - fractions
-        row["ef_mae"] = float(np.nanmean(np.abs(error)))
-        row["ef_bias"] = float(np.nanmean(error))
-        row["ef_rmse"] = float(np.sqrt(np.nanmean(error**2)))
+        size = Cases.of(np.abs(error))
+        row["ef_mae"], row["ef_undefined"] = size.mean, size.n_undefined
+        row["ef_bias"] = Cases.of(error).mean
+        row["ef_rmse"] = float(np.sqrt(Cases.of(error**2).mean))
         rows.append(row)
     return rows
 

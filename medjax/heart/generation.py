@@ -36,6 +36,7 @@ from medjax.heart.data import (
 from medjax.heart.generation_report import show
 from medjax.heart.population import CONDITIONS, EJECTION_DEVIATION
 from medjax.heart.systems import Generator, Trained
+from medjax.metrics.cases import Cases
 from medjax.metrics.distributions import beside_controls
 from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
@@ -301,7 +302,12 @@ def evaluate(
 
 def _finite(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     """With a missing feature replaced by its mean."""
-    return np.where(np.isfinite(values), values, np.nanmean(values, axis=0))
+    return np.where(np.isfinite(values), values, _means(values))
+
+
+def _means(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " k"]:
+    """Of every feature over those that have it; NaN where nobody has."""
+    return np.array([Cases.of(column).mean for column in values.T])
 
 
 def age_sweep(
@@ -335,7 +341,7 @@ def age_sweep(
             asked[:, age] = one
             key = jax.random.key(options.seed + 1)
             drawn = generator.generate(asked, key=key)
-            rows.append(np.nanmean(features(drawn, spacing), axis=0))
+            rows.append(_means(features(drawn, spacing)))
         found[name] = np.array(rows)
     return ages, found
 

@@ -32,6 +32,7 @@ COMPLETION = {
     "ef_mae": "EF error, points",
     "ef_bias": "EF bias, points",
     "ef_rmse": "EF RMSE, points",
+    "ef_undefined": "without an EF",
 }
 HISTOGRAMS = ("LVEDV", "LVM", "LVEF", "RVEDV")
 
@@ -127,7 +128,8 @@ def _completion(page: Report, results: Mapping[str, Any], shown: "Shown") -> Non
         "All frames from the first one and the conditions. Dice is the mean over left "
         "ventricle, muscle and right ventricle of the frames that were not given. "
         "Distances are at end-systole; a structure that a method missed has none, and "
-        "is counted."
+        "is counted. So is a heart without a left ventricle, which has no ejection "
+        "fraction."
     )
     if spread := results["ef_deviation"]:
         page.text(
