@@ -4,7 +4,7 @@ Phantom people, or a tree of label maps. Those of a tree are brought into one fr
 the phantom is: z from apex to base, x towards the right ventricle, the left ventricle's
 centre at one place. Label maps cannot be averaged over time, so a frame between two is
 the nearer one. A condition that a tree does not tell of a person is the mean of those
-of whom it does, and is counted.
+of whom it does, 0 where it tells it of nobody, and is counted.
 
 Training phantoms follow the seed; the held-out ones are always the same.
 """
@@ -31,6 +31,7 @@ from medjax.data.volumes import Grid, resample
 from medjax.heart.appearance import LABELS, heart_labels
 from medjax.heart.datasets import Labels, open_tree, places
 from medjax.heart.exporting import anatomy_grid
+from medjax.heart.meshes import unit
 from medjax.heart.population import CONDITIONS, person
 from medjax.heart.trees import open_cheart
 from medjax.progress import track
@@ -128,8 +129,9 @@ def open_anatomies(config: AnatomyConfig) -> Anatomies:
         parts = [every[: -config.test_people], every[-config.test_people :]]
         name = f"{config.root} ({config.format})"
     told = [np.stack([c for _, c in part]) for part in parts]
-    known = np.nan_to_num(np.nanmean(np.concatenate(told), axis=0))
-    absent = np.isnan(np.concatenate(told)).sum(0)
+    every = np.concatenate(told)
+    absent = np.isnan(every).sum(0)
+    known = np.nansum(every, axis=0) / np.maximum(len(every) - absent, 1)
     rows = [
         ArraySource(
             {
@@ -253,14 +255,14 @@ def align(
     if not len(left) or not len(right):
         raise DataError(f"{name}: end-diastole has no label of both ventricles")
     centre = left.mean(0)
-    z = _unit(labels.affine[:3, 2])
+    z = unit(labels.affine[:3, 2])
     areas = (first == LABELS["lv"]).sum((0, 1))
     held = np.flatnonzero(areas)
     middle = len(held) // 2
     if areas[held[:middle]].sum() > areas[held[len(held) - middle :]].sum():
         z = -z
     x = right.mean(0) - centre
-    x = _unit(x - (x @ z) * z)
+    x = unit(x - (x @ z) * z)
     y = np.cross(z, x)
     grid = anatomy_grid(tuple(shape), tuple(spacing))
     # The phantom's cavity has its centre of mass at about 60 mm.
@@ -270,10 +272,6 @@ def align(
     moved = Volume(np.moveaxis(labels.data, 0, -1), labels.affine, (1.0, 1.0, 1.0))
     there = resample(moved, Grid(grid.shape, own @ grid.affine), interpolation="labels")
     return np.moveaxis(there.data, -1, 0).astype(np.uint8)
-
-
-def _unit(vector: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
-    return vector / np.linalg.norm(vector)
 
 
 def training_batches(rows: Source, *, batch_size: int, seed: int) -> grain.IterDataset:

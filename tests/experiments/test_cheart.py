@@ -142,6 +142,13 @@ def test_two_frames_are_no_cycle(tmp_path):
         open_anatomies(tree)
     found = open_anatomies(dataclasses.replace(tree, frames=2))
     assert found.train.arrays["labels"].shape == (1, 2, *shape) and not found.filled
+    # Of a condition that nobody tells there is no mean.
+    table = tmp_path / "conditions.csv"
+    rows = [line.rpartition(",")[0] for line in table.read_text().splitlines()]
+    table.write_text("\n".join(rows))
+    found = open_anatomies(dataclasses.replace(tree, frames=2))
+    assert found.filled == {"blood_pressure": 2}
+    np.testing.assert_array_equal(found.test.arrays["conditions"][:, -1], 0)
 
 
 def test_frames_between_are_the_nearer_ones_of_the_cycle():
