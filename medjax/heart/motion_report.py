@@ -87,7 +87,7 @@ def report(
     workdir: Path, results: Mapping[str, Any], shown: Shown, *, title: str
 ) -> Report:
     """The page: headline, training, errors, one person in motion."""
-    rows = read_metrics(workdir) if (workdir / "metrics.jsonl").exists() else []
+    rows = _metrics(workdir)
     steps = f"{rows[-1]['step']} steps, " if rows else ""
     count = results["people"]["test"]
     page = Report(title, f"{steps}{count} held-out people; {results['data']}")
@@ -100,10 +100,9 @@ def report(
             "parameters": (f"{results['parameters']:,}", "of all stages"),
         }
     )
-    short = [v for row in rows for k, v in row.items() if k.startswith("overflow")]
-    if any(v > 0 for v in short):
+    if (short := cut_short(workdir)) > 0:
         page.notice(
-            f"Up to {max(short):.1%} of planes were cut by more triangles, or longer "
+            f"Up to {short:.1%} of planes were cut by more triangles, or longer "
             "ones, than there is room for: what the loss said of them is wrong. Raise "
             "size and reach of the loss."
         )
@@ -112,6 +111,22 @@ def report(
     _errors(page, results)
     _person(page, shown)
     return page
+
+
+def cut_short(workdir: Path) -> float:
+    """The largest share of planes whose coverage was cut short in training, of both
+    stages where there are two; 0 where none was.
+
+    Args:
+        workdir: folder of the run.
+    """
+    rows = [*_metrics(workdir), *_metrics(workdir / "ed")]
+    every = (v for row in rows for k, v in row.items() if k.startswith("overflow"))
+    return max(every, default=0.0)
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    return read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
 
 
 def _errors(page: Report, results: Mapping[str, Any]) -> None:

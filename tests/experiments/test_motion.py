@@ -16,6 +16,7 @@ from medjax.heart.data import HELD_OUT
 from medjax.heart.deepmesh_networks import NetworkConfig
 from medjax.heart.meshes import Topology
 from medjax.heart.motion_data import MotionDataConfig, draw_subject, mesh_of
+from medjax.heart.motion_report import cut_short
 from medjax.heart.scanning import ScanConfig
 from medjax.heart.supervision import LossConfig
 from medjax.heart.tracking import TrackingConfig, run
@@ -170,6 +171,16 @@ def test_a_heart_without_a_right_ventricle_is_followed_too(fitted, scanned):
     with pytest.raises(ValueError, match=r"surfaces \['wall'\], expected endo and epi"):
         bare = Topology.of(topology.faces, topology.count)
         medjax.load(run_folder).track(folder / "sax.nii.gz", mesh=(mean, bare))
+
+
+def test_planes_cut_short_are_told_of_either_stage(tmp_path):
+    assert cut_short(tmp_path) == 0
+    for folder, share in ((tmp_path, 0.0), (tmp_path / "ed", 0.25)):
+        folder.mkdir(exist_ok=True)
+        rows = [{"step": 1, "overflow_ed": share}, {"step": 2, "overflow_ed": 0.0}]
+        told = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "metrics.jsonl").write_text(told)
+    assert cut_short(tmp_path) == 0.25
 
 
 @pytest.mark.parametrize(
