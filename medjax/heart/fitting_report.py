@@ -105,16 +105,15 @@ def page(
     held = np.flatnonzero(labels.any((0, 1, 2)))
     chosen = held[np.linspace(0, len(held) - 1, SHOWN + 2).astype(int)[1:-1]]
     high = 1.0 if image is None else float(np.percentile(image, 99))
-    for frame in dict.fromkeys((found["diastole"], found["systole"])):
-        maps = drawn(
-            fitted.vertices[[frame]], fitted.topology, affine, labels.shape[1:]
-        )
+    frames = list(dict.fromkeys((found["diastole"], found["systole"])))
+    maps = drawn(fitted.vertices[frames], fitted.topology, affine, labels.shape[1:])
+    for frame, mesh in zip(frames, maps, strict=True):
         cards = []
         for k in chosen:
             below = labels[frame, :, :, k] / (2.0 * max(LABELS.values()))
             if image is not None:
                 below = image[:, :, k, frame] / high
-            outlines = outlined(grey(enlarged(below)), enlarged(maps[0, :, :, k]))
+            outlines = outlined(grey(enlarged(below)), enlarged(mesh[:, :, k]))
             cards.append(Card(outlines, f"frame {frame}, slice {k}"))
         report.gallery(cards)
     return report

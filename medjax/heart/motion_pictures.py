@@ -131,7 +131,6 @@ def moving_pair(
     """
     count = len(meshes[0])
     frames = np.unique(np.linspace(0, count, MOST, endpoint=False).astype(int))
-    frames = frames[frames < count]
     chosen = [mesh[frames] for mesh in meshes]
     return Animation(side_by_side(chosen, topology, along, septum), rate=8.0)
 

@@ -19,13 +19,10 @@ from medjax.heart.cheart_network import CHeartConfig
 from medjax.heart.population import CONDITIONS
 from medjax.train.checkpoint import load_variables, saved_steps
 from medjax.train.record import load_record, save_record
-from medjax.train.system import System
 from medjax.typing import Key, Variables
 
-FAMILIES: Mapping[str, tuple[type, Callable[[Any], System]]] = {
-    "cheart": (CHeartConfig, cheart_system),
-}
-"""The class of a system's settings and what makes the system of them."""
+FAMILIES: Mapping[str, type] = {"cheart": CHeartConfig}
+"""Classes of the systems' settings."""
 CHUNK = 8
 """People decoded at once."""
 
@@ -60,8 +57,7 @@ class Trained:
             FileNotFoundError: where there is none.
             DataError: where it is damaged, of another version, or of another domain.
         """
-        kinds = {name: kind for name, (kind, _) in FAMILIES.items()}
-        return load_record(workdir, cls, kinds)
+        return load_record(workdir, cls, FAMILIES)
 
 
 class Generator:
