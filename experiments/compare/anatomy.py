@@ -120,8 +120,8 @@ def compare(config: Comparison) -> dict[str, Any]:
       config: What to compare.
 
     Returns:
-      ``budget``, ``runs`` (one row per system and seed), ``peers`` (scores of what is
-      not trained by steps) and ``summary`` (mean and deviation over seeds).
+      ``budget``, ``runs`` (one row per system and seed) and ``summary`` (mean and
+      deviation over seeds, and the peers' numbers).
     """
     anatomies = open_anatomies(config.data)
     common = change(TINY, data=config.data, evaluation=config.evaluation)

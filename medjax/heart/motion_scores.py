@@ -49,8 +49,9 @@ def vertex_errors(
         systole: frame of end-systole.
 
     Returns:
-        ``vertex``, over all later frames, ``vertex_es`` at end-systole, and the mean
-        size of the error along each of :data:`DIRECTIONS` over all later frames.
+        ``vertex``, over all later frames, ``vertex_es`` at end-systole, ``vertex_ed``
+        at end-diastole, and the mean size of the error along each of
+        :data:`DIRECTIONS` over all later frames.
     """
     true = np.asarray(subject.vertices, np.float64)
     rest = np.asarray(true[0], np.float32)

@@ -3,10 +3,11 @@
 The topology of a mesh does not change in training, so who stands beside whom is known
 when the program is built. A :class:`Table` says which rows of one array stand in which
 slots of another, and the other way round; every row's slots have one width, padded with
-rows that do not exist. Then :func:`gather` reads a row for every slot, :func:`collect`
-adds slots up in rows, each is the other's transpose, and both are reads. The gradient
-of an ordinary gather is a scatter-add, which accelerators serialise where many edges
-meet in one vertex.
+rows that do not exist. So one row with many neighbours costs time and memory for all
+(measured: ``experiments/results/heart.md``). Then :func:`gather` reads a row for every
+slot, :func:`collect` adds slots up in rows, each is the other's transpose, and both are
+reads. The gradient of an ordinary gather is a scatter-add, which accelerators serialise
+where many edges meet in one vertex.
 
 One kind of table serves all: neighbours of vertices (:func:`neighbours`), corners of
 faces, members of a cluster, vertices that a point lies between.
@@ -18,8 +19,8 @@ On the tables stand a step of message passing (:class:`MessageStep`) and a V-cyc
 levels of a mesh (:class:`VCycle`), in which news crosses the whole heart in a dozen
 steps. What they took from GraphCast (Lam et al., Science 2023): products before the
 gather, sums in float32 with the aggregate normalised, and residuals throughout. Of its
-sharding by space nothing: one heart is a few megabytes of features, and a halo exchange
-costs more than a step, so ``data`` and ``fsdp`` are what is split.
+sharding by space nothing: one heart is a few megabytes of features, so ``data`` and
+``fsdp`` are what is split.
 """
 
 import dataclasses

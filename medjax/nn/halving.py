@@ -3,10 +3,9 @@
 PyTorch's ``Conv3d`` and ``ConvTranspose3d`` of kernel 4, stride 2 and padding 1 (of any
 number of axes), and their weights. The gradient of a strided convolution is one with
 holes in its input, and so is a transposed one; XLA compiles those to plain loops on a
-CPU, several hundred times slower than a matrix product. Here the stride is a
-reshaping: pairs of voxels become channels, a convolution of kernel 2 follows, and for
-doubling pairs of channels become voxels. Values are the same, and so is their number of
-products; on accelerators nothing is lost either.
+CPU, not to matrix products. Here the stride is a reshaping: pairs of voxels become
+channels, a convolution of kernel 2 follows, and for doubling pairs of channels become
+voxels. Values are the same, and so is their number of products.
 """
 
 from typing import Any
