@@ -129,7 +129,7 @@ class Mixer:
             given = given._replace(
                 donor=_host(batch, DONOR, jnp.asarray(batch[f"{DONOR}_image"]))
             )
-        key = jax.random.fold_in(key, 1)  # augmentation folds rows into the key itself
+        key = apart(key)
 
         def one(shared: Any, row: tuple[_Given, Array]) -> tuple[Array, Array]:
             (collection, key), (given, number) = shared, row
@@ -190,6 +190,15 @@ class Mixer:
             return system.loss(rest, batch, key)
 
         return dataclasses.replace(system, init=init, loss=loss)
+
+
+def apart(key: Key) -> Key:
+    """What mixing draws from, of a step's key.
+
+    No small number: splitting a key gives what folding 0, 1, ... into it gives, and
+    augmentation and latents draw from those.
+    """
+    return jax.random.fold_in(key, 0x6D69)
 
 
 class _Given(NamedTuple):

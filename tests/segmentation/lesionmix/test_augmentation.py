@@ -13,6 +13,7 @@ from medjax.segmentation.labels import classes
 from medjax.segmentation.lesionmix.augmentation import (
     COLLECTION,
     MixingConfig,
+    apart,
     make_mixing,
 )
 from medjax.segmentation.lesionmix.inpaint import InpaintConfig
@@ -134,6 +135,20 @@ def test_a_system_gets_mixed_patches_and_the_bank_is_beside_its_parameters(lesio
     assert {name: value.shape for name, value in seen["batch"].items()} == {
         name: batch[name].shape for name in ("image", "label")
     }
+
+
+def test_mixing_draws_from_keys_that_augmentation_has_not():
+    """Not from those of a row, nor from what a row's is split into."""
+
+    def some(key):
+        return [jax.random.fold_in(key, i) for i in range(8)]
+
+    def numbers(keys):
+        return {tuple(jax.random.key_data(key).tolist()) for key in keys}
+
+    rows = some(KEY)
+    others = [key for row in rows for key in (*some(row), *jax.random.split(row, 5))]
+    assert not numbers(some(apart(KEY))) & numbers([*rows, *others])
 
 
 def test_a_patch_is_left_alone_as_often_as_it_says(lesions):
