@@ -293,11 +293,13 @@ def write_training(
         with Progress(f"{arm} motion", len(scenes), "scenes") as progress:
             for number, (name, scene) in enumerate(scenes):
                 person = jax.random.fold_in(jax.random.key(seed + 2), number)
-                # The noise of the scanner is in what is at rest as well.
-                rest = scanned(scene, None, motion, key=person).moved.image
+                # The noise of the scanner is in what is at rest as well. Its key is one
+                # beside those of the copies, which splitting their parent would give.
+                rest_key = jax.random.fold_in(person, 0)
+                rest = scanned(scene, None, motion, key=rest_key).moved.image
                 save(draft, name, scene, rest, scene.labels)
                 for copy in range(0 if arm == "clean" else copies):
-                    key = jax.random.fold_in(person, copy)
+                    key = jax.random.fold_in(person, 1 + copy)
                     image, labels = rest, scene.labels
                     if arm == "block":
                         image = block_motion(rest, scene.spacing[1:], block, key=key)
