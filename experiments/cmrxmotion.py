@@ -22,7 +22,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -108,7 +108,7 @@ class UnderMotion(Experiment):
     """What else happens to patches."""
     window: WindowConfig = WindowConfig()
     """Tiles of whole scans."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the segmenters' arithmetic."""
     shown: int = 3
     """Scans that the page shows, of as many grades as there are."""
@@ -197,7 +197,7 @@ def segmenter(config: UnderMotion, arm: Arm, parts: Parts, ledger: Ledger) -> Se
         plan=config.plan,
         augment=config.augment,
         window=config.window,
-        dtype="bfloat16" if config.dtype == "bfloat16" else "float32",
+        dtype=config.dtype,
         optimizer=config.optimizer,
         train=config.train,
         epochs=config.epochs,

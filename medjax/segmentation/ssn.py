@@ -11,7 +11,8 @@ density, so none of both can fail as in ``biomedia-mira/stochastic_segmentation_
 networks`` (which then falls back to independent voxels in silence). Of its remedies
 against a covariance that grows without bound where nothing is at stake, the mask is
 kept: where an image is zero, which is outside the body once it is prepared with a mask,
-or where nobody annotated, there is no covariance. And ``P`` and ``log D`` are limited.
+or where nobody annotated, there is no covariance. (Augmentation that changes zeros, as
+noise does, leaves a patch without that mask.) And ``P`` and ``log D`` are limited.
 ``mu`` is trained alone for the first tenth of the run.
 """
 
