@@ -6,9 +6,14 @@ have an entropy each, which are added.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
+from scipy import ndimage
 
 from medjax.segmentation.labels import Labels
+
+NEAR = 3.0
+"""Voxels around the predicted foreground that still count for an image's number."""
 
 
 def entropy(probability: Float[Array, "*s k"], labels: Labels) -> Float[Array, "*s 1"]:
@@ -42,3 +47,18 @@ def mutual_information(
     """
     # Not negative but for rounding.
     return jnp.maximum(entropy(probability, labels) - expected_entropy, 0.0)
+
+
+def image_score(
+    uncertainty: Float[np.ndarray, "i j k"], foreground: Bool[np.ndarray, "i j k"]
+) -> float:
+    """One number of an image: the mean over the predicted foreground and what is near.
+
+    Args:
+        uncertainty: A map, nats per voxel.
+        foreground: What is predicted; where that is nothing, the whole image counts.
+    """
+    if not foreground.any():
+        return float(uncertainty.mean())
+    near = np.asarray(ndimage.distance_transform_edt(~foreground)) <= NEAR
+    return float(uncertainty[near].mean())

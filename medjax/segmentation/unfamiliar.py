@@ -11,29 +11,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy import ndimage
+from jaxtyping import Float
 
 from medjax.metrics.auroc import auroc, average_precision, false_positive_rate
 from medjax.progress import Progress
 from medjax.segmentation.datasets.embedded import AmbiguousPhantoms, flat
 from medjax.segmentation.phantoms.shifts import SHIFTS, shifted_case
 from medjax.segmentation.pretrained import LEVELS, Segmenter
+from medjax.segmentation.uncertainty import image_score
 
-NEAR = 3.0
-"""Voxels around the predicted foreground that still count."""
 Scores = Mapping[str, Float[np.ndarray, " n"]]
 """Of every map, one number per image."""
-
-
-def image_score(
-    uncertainty: Float[np.ndarray, "i j k"], foreground: Bool[np.ndarray, "i j k"]
-) -> float:
-    """The mean over the foreground and what is near; of all where there is none."""
-    if not foreground.any():
-        return float(uncertainty.mean())
-    near = np.asarray(ndimage.distance_transform_edt(~foreground)) <= NEAR
-    return float(uncertainty[near].mean())
 
 
 def image_scores(model: Segmenter, images: Sequence[np.ndarray]) -> Scores:

@@ -20,7 +20,7 @@ from medjax.segmentation.datasets.embedded import ambiguous_phantoms
 from medjax.segmentation.labels import Labels
 from medjax.segmentation.phantoms.ambiguous import AmbiguousConfig
 from medjax.segmentation.pretrained import Segmented
-from medjax.segmentation.unfamiliar import image_score
+from medjax.segmentation.uncertainty import image_score
 
 CONFIG = AmbiguousConfig(size=20)
 
@@ -134,6 +134,10 @@ def test_an_image_counts_near_what_is_predicted():
     assert image_score(plane, ~foreground & foreground) == pytest.approx(
         107 / 441, rel=1e-5
     )
+    # A ball, in a volume of three slices: 25 pixels within the root of 8 beside 29.
+    solid = np.zeros((21, 21, 3), np.float32)
+    solid[10, 10, 1] = solid[0, 0, 0] = 1.0
+    assert image_score(solid, solid[..., 1:2] * [0, 1, 0] > 0) == pytest.approx(1 / 79)
 
 
 def test_panels_draw_the_same_image(phantoms):

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
-from scipy import ndimage
 
 from medjax.data.boundary import DataError
 from medjax.data.nifti import Volume
@@ -34,11 +33,10 @@ from medjax.segmentation.cmrxmotion.scoring import (
 )
 from medjax.segmentation.cmrxmotion.submission import write_segmentation
 from medjax.segmentation.pretrained import Segmenter
+from medjax.segmentation.uncertainty import image_score
 
 SEGMENTATIONS, TRUTH = "segmentations", "truth"
 """Folders of a run: label maps by segmenter, and those they are scored against."""
-AROUND = 3
-"""Voxels around the prediction within which uncertainty counts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,26 +86,10 @@ def answers(
                 )
             if out is not None:
                 write_segmentation(out, scan.name, said, image)
-            around = uncertainty_of(entropy, said)
+            around = image_score(entropy, said > 0)
             found.append(Answer(scan, image, truth, said, entropy, around, scores))
             progress.advance()
     return found
-
-
-def uncertainty_of(
-    entropy: Float[np.ndarray, "i j k"], said: Integer[np.ndarray, "i j k"]
-) -> float:
-    """Mean entropy around what is predicted.
-
-    Args:
-        entropy: nats per voxel.
-        said: labels; where there are none, the whole image counts.
-    """
-    there = said > 0
-    if not there.any():
-        return float(entropy.mean())
-    around = np.asarray(ndimage.binary_dilation(there, iterations=AROUND), bool)
-    return float(entropy[around].mean())
 
 
 def rows_by_grade(arm: str, found: Sequence[Answer]) -> list[dict[str, Any]]:

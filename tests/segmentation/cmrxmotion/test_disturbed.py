@@ -15,7 +15,6 @@ from medjax.segmentation.cmrxmotion.disturbed import (
     in_turn,
     rows_by_grade,
     task2_rows,
-    uncertainty_of,
 )
 from medjax.segmentation.cmrxmotion.grading import (
     GradingConfig,
@@ -76,16 +75,6 @@ def test_rows_are_means_over_scans_of_a_grade(beat):
     assert counts([a.scan for a in beat]) == [
         {"breathing": "free", "grade 1": 1, "grade 2": 1, "grade 3": 0}
     ]
-
-
-def test_uncertainty_counts_near_the_prediction_alone():
-    entropy = np.zeros((12, 12, 3), np.float32)
-    said = np.zeros(entropy.shape, np.int32)
-    entropy[6, 6, 1] = entropy[0, 0, 0] = 1.0
-    assert uncertainty_of(entropy, said) == pytest.approx(2 / entropy.size)
-    said[6, 6, 1] = 2
-    # Three steps over faces from one voxel, cut by three slices: 25 + 2 * 13.
-    assert uncertainty_of(entropy, said) == pytest.approx(1 / (25 + 2 * 13))
 
 
 def test_official_scores_punish_a_missed_structure_more(beat, tmp_path):
