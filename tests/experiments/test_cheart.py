@@ -42,8 +42,10 @@ def finished(tmp_path_factory):
         workdir=folder,
     )
     jax.config.update("jax_disable_most_optimizations", True)
-    yield run(config), folder
-    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        yield run(config), folder
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_a_run_ends_with_scores_beside_controls_and_a_page(finished):
