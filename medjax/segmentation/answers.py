@@ -227,6 +227,18 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.asarray(spearmanr(a, b))[0])
 
 
+def least(truth: Float[np.ndarray, "*space c"]) -> dict[str, float]:
+    """``nll`` (nats) and ``brier`` of whoever knows the probability of every label.
+
+    Nothing scores better in expectation.
+    """
+    p = jnp.asarray(truth, jnp.float32)
+    return {
+        "nll": float(nll(p, p)),
+        "brier": float(jnp.mean(jnp.sum(p * (1 - p), axis=-1))),
+    }
+
+
 def floors(data: DataSet, cases: Sequence[Case], answers: Answers) -> dict[str, float]:
     """What nobody can do better than, of one image, where the truth is known.
 
@@ -235,11 +247,7 @@ def floors(data: DataSet, cases: Sequence[Case], answers: Answers) -> dict[str, 
     """
     if answers.truth is None:
         return {}
-    p = jnp.asarray(answers.truth, jnp.float32)
-    found = {
-        "nll": float(nll(p, p)),
-        "brier": float(jnp.mean(jnp.sum(p * (1 - p), axis=-1))),
-    }
+    found = least(answers.truth)
     if isinstance(data, AmbiguousPhantoms):
         others = data.fresh(cases[0], len(answers.annotations)).astype(np.int32)
         kinds = tuple(range(1, answers.truth.shape[-1]))

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtr, xlogy
+from jax.scipy.special import ndtr
 from jaxtyping import Array, Bool, Float, Int
 
 from medjax.typing import Key
@@ -228,13 +228,3 @@ def ambiguous_case(
         annotations=annotate(scene, config, annotators, key=annotator_key),
         probability=probability(scene, config),
     )
-
-
-def floors(p: Float[Array, "*b h w"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The expected NLL (nats) and Brier score of whoever knows the probability.
-
-    Nothing scores better in expectation: the mean entropy of the annotation, and
-    ``2 p (1 - p)``, per pixel.
-    """
-    entropy = -jnp.mean(xlogy(p, p) + xlogy(1 - p, 1 - p))
-    return entropy, jnp.mean(2 * p * (1 - p))

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from medjax.segmentation.answers import least
 from medjax.segmentation.phantoms.ambiguous import (
     AmbiguousConfig,
     ambiguous_case,
     annotate,
     draw_scene,
-    floors,
     probability,
 )
 from medjax.segmentation.phantoms.shifts import (
@@ -70,12 +70,12 @@ def test_annotators_agree_with_themselves(watched):
 
 def test_the_floors_are_what_the_truth_scores(watched):
     _, drawn, p = watched
-    nll, brier = floors(p)
     p = np.asarray(p, np.float64)
+    found = least(np.stack([1 - p, p], axis=-1))
     said = np.clip(np.where(drawn, p, 1 - p), 1e-8, 1)
-    np.testing.assert_allclose(-np.log(said).mean(), nll, rtol=0.01)
+    np.testing.assert_allclose(-np.log(said).mean(), found["nll"], rtol=0.01)
     scored = 2 * ((drawn - p) ** 2).mean()
-    np.testing.assert_allclose(scored, brier, rtol=0.01)
+    np.testing.assert_allclose(scored, found["brier"], rtol=0.01)
 
 
 @pytest.fixture(scope="module")
