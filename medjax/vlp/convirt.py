@@ -20,15 +20,19 @@ import dataclasses
 from typing import Literal
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float, Int
 
 from medjax.train.mesh import Statistics
 from medjax.typing import Batch, Key, Metrics, Variables
-from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
+from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig
 from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
 from medjax.vlp.heads import MlpHead, ProjectionHead
-from medjax.vlp.system import PretrainingSystem, TwoTower, two_tower_system
+from medjax.vlp.system import (
+    PretrainingSystem,
+    TwoTower,
+    compare_one_view,
+    two_tower_system,
+)
 from medjax.vlp.towers import ImageTower, ImageTowerConfig, TextTower, TextTowerConfig
 
 
@@ -151,14 +155,8 @@ def convirt(
     def loss(
         variables: Variables, batch: Batch, key: Key
     ) -> tuple[Array, tuple[Metrics, Variables]]:
-        augment_key, dropout_key = jax.random.split(key)
-        (image_embedding, text_embedding), updated = module.apply(
-            variables,
-            augment(batch["image"], config.augment, key=augment_key),
-            batch[config.text],
-            method="compare",
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
+        (image_embedding, text_embedding), updated = compare_one_view(
+            module, variables, batch, key, batch[config.text], config=config.augment
         )
         to_text, to_image = contrast(
             image_embedding,

@@ -38,10 +38,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from medjax.train.mesh import batch_axes
 from medjax.typing import Batch, Key, Metrics, Variables
-from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
+from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig
 from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
 from medjax.vlp.heads import LinearHead
-from medjax.vlp.system import PretrainingSystem, TwoTower, two_tower_system
+from medjax.vlp.system import (
+    PretrainingSystem,
+    TwoTower,
+    compare_one_view,
+    two_tower_system,
+)
 from medjax.vlp.towers import (
     ImageTower,
     ImageTowerConfig,
@@ -308,16 +313,9 @@ def gloria(
     def loss(
         variables: Variables, batch: Batch, key: Key
     ) -> tuple[Array, tuple[Metrics, Variables]]:
-        augment_key, dropout_key = jax.random.split(key)
         ids = batch[config.text]
-        compared, updated = module.apply(
-            variables,
-            augment(batch["image"], config.augment, key=augment_key),
-            ids,
-            segments(ids),
-            method="compare",
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
+        compared, updated = compare_one_view(
+            module, variables, batch, key, ids, segments(ids), config=config.augment
         )
         total, terms = gloria_loss(
             compared, config=config, contrast_config=contrast_config

@@ -14,9 +14,12 @@ Where the released code does something that the method does not mean, a setting 
 the statistics of the words' head and is what words are told apart from.
 ``normalise_patches=False``: what patches gather from words is normalised behind a
 ResNet, but not behind a ViT. ``word_weights="shifted"``: each word counts by the
-attention that belongs to the token behind it. ``loss.negatives = "local"`` contrasts
-instances per device, as the code does; prototypes are balanced over the global batch in
-both. Not reproduced: a report of full length loses its last word (the same shift).
+attention that belongs to the token behind it. Not reproduced: a report of full length
+loses its last word (the same shift).
+
+Two of the code's ways no preset sets. ``loss.negatives = "local"`` contrasts instances
+per device; prototypes are balanced over the global batch in both. The code's prototypes
+stand still in the first epoch: here only if ``examples_per_epoch`` says how long it is.
 
 What is computed differently: films for a ResNet are sampled once at 299 pixels (the
 code resizes a crop of 224); attention that weighs words is taken before dropout.
@@ -33,11 +36,16 @@ from jaxtyping import Array, Bool, Float, Int
 from medjax.nn.vit import LINEAR_INIT
 from medjax.train.mesh import Statistics
 from medjax.typing import Batch, Key, Metrics, Variables
-from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
+from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig
 from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
 from medjax.vlp.heads import ProjectionHead
 from medjax.vlp.prototypes import swapped_prediction
-from medjax.vlp.system import PretrainingSystem, TwoTower, two_tower_system
+from medjax.vlp.system import (
+    PretrainingSystem,
+    TwoTower,
+    compare_one_view,
+    two_tower_system,
+)
 from medjax.vlp.token_contrast import attention_weights, token_contrast
 from medjax.vlp.towers import ImageTower, ImageTowerConfig, TextTower, TextTowerConfig
 from medjax.vlp.words import (
@@ -300,16 +308,9 @@ def mgca(
     def loss(
         variables: Variables, batch: Batch, key: Key
     ) -> tuple[Array, tuple[Metrics, Variables]]:
-        augment_key, dropout_key = jax.random.split(key)
         ids = batch["report"]
-        compared, updated = module.apply(
-            variables,
-            augment(batch["image"], config.augment, key=augment_key),
-            ids,
-            segments(ids),
-            method="compare",
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
+        compared, updated = compare_one_view(
+            module, variables, batch, key, ids, segments(ids), config=config.augment
         )
         seen = variables["counters"]["examples"]
         total, terms = mgca_loss(

@@ -18,7 +18,7 @@ from medjax.train.state import Init
 from medjax.train.step import Loss
 from medjax.train.system import Apply
 from medjax.typing import Batch, Key, Variables
-from medjax.vlp.augment import AugmentConfig, evaluate
+from medjax.vlp.augment import AugmentConfig, augment, evaluate
 from medjax.vlp.contrastive import normalise
 
 
@@ -33,6 +33,38 @@ def frozen_features(
     if features is None:
         features = module.apply(variables, batch[name], method="text_features")
     return jax.lax.stop_gradient(features)
+
+
+def compare_one_view(
+    module: nn.Module,
+    variables: Variables,
+    batch: Batch,
+    key: Key,
+    *texts: Array,
+    config: AugmentConfig,
+) -> tuple[Any, Variables]:
+    """What a system compares of films, augmented once, and their texts, in training.
+
+    Args:
+      module: has ``compare(image, *texts)``.
+      variables: its own.
+      batch: has the films, ``image``.
+      key: of augmentation and dropout.
+      *texts: token ids, and what else the module asks for beside them.
+      config: of the augmentation.
+
+    Returns:
+      What ``compare`` returns, and the statistics that it updated.
+    """
+    augment_key, dropout_key = jax.random.split(key)
+    return module.apply(
+        variables,
+        augment(batch["image"], config, key=augment_key),
+        *texts,
+        method="compare",
+        mutable=["batch_stats"],
+        rngs={"dropout": dropout_key},
+    )
 
 
 class TwoTower(nn.Module):
