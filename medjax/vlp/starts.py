@@ -55,7 +55,9 @@ def find_start(named: str, image: ImageTowerConfig) -> Start:
         )
     folder = Path(named)
     for exported in (folder, folder.parent):
-        if (exported / PREPARATION).is_file() and (exported / "image").is_dir():
+        if folder not in (exported, tower := exported / "image"):
+            continue
+        if (exported / PREPARATION).is_file() and tower.is_dir():
             return _exported(exported, image)
     if not (folder / RECORD).is_file():
         image = dataclasses.replace(image, checkpoint=named)

@@ -88,6 +88,9 @@ def test_exported_towers_say_what_they_are(start, tmp_path):
         config = ClassifierConfig(augment=found.augment)
         tower = load_tower(classifier(config, found.image, classes=1), found.image)
         jax.tree.map(np.testing.assert_array_equal, tower, run.variables)
+    # What lies beside the image tower is itself and not the image tower.
+    text = str(tmp_path / "text")
+    assert find_start(text, ImageTowerConfig()).image.checkpoint == text
     path = tmp_path / "preparation.json"
     path.write_text(path.read_text().replace("resnet_tiny", "resnet_9"))
     with pytest.raises(DataError, match="preparation.json: .*resnet_9"):
