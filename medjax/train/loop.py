@@ -38,21 +38,14 @@ from medjax.train.launch import parse_absl_flags
 from medjax.train.log import Writer
 from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.train.nonfinite import record_nonfinite
-from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from medjax.train.optimizer import OptimizerConfig
 from medjax.train.preemption import Preempted, PreemptionGuard
+from medjax.train.program import describe
 from medjax.train.settings import TrainConfig
 from medjax.train.shapes import CompiledSteps
 from medjax.train.sharding import DEFAULT_RULES, Rules, replicated
-from medjax.train.state import (
-    Init,
-    TrainState,
-    make_state_init,
-    overlay,
-    partition,
-    run_keys,
-    state_shardings,
-)
-from medjax.train.step import Loss, make_train_step
+from medjax.train.state import Init, TrainState, overlay, partition, run_keys
+from medjax.train.step import Loss
 from medjax.train.stopping import Stopping, StoppingConfig
 from medjax.train.storage import Folder, Growing, run_folder
 from medjax.typing import Key, Variables
@@ -119,8 +112,6 @@ def fit(
     workdir = run_folder(workdir)
     mesh = make_mesh(mesh) if isinstance(mesh, MeshConfig) else mesh
     settings = run_settings.resume_settings(optimizer, train)
-    tx = make_optimizer(optimizer, train.steps)
-    schedule = make_schedule(optimizer, train.steps)
 
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
@@ -145,39 +136,26 @@ def fit(
             lambda: run_keys(train.seed),
             out_shardings=(replicated(mesh), replicated(mesh)),
         )()
-        averages = train.ema is not None
-        make_state = make_state_init(init, tx, optimizer.frozen, ema=averages)
-        shapes = jax.eval_shape(make_state, init_key, fed.device)
-        shardings = state_shardings(shapes, tx, optimizer.frozen, mesh, rules)
+        program = describe(
+            init,
+            loss,
+            fed.device,
+            optimizer=optimizer,
+            train=train,
+            mesh=mesh,
+            rules=rules,
+        )
         if start is not None:
-            target = jax.tree.map(
-                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                shapes,
-                shardings,
-            )
-            state = checkpoints.restore(start, target)
+            state = checkpoints.restore(start, program.state)
             logger.info("resumed from step %d of %s", start, workdir)
         else:
-            # Jitted with shardings, so that no device ever holds a whole large model.
-            new_state = jax.jit(make_state, out_shardings=shardings)
-            state = new_state(init_key, fed.device)
+            state = program.initialise(init_key, fed.device)
             if pretrained is not None:
                 state = overlay(state, pretrained)
         rule = stopping and stopped.resumed(workdir, stopping, start=start)
         if int(state.step) >= train.steps or (rule and rule.exhausted):
             return state
 
-        train_step = make_train_step(
-            loss,
-            tx,
-            schedule,
-            shardings,
-            mesh,
-            frozen=optimizer.frozen,
-            accumulate=train.accumulate,
-            ema=train.ema,
-            on_nonfinite=train.on_nonfinite,
-        )
         if jax.process_index() == 0:
             frozen = partition(state.params, optimizer.frozen)[1]
             say(speed.parameter_table(state.params, frozen))
@@ -198,7 +176,7 @@ def fit(
         )
         progress = Progress(phase, train.steps, "steps", done=int(state.step))
         with watch.phase(watch.OUTSIDE):
-            return run.advance(state, fed, train_step, key, mesh, progress)
+            return run.advance(state, fed, program.step, key, mesh, progress)
 
 
 @dataclasses.dataclass

@@ -5,24 +5,20 @@ compiler's effort goes into the partitioning, which is what is looked at, and no
 machine code.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from medjax.train.collectives import Collective, read_collectives
 from medjax.train.mesh import MeshConfig, make_mesh
-from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from medjax.train.sharding import (
-    DEFAULT_RULES,
-    Rules,
-    batch_sharding,
-    replicated,
-)
-from medjax.train.state import TrainState, make_state_init, state_shardings
-from medjax.train.step import make_train_step
+from medjax.train.optimizer import OptimizerConfig
+from medjax.train.program import describe
+from medjax.train.settings import TrainConfig
+from medjax.train.sharding import DEFAULT_RULES, Rules
+from medjax.train.state import TrainState
 
 QUICK = {
     "xla_backend_optimization_level": 0,
@@ -52,41 +48,25 @@ def collectives_of(
         of all that there are.
       optimizer: the update rule.
       rules: sharding rules over parameter names.
-      **options: of `make_train_step`.
+      **options: of `TrainConfig`.
 
     Returns:
       The collectives, and the shapes of the state.
     """
     devices = jax.devices()[: int(np.prod(sizes))]
-    mesh = make_mesh(MeshConfig(*sizes), devices=devices)
-    frozen = tuple(system.frozen)
-    tx, schedule = make_optimizer(optimizer, 10), make_schedule(optimizer, 10)
-    averages = options.get("ema") is not None
-    make_state = make_state_init(system.init, tx, frozen, ema=averages)
-
-    def placed(shapes: Any, shardings: Any) -> Any:
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            shapes,
-            shardings,
-        )
-
-    split, everywhere = batch_sharding(mesh), replicated(mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
-        for name, (shape, dtype) in specs.items()
-    }
-    with jax.set_mesh(mesh):
-        key = placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
-        proceed = jax.ShapeDtypeStruct((), jnp.bool, sharding=everywhere)
-        shapes = jax.eval_shape(make_state, key, batch)
-        shardings = state_shardings(shapes, tx, frozen, mesh, rules)
-        step = make_train_step(
-            system.loss, tx, schedule, shardings, mesh, frozen=frozen, **options
-        )
-        lowered = step.lower(placed(shapes, shardings), batch, key, proceed)
+    program = describe(
+        system.init,
+        system.loss,
+        {name: jax.ShapeDtypeStruct(*spec) for name, spec in specs.items()},
+        optimizer=dataclasses.replace(optimizer, frozen=tuple(system.frozen)),
+        train=TrainConfig(steps=10, **options),
+        mesh=make_mesh(MeshConfig(*sizes), devices=devices),
+        rules=rules,
+    )
+    with jax.set_mesh(program.mesh):
+        lowered = program.step.lower(*program.arguments)
         compiled = lowered.compile(compiler_options=QUICK)
-    return read_collectives(compiled.as_text()), shapes
+    return read_collectives(compiled.as_text()), program.state
 
 
 def whole_batch(found: Collective, batch: int) -> bool:
