@@ -12,7 +12,8 @@ two networks and by the uncertainty of a segmenter that never saw a grade, and s
 by three that were trained on hearts at rest, on these and block motion (augmentation
 as libraries have it), or on these and breathing copies. All of it goes through the
 challenge's files: ``volunteers`` is a tree as it has it, ``submission`` what would be
-handed in, scored as its script does and as it should be.
+handed in, scored as its script does and as it should be. ``experiments.grade`` grades
+scans of anyone by ``grade-ordinal`` or ``grade-softmax`` in the run's folder.
 
 With the challenge's tree copies are made of the scans of grade 1. ``--data.submit`` is
 a tree without grades and labels: ``submission`` is then of that.
@@ -52,9 +53,9 @@ from medjax.segmentation.cmrxmotion.disturbed import (
     rows_by_grade,
     task2_rows,
 )
+from medjax.segmentation.cmrxmotion.grader import TrainedGrader
 from medjax.segmentation.cmrxmotion.grading import (
     GradingConfig,
-    TrainedGrader,
     grades_of,
     grading_row,
     stacks_of,
@@ -65,9 +66,7 @@ from medjax.segmentation.cmrxmotion.quality import (
     graded,
     thresholds_of,
 )
-from medjax.segmentation.cmrxmotion.reader import (
-    find,
-)
+from medjax.segmentation.cmrxmotion.reader import find, readable
 from medjax.segmentation.cmrxmotion.report import Strip, motion_page
 from medjax.segmentation.cmrxmotion.submission import (
     write_grades,
@@ -93,6 +92,8 @@ class UnderMotion(Experiment):
         "volunteers": "phantoms as the challenge keeps its volunteers",
         "submission": "grades and label maps, as the challenge takes them",
         "segmentations": "label maps of the held-out scans, by segmenter",
+        "grade-softmax": "a grader of three logits, for experiments.grade",
+        "grade-ordinal": "a grader of two thresholds, for experiments.grade",
     }
 
     data: MotionData = MotionData()
@@ -157,7 +158,8 @@ def run(config: UnderMotion) -> dict[str, Any]:
     last = config.arms[-1]
     handed_in = found[last]
     if config.data.submit is not None:
-        handed_in = answers(segmenters[last], find(config.data.submit, ledger=ledger))
+        given = readable(find(config.data.submit, ledger=ledger), ledger=ledger)
+        handed_in = answers(segmenters[last], given)
     submit(config, handed_in, graders)
 
     def keep() -> None:

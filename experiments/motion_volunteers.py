@@ -21,7 +21,12 @@ from medjax.data.ledger import Ledger, OnError
 from medjax.mri.block_motion import BlockMotionConfig
 from medjax.mri.cine_phantom import CineConfig
 from medjax.mri.motion import MotionConfig
-from medjax.segmentation.cmrxmotion.reader import Scan, find, split_by_patient
+from medjax.segmentation.cmrxmotion.reader import (
+    Scan,
+    find,
+    readable,
+    split_by_patient,
+)
 from medjax.segmentation.datasets import Case, DataSet
 from medjax.segmentation.datasets.hearts import LABELS
 from medjax.train.agree import on_first
@@ -53,8 +58,8 @@ class MotionData:
     seed: int = 0
     """Of volunteers, breathing and split."""
     on_error: OnError = "raise"
-    """A scan without a grade, or a grade without a scan: stop, or list it and go on. A
-    scan that cannot be read stops."""
+    """A scan without a grade or one that cannot be read, or a grade without a scan:
+    stop, or list it and go on."""
 
     def __post_init__(self) -> None:
         if min(self.volunteers) < 1 or self.cine.frames != 2:
@@ -73,7 +78,7 @@ def volunteers(data: MotionData, workdir: Path, ledger: Ledger) -> Parts:
         ledger: Takes what the challenge's tree lacks.
 
     Raises:
-        DataError: If no scan has a grade.
+        DataError: If no scan has a grade, or one is at fault and the ledger raises.
     """
     names = ("train", "validation", "test")
     if data.root is not None:
@@ -81,6 +86,8 @@ def volunteers(data: MotionData, workdir: Path, ledger: Ledger) -> Parts:
         scans = [s for s in find(data.root, ledger=ledger) if s.grade is not None]
         if not scans:
             raise DataError("data: expected a grade for every scan (IQA.csv), got none")
+        # Here, so that nobody meets a damaged file once half of a run is over.
+        scans = readable(scans, ledger=ledger)
         shares: dict[str, float] = dict(zip(names, data.shares, strict=True))
         return split_by_patient(scans, shares, seed=data.seed)
     folder = workdir / "volunteers"

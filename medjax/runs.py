@@ -19,6 +19,7 @@ def load(run: str | Path) -> Any:
         a `medjax.mri.learned.Learned` (``reconstruct``), a
         `medjax.segmentation.pretrained.Segmenter` (``predict``, ``samples``,
         ``uncertainty``), a
+        `medjax.segmentation.cmrxmotion.grader.TrainedGrader` (``grade``), a
         `medjax.heart.systems.Generator` (``complete``, ``generate``) or a
         `medjax.heart.tracker.Tracker` (``track``).
 
@@ -54,6 +55,12 @@ def load(run: str | Path) -> Any:
         from medjax.segmentation.pretrained import open_run as open_segmenter
 
         return open_segmenter(run)
+    from medjax.segmentation.cmrxmotion.grader import FAMILIES as GRADERS
+
+    if family in GRADERS:
+        from medjax.segmentation.cmrxmotion.grader import open_grader
+
+        return open_grader(run)
     from medjax.heart.systems import FAMILIES as HEARTS
 
     if family in HEARTS:
@@ -67,7 +74,8 @@ def load(run: str | Path) -> Any:
 
         return open_tracker(run)
     hearts = (*HEARTS, *TRACKERS)
-    known = ", ".join([*PAIRS, CLASSIFIER, *RECONSTRUCTIONS, *SEGMENTATIONS, *hearts])
+    masks = (*SEGMENTATIONS, *GRADERS)
+    known = ", ".join([*PAIRS, CLASSIFIER, *RECONSTRUCTIONS, *masks, *hearts])
     raise DataError(
         f"{run / RECORD}: a run of {family!r}, which this version does not know; it "
         f"knows {known}"

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from medjax.nn.blur import gaussian_blur
 from medjax.nn.nnunet import Axes
@@ -133,7 +133,6 @@ def source_extent(config: AugmentConfig, patch: Axes) -> Axes:
     return tuple(math.ceil(n - 1e-9) for n in extent)
 
 
-@functools.partial(jax.jit, static_argnames=("patch", "config", "count"))
 def augment(
     images: Float[Array, "b *s c"],
     labels: Int[Array, "b *s"],
@@ -153,27 +152,76 @@ def augment(
         config: What happens.
         count: Labels inside, the ignored one included.
     """
+    nothing = jnp.zeros((*labels.shape, 0))
+    found, said, _ = _augmented(images, labels, nothing, key, patch, config, count)
+    return found, said
+
+
+def augment_masked(
+    images: Float[Array, "b *s c"],
+    labels: Int[Array, "b *s"],
+    mask: Bool[Array, "b *s"],
+    key: Key,
+    *,
+    patch: Axes,
+    config: AugmentConfig,
+    count: int,
+) -> tuple[Float[Array, "b *p c"], Int[Array, "b *p"], Bool[Array, "b *p"]]:
+    """:func:`augment` with a mask of the sources that goes where their voxels go.
+
+    It is sampled with the rest and cut at a half; images and labels are those that they
+    are without it.
+    """
+    given = mask[..., None].astype(jnp.float32)
+    found, said, there = _augmented(images, labels, given, key, patch, config, count)
+    return found, said, there[..., 0] >= 0.5
+
+
+@functools.partial(jax.jit, static_argnames=("patch", "config", "count"))
+def _augmented(
+    images: Array,
+    labels: Array,
+    masks: Float[Array, "b *s m"],
+    key: Key,
+    patch: Axes,
+    config: AugmentConfig,
+    count: int,
+) -> tuple[Array, Array, Float[Array, "b *p m"]]:
     rows = jnp.arange(images.shape[0])
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(rows)
     one = functools.partial(_one, patch=patch, config=config, count=count)
-    return jax.vmap(one)(images, labels, keys)
+    return jax.vmap(one)(images, labels, masks, keys)
 
 
 def _one(
-    image: Array, label: Array, key: Key, *, patch: Axes, config: Any, count: int
-) -> tuple[Array, Array]:
+    image: Array,
+    label: Array,
+    masks: Array,
+    key: Key,
+    *,
+    patch: Axes,
+    config: Any,
+    count: int,
+) -> tuple[Array, Array, Array]:
     space, intensity, which = jax.random.split(key, 3)
-    image, label = _in_space(image, label, space, patch, config, count)
+    moved = _in_space(image, label, masks, space, patch, config, count)
+    image, label, masks = moved
     channels = jax.random.split(intensity, image.shape[-1])
     # Whether something happens is the patch's, how much of it each channel's own.
     happens = jax.random.uniform(which, (7,))
     change = functools.partial(_intensities, happens=happens, config=config)
-    return jax.vmap(change, (-1, 0), -1)(image, channels), label
+    return jax.vmap(change, (-1, 0), -1)(image, channels), label, masks
 
 
 def _in_space(
-    image: Array, label: Array, key: Key, patch: Axes, config: Any, count: int
-) -> tuple[Array, Array]:
+    image: Array,
+    label: Array,
+    masks: Array,
+    key: Key,
+    patch: Axes,
+    config: Any,
+    count: int,
+) -> tuple[Array, Array, Array]:
     keys = jax.random.split(key, 5)
     rank, planar = len(patch), is_planar(patch)
     largest = largest_turn(config, patch)
@@ -198,13 +246,17 @@ def _in_space(
         flips = jax.random.bernoulli(keys[4], shape=(rank,))
         scales = jnp.where(flips, -scales, scales)
     points = affine_points(matrix * scales[None, :], patch, label.shape)
+    carried = jnp.concatenate([image, masks], axis=-1)
+    channels, all_channels = image.shape[-1], carried.shape[-1]
     if config.labels == "nearest":
-        return warp(image, points), warp(label, points, order="nearest")
-    shares = jax.nn.one_hot(label, count)
-    both = warp(jnp.concatenate([image, shares], axis=-1), points)
-    channels = image.shape[-1]
-    chosen = jnp.argmax(both[..., channels:], axis=-1).astype(label.dtype)
-    return both[..., :channels], chosen
+        carried = warp(carried, points)
+        chosen = warp(label, points, order="nearest")
+    else:
+        shares = jax.nn.one_hot(label, count)
+        both = warp(jnp.concatenate([carried, shares], axis=-1), points)
+        carried = both[..., :all_channels]
+        chosen = jnp.argmax(both[..., all_channels:], axis=-1).astype(label.dtype)
+    return carried[..., :channels], chosen, carried[..., channels:]
 
 
 def _intensities(image: Array, key: Key, *, happens: Array, config: Any) -> Array:

@@ -24,6 +24,7 @@ are those below ``unet``.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -35,7 +36,11 @@ from jaxtyping import Array, Float
 
 from medjax.nn.gaussian import Gaussian, divergence
 from medjax.nn.nnunet import NNUNet, NNUNetConfig
-from medjax.segmentation.losses import supervised
+from medjax.segmentation.losses import (
+    dice_and_cross_entropy,
+    draws_together,
+    supervised,
+)
 from medjax.segmentation.sampled import (
     SampledConfig,
     counted,
@@ -75,6 +80,10 @@ class Hierarchy:
     """Standard deviation that noise_floor ties to, of features of unit variance."""
     warmup: float = 0.3
     """Share of the run over which the weight rises."""
+    draws: int = 1
+    """Of an update, which are to be likely together; 1: each by itself."""
+    together: float = 0.0
+    """Share of the variance of a level's noise that all its pixels have in common."""
 
     def __post_init__(self) -> None:
         if not self.floor > 0 or self.beta < 0 or not 0 <= self.warmup <= 1:
@@ -252,14 +261,26 @@ def hierarchical_system(config: HierarchicalConfig) -> SegmentationSystem:
         augment_key, noise_key = jax.random.split(key)
         images, labels = augmented(batch, augment_key, config)
 
-        def forward(net: HierarchicalUNet) -> Any:
-            features, found = net.posterior(images)
+        def encode(net: HierarchicalUNet) -> Any:
             prior = net.prior() if hierarchy.kl == "learned_prior" else {}
-            return net.decode(features, latents(found, noise_key)), found, prior
+            return *net.posterior(images), prior
 
-        logits, found, prior = nn.apply(forward, module)(variables)
+        features, found, prior = nn.apply(encode, module)(variables)
+
+        def decoded(key: Key) -> list[Array]:
+            def decode(net: HierarchicalUNet) -> list[Array]:
+                return net.decode(features, latents(found, key, hierarchy.together))
+
+            return nn.apply(decode, module)(variables)
+
+        strides = config.network.strides
+        if hierarchy.draws == 1:
+            logits, level = decoded(noise_key), dice_and_cross_entropy
+        else:
+            keys = jax.random.split(noise_key, hierarchy.draws)
+            logits, level = jax.vmap(decoded)(keys), draws_together
         value, metrics = supervised(
-            logits, labels, config.network.strides, config.labels, config.loss
+            logits, labels, strides, config.labels, config.loss, level
         )
         step, updated = counted(variables)
         metrics = dict(metrics)
@@ -285,7 +306,8 @@ def hierarchical_system(config: HierarchicalConfig) -> SegmentationSystem:
 
         def one(key: Key | None) -> Array:
             def decode(net: HierarchicalUNet) -> Array:
-                return net.decode(features, latents(found, key, shares))[0]
+                z = latents(found, key, hierarchy.together, shares)
+                return net.decode(features, z)[0]
 
             return probabilities(nn.apply(decode, module)(variables), config.labels)
 
@@ -317,6 +339,7 @@ def drawing(names: Sequence[str], some: Sequence[str]) -> Variables:
 def latents(
     found: Mapping[str, Gaussian],
     key: Key | None,
+    together: float,
     shares: Mapping[str, Float[Array, ""]] | None = None,
 ) -> dict[str, Float[Array, "b ..."]]:
     """A draw of the latents of every level.
@@ -325,11 +348,30 @@ def latents(
         found: Distributions by level.
         key: Of the draw; a level's noise is the same whichever others are drawn. None:
             means.
+        together: Share of the variance of the noise that all pixels have in common.
         shares: Of the noise that reaches each level; None: all of it.
     """
     values = {}
     for number, (name, gaussian) in enumerate(found.items()):
         own = None if key is None else jax.random.fold_in(key, number)
-        noise = normal(own, gaussian.mean.shape)
+        noise = partly_common(own, gaussian.mean.shape, together)
         values[name] = gaussian.at(noise if shares is None else shares[name] * noise)
     return values
+
+
+def partly_common(
+    key: Key | None, shape: Sequence[int], together: float
+) -> Float[Array, "b ..."]:
+    """Standard normal noise of which the pixels of an image have a share in common.
+
+    Args:
+        key: None: zeros.
+        shape: Rows, pixels, channels.
+        together: The share of the variance; correlation of any two pixels.
+    """
+    if key is None or not together:
+        return normal(key, shape)
+    common_key, own_key = jax.random.split(key)
+    common = normal(common_key, (shape[0], *(1,) * (len(shape) - 2), shape[-1]))
+    own = normal(own_key, shape)
+    return math.sqrt(together) * common + math.sqrt(1 - together) * own

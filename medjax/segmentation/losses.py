@@ -11,7 +11,7 @@ every 2^l-th label, near the middle of what it stands for.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -106,12 +106,84 @@ def dice_and_cross_entropy(
     return total, {"cross_entropy": entropy, "soft_dice": score}
 
 
+def log_likelihood(
+    logits: Float[Array, "b *s k"], labels: Int[Array, "b *s"], spec: Labels
+) -> Float[Array, " b"]:
+    """Of every row's whole annotation, nats: summed over the voxels that have one.
+
+    Args:
+        logits: Of every channel.
+        labels: Inside labels.
+        spec: What they are.
+    """
+    truth, valid = spec.truth(labels), spec.valid(labels)
+    if spec.regions:
+        each = jnp.sum(logits * truth - jax.nn.softplus(logits), axis=-1)
+    else:
+        each = jnp.sum(jax.nn.log_softmax(logits) * truth, axis=-1)
+    return jnp.sum(each * valid, axis=tuple(range(1, valid.ndim)))
+
+
+def marginal_surprise(
+    likelihoods: Float[Array, "m b"], labels: Int[Array, "b *s"], spec: Labels
+) -> Float[Array, ""]:
+    """Minus the log of the mean likelihood over draws, nats per annotated voxel.
+
+    Each draw has to be likely as a whole, and some draw for each annotation: draws that
+    differ as annotators do are worth it. (The mean of the *surprises* is least where
+    all draws are the same.)
+
+    Args:
+        likelihoods: Logarithms, of :func:`log_likelihood`, of every draw.
+        labels: Inside labels.
+        spec: What they are.
+    """
+    mean = jax.nn.logsumexp(likelihoods, axis=0) - jnp.log(float(len(likelihoods)))
+    return -jnp.sum(mean) / jnp.maximum(jnp.sum(spec.valid(labels)), 1.0)
+
+
+def draws_together(
+    logits: Float[Array, "m b *s k"],
+    labels: Int[Array, "b *s"],
+    spec: Labels,
+    config: LossConfig,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The loss of one level of which there are several draws.
+
+    The cross-entropy is :func:`marginal_surprise`, the Dice term that of the mean
+    probability, which does not ask draws to be alike.
+
+    Args:
+        logits: Of every draw and channel.
+        labels: Inside labels.
+        spec: What they are.
+        config: Terms.
+    """
+    each = jax.vmap(lambda one: log_likelihood(one, labels, spec))(logits)
+    surprise = marginal_surprise(each, labels, spec)
+    # The logarithm of the mean has the mean as its softmax, and as its sigmoid's odds.
+    said = jax.nn.sigmoid(logits) if spec.regions else jax.nn.softmax(logits)
+    mean = jnp.clip(jnp.mean(said, axis=0), 1e-7, 1 - 1e-7)
+    like = jnp.log(mean) - jnp.log1p(-mean) if spec.regions else jnp.log(mean)
+    _, terms = dice_and_cross_entropy(like, labels, spec, config)
+    total = config.cross_entropy * surprise - config.dice * terms["soft_dice"]
+    return total, {"cross_entropy": surprise, "soft_dice": terms["soft_dice"]}
+
+
+Level = Callable[
+    [Float[Array, "..."], Int[Array, "b *s"], Labels, LossConfig],
+    tuple[Float[Array, ""], dict[str, Float[Array, ""]]],
+]
+"""The loss of one level."""
+
+
 def supervised(
-    levels: Sequence[Float[Array, "b ..."]],
+    levels: Sequence[Float[Array, "..."]],
     labels: Int[Array, "b *s"],
     strides: Sequence[Axes],
     spec: Labels,
     config: LossConfig,
+    level: Level = dice_and_cross_entropy,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss over all levels of a decoder.
 
@@ -121,6 +193,7 @@ def supervised(
         strides: With which every level is entered (:class:`NNUNetConfig`).
         spec: What the labels are.
         config: Terms.
+        level: The loss of one.
 
     Returns:
         The loss, and the terms of the finest level.
@@ -135,7 +208,7 @@ def supervised(
             # Of the finest labels each time: thinned again and again, what is taken
             # would move from the middle to the end of what it stands for.
             here = thinned(labels, apart)
-            value, terms = dice_and_cross_entropy(levels[number], here, spec, config)
+            value, terms = level(levels[number], here, spec, config)
             total, metrics = total + weight * value, metrics or terms
     return total, metrics
 

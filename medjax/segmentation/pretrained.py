@@ -24,14 +24,17 @@ from jax.sharding import Mesh
 from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger
 from medjax.data.nifti import Volume, write
+from medjax.data.volumes import grid_of, to_canonical
 from medjax.data.whole import whole
 from medjax.segmentation.datasets.case import Case, DataSet, without_suffix
 from medjax.segmentation.inference import Tile, WindowConfig, planes
+from medjax.segmentation.memory import needed, refuse_too_large
 from medjax.segmentation.preparation import (
     Prepared,
     prepare,
     restore,
     restore_labels,
+    target_grid,
 )
 from medjax.segmentation.sampled import every_draw
 from medjax.segmentation.system import SegmentationSystem
@@ -203,8 +206,12 @@ class Segmenter:
             id: For messages.
             maps: Of :attr:`written`.
             window: Tiles; those of the run by default.
+
+        Raises:
+            DataError: For an image that does not fit the run, or the memory.
         """
-        case = prepare(volumes, self.record.preparation, id=id)
+        numbers = self.record.system.labels.channels + len(self.written)
+        case = self._prepared(volumes, id, numbers)
         said = self.said(case, window=window)
         order, labels = self.record.preparation.order, self.record.system.labels
         found = restore_labels(said["probability"], case, order, labels)
@@ -243,12 +250,14 @@ class Segmenter:
 
         Raises:
             ValueError: For a system that has one answer.
+            DataError: For an image that does not fit the run, or the memory.
         """
         if self.system.sample is None:
             raise ValueError(
                 f"samples: a run of {family(self.record.system)!r} has one answer"
             )
-        case = prepare(volumes, self.record.preparation, id=id)
+        numbers = max(count, 1) * self.record.system.labels.channels
+        case = self._prepared(volumes, id, numbers)
         tile = every_draw(self.system.sample, count)
         # One key for all tiles: an answer is one of the whole image.
         found = self._raw(case, tile, window, seed=seed, shared=True)
@@ -256,6 +265,22 @@ class Segmenter:
         order, labels = self.record.preparation.order, self.record.system.labels
         answers = np.split(every, every.shape[-1] // labels.channels, axis=-1)
         return [restore(p, case, order, outside=labels.nothing) for p in answers]
+
+    def _prepared(self, volumes: Sequence[Volume], id: str, numbers: int) -> Prepared:
+        """The image as the network sees it, once there is room for what is said of it.
+
+        Args:
+            volumes: One for each channel.
+            id: For messages.
+            numbers: That will be said of every voxel.
+        """
+        preparation = self.record.preparation
+        original = grid_of(to_canonical(volumes[0]))
+        seen = target_grid(original, preparation.spacing).shape
+        channels = len(preparation.channels)
+        size = needed(seen, original.shape, channels=channels, numbers=numbers)
+        refuse_too_large(id, size, seen)
+        return prepare(volumes, preparation, id=id)
 
     def said(
         self, case: Prepared, *, window: WindowConfig | None = None

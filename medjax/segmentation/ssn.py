@@ -11,8 +11,9 @@ density, so none of both can fail as in ``biomedia-mira/stochastic_segmentation_
 networks`` (which then falls back to independent voxels in silence). Of its remedies
 against a covariance that grows without bound where nothing is at stake, the mask is
 kept: where an image is zero, which is outside the body once it is prepared with a mask,
-or where nobody annotated, there is no covariance. (Augmentation that changes zeros, as
-noise does, leaves a patch without that mask.) And ``P`` and ``log D`` are limited.
+or where nobody annotated, there is no covariance. (The mask is taken of the image as it
+is prepared and goes with it through augmentation, whose noise leaves no zeros.) And
+``P`` and ``log D`` are limited.
 ``mu`` is trained alone for the first tenth of the run.
 """
 
@@ -23,11 +24,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from medjax.nn.nnunet import NNUNet, NNUNetConfig, he_normal
+from medjax.segmentation.augment import augment_masked
 from medjax.segmentation.labels import Labels
-from medjax.segmentation.losses import dice_and_cross_entropy
+from medjax.segmentation.losses import (
+    dice_and_cross_entropy,
+    log_likelihood,
+    marginal_surprise,
+)
 from medjax.segmentation.sampled import (
     SampledConfig,
     counted,
@@ -38,7 +44,6 @@ from medjax.segmentation.sampled import (
 )
 from medjax.segmentation.system import (
     SegmentationSystem,
-    augmented,
     check,
     probabilities,
 )
@@ -115,7 +120,7 @@ class SSN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b *s _c"], inside: Float[Array, "b *s"]
+        self, x: Float[Array, "b *s _c"], inside: Shaped[Array, "b *s"]
     ) -> LogitNormal:
         """The distribution of an image's logits, float32.
 
@@ -136,7 +141,7 @@ class SSN(nn.Module):
         mean = head("mean", k, kernel_init=he_normal(network.slope))
         factor = LIMIT * jnp.tanh(head("factor", k * self.rank) / LIMIT)
         spread = jnp.exp(LIMIT * jnp.tanh(head("diagonal", k) / LIMIT)) + LEAST
-        inside = inside[..., None]
+        inside = inside[..., None].astype(jnp.float32)
         factor = factor.reshape(*mean.shape, self.rank) * inside[..., None]
         # The root first: that of zero has no gradient.
         return LogitNormal(mean, factor, jnp.sqrt(spread) * inside)
@@ -157,23 +162,13 @@ def monte_carlo_loss(
     Returns:
         Nats per annotated voxel.
     """
-    truth, valid = labels.truth(said), labels.valid(said)
-    axes = tuple(range(1, valid.ndim))
-
-    def log_likelihood(logits: Array) -> Float[Array, " b"]:
-        if labels.regions:
-            each = jnp.sum(logits * truth - nn.softplus(logits), axis=-1)
-        else:
-            each = jnp.sum(jax.nn.log_softmax(logits) * truth, axis=-1)
-        return jnp.sum(each * valid, axes)
 
     def pair(key: Key) -> Float[Array, "2 b"]:
-        both = [log_likelihood(found.at(key, sign=sign)) for sign in (1.0, -1.0)]
-        return jnp.stack(both)
+        both = [found.at(key, sign=sign) for sign in (1.0, -1.0)]
+        return jnp.stack([log_likelihood(one, said, labels) for one in both])
 
     each = jax.vmap(pair)(jax.random.split(key, draws // 2)).reshape(draws, -1)
-    mean = jax.nn.logsumexp(each, axis=0) - jnp.log(float(draws))
-    return -jnp.sum(mean) / jnp.maximum(jnp.sum(valid), 1.0)
+    return marginal_surprise(each, said, labels)
 
 
 def ssn_system(config: SSNConfig) -> SegmentationSystem:
@@ -186,8 +181,8 @@ def ssn_system(config: SSNConfig) -> SegmentationSystem:
     labels, options = config.labels, config.covariance
     module = SSN(config.network, options.rank, jnp.dtype(config.dtype))
 
-    def body(images: Array) -> Array:
-        return jnp.any(images != 0, axis=-1).astype(jnp.float32)
+    def body(images: Array) -> Bool[Array, "b *s"]:
+        return jnp.any(images != 0, axis=-1)
 
     def init(key: Key, batch: Batch) -> Variables:
         x = jnp.zeros((1, *config.patch, batch["image"].shape[-1]))
@@ -197,8 +192,16 @@ def ssn_system(config: SSNConfig) -> SegmentationSystem:
         variables: Variables, batch: Batch, key: Key
     ) -> tuple[Array, tuple[Metrics, Variables]]:
         augment_key, noise_key = jax.random.split(key)
-        images, said = augmented(batch, augment_key, config)
-        inside = body(images) * labels.valid(said)
+        images, said, inside = augment_masked(
+            batch["image"],
+            batch["label"],
+            body(batch["image"]),
+            augment_key,
+            patch=config.patch,
+            config=config.augment,
+            count=labels.count,
+        )
+        inside = inside & (labels.valid(said) > 0)
         found: Any = module.apply(variables, images, inside)
         _, terms = dice_and_cross_entropy(found.mean, said, labels, config.loss)
         drawn = monte_carlo_loss(found, said, labels, noise_key, options.draws)

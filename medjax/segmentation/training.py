@@ -363,9 +363,6 @@ def train(
     """
     mesh = make_mesh(config.mesh)
     (patches, mixer), size = sources, found.plan.batch_size
-    written = [rule for _, rule in system.rules if not callable(rule)]
-    if mixer is not None and written:
-        raise ValueError("mixing: not for systems whose parameters are split by rules")
     trained = system if mixer is None else mixer.system(system)
     stream = build_pipeline(
         patches,
@@ -386,7 +383,8 @@ def train(
         rows=len(patches),
         batch_size=size,
         mesh=mesh,
-        rules=system.rules,
+        rules=trained.rules,
+        remade=() if mixer is None else mixer.collections,
     )
     variables = on_host(state.averaged_variables, mesh)
     variables.pop(COLLECTION, None)  # the bank has done its work

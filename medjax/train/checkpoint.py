@@ -131,10 +131,15 @@ class Checkpoints:
     Args:
       folder: Where the step folders are.
       keep: How many of the latest to keep.
+      remade: Collections of variables that every start makes anew: they are not saved,
+        and a restored state lacks them.
     """
 
-    def __init__(self, folder: Folder, *, keep: int = 2) -> None:
+    def __init__(
+        self, folder: Folder, *, keep: int = 2, remade: Collection[str] = ()
+    ) -> None:
         self._folder = _absolute(folder)
+        self._remade = frozenset(remade)
         self._policy: Any = _Latest(keep)
         with reading(self._folder, "folder of checkpoints"):
             self._checkpointer = ocp.training.Checkpointer(
@@ -169,7 +174,7 @@ class Checkpoints:
         if step != self.latest:
             self._checkpointer.save_checkpointables_async(
                 step,
-                {**_parts(state), "data": DataState(data)},
+                {**self._parts(state), "data": DataState(data)},
                 force=True,
                 custom_metadata=dict(settings),
             )
@@ -218,7 +223,8 @@ class Checkpoints:
         with reading(path, "checkpoint"):
             stored: Any = ocp.metadata(str(path), "variables").metadata
             then = {name: tuple(x.shape) for name, x in flatten(stored).items()}
-        now = {name: tuple(x.shape) for name, x in flatten(shapes.variables).items()}
+        parts = self._parts(shapes)
+        now = {name: tuple(x.shape) for name, x in flatten(parts["variables"]).items()}
         if differing := sorted(dict(then.items() ^ now.items())):
             name = differing[0]
             raise DataError(
@@ -227,7 +233,7 @@ class Checkpoints:
                 f"shape {then.get(name, 'none')} there and {now.get(name, 'none')} here"
             )
         try:
-            loaded = self._checkpointer.load_checkpointables(step, _parts(shapes))
+            loaded = self._checkpointer.load_checkpointables(step, parts)
         except Exception as error:  # orbax says neither which file nor which of the two
             told = " ".join(str(error).split())[:300]
             raise DataError(
@@ -243,6 +249,15 @@ class Checkpoints:
             ema=loaded.get("average"),
         )
 
+    def _parts(self, state: TrainState) -> dict[str, Any]:
+        """A state (or its shapes) as the named parts of a checkpoint."""
+        kept = {k: v for k, v in state.variables.items() if k not in self._remade}
+        parts = {
+            "variables": kept,
+            "training": {"step": state.step, "opt_state": state.opt_state},
+        }
+        return parts if state.ema is None else {**parts, "average": state.ema}
+
     def close(self) -> None:
         """Waits for what is being written."""
         self._checkpointer.close()
@@ -252,15 +267,6 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _parts(state: TrainState) -> dict[str, Any]:
-    """A state (or its shapes) as the named parts of a checkpoint."""
-    parts = {
-        "variables": state.variables,
-        "training": {"step": state.step, "opt_state": state.opt_state},
-    }
-    return parts if state.ema is None else {**parts, "average": state.ema}
 
 
 def _absolute(folder: Folder) -> Folder:

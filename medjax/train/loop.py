@@ -77,6 +77,7 @@ def fit(
     pretrained: Variables | None = None,
     config: Any = None,
     phase: str = "train",
+    remade: Sequence[str] = (),
 ) -> TrainState:
     """Trains a system, or goes on training it, until `train.steps` updates are done.
 
@@ -99,6 +100,8 @@ def fit(
       pretrained: Host arrays that replace initialised variables on a fresh start.
       config: Settings of the experiment (dataclass or dict), kept in ``config.json``.
       phase: What the progress calls this training.
+      remade: Collections of variables that `init` makes of data alone, the same at
+        every start, and that no step changes: no checkpoint holds them.
 
     Returns:
       The state after the last step.
@@ -119,7 +122,8 @@ def fit(
         run_settings.write_config(workdir, config, optimizer, train, mesh)
         enter(jax.set_mesh(mesh))
         guard = enter(PreemptionGuard())
-        checkpoints = enter(Checkpoints(workdir / "checkpoints", keep=train.keep))
+        places = workdir / "checkpoints"
+        checkpoints = enter(Checkpoints(places, keep=train.keep, remade=remade))
         feed = enter(Feed(data, mesh))
         start = on_first(lambda: checkpoints.latest, what="latest checkpoint")
         if start is not None:
@@ -147,6 +151,8 @@ def fit(
         )
         if start is not None:
             state = checkpoints.restore(start, program.state)
+            made = program.collections(remade, init_key, fed.device)
+            state = state.replace(extra={**state.extra, **made})
             logger.info("resumed from step %d of %s", start, workdir)
         else:
             state = program.initialise(init_key, fed.device)

@@ -5,7 +5,7 @@ the same for devices that are not here. So what is planned is what runs.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -51,6 +51,21 @@ class Program:
         """A fresh state, made where it lies: no device holds a whole large model."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state)
         return jax.jit(self._make_state, out_shardings=shardings)(key, batch)
+
+    def collections(
+        self, names: Sequence[str], key: Key, batch: Mapping[str, jax.Array]
+    ) -> dict[str, Any]:
+        """Some collections of a fresh state, beside the parameters; no more is made."""
+        if not names:
+            return {}
+        some = {name: self.state.extra[name] for name in names}
+        make = jax.jit(
+            lambda *given: {
+                name: self._make_state(*given).extra[name] for name in names
+            },
+            out_shardings=jax.tree.map(lambda x: x.sharding, some),
+        )
+        return make(key, batch)
 
 
 def describe(

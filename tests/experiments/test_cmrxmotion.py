@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import medjax
-from experiments import cmrxmotion
+from experiments import cmrxmotion, grade
 from experiments.cmrxmotion import PRESETS, run
 from experiments.motion_scans import breath_key, phantom_scenes, scanned
 from experiments.motion_volunteers import MotionData, volunteers
@@ -119,6 +119,28 @@ def test_segmenters_are_runs_that_medjax_opens(results, folder):
     np.testing.assert_array_equal(found.labels.data, written.data)
 
 
+def test_graders_are_runs_that_grade_scans_of_anyone(results, folder, tmp_path, capsys):
+    model = medjax.load(folder / "grade-ordinal")
+    tree = folder / "volunteers/data"
+    paths = sorted(p for p in tree.glob("P001-*/*.nii.gz") if "label" not in p.name)
+    found = list(model.grade(paths))
+    handed_in = read_grades(folder / "submission/output.csv")
+    assert {one.id: one.grade for one in found} == handed_in
+    assert all(abs(one.probabilities.sum() - 1) < 1e-5 for one in found)
+    broken = tmp_path / "P001-1-EX.nii.gz"
+    broken.write_bytes(paths[0].read_bytes()[:200])
+    out = tmp_path / "grades.csv"
+    given = [str(folder / "grade-ordinal"), *map(str, paths[:2]), str(broken)]
+    assert grade.main([*given, "--out", str(out)]) == 1
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["id"], int(row["grade"])) for row in rows] == [
+        (one.id, one.grade) for one in found[:2]
+    ]
+    assert "P001-1-EX" in (tmp_path / "grades.csv.skipped.csv").read_text()
+    capsys.readouterr()
+
+
 def test_volunteers_are_as_their_severity_says(results, folder):
     with (folder / "volunteers/severity.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -193,6 +215,19 @@ def test_a_scan_without_a_grade_is_listed_and_left_out(results, folder, tmp_path
     assert len(names) == 4 * 4 * 2 - 1 and "P002-3-ES" not in names
     assert [skip.id for skip in ledger.skipped] == ["P002-3-ES"]
     with pytest.raises(DataError, match="no grade in IQA.csv"):
+        volunteers(data, tmp_path, Ledger(log=lambda _: None))
+
+
+def test_a_damaged_scan_is_listed_and_left_out(results, folder, tmp_path):
+    tree = shutil.copytree(folder / "volunteers", tmp_path / "tree")
+    path = tree / "data/P001-2/P001-2-ED.nii.gz"
+    path.write_bytes(path.read_bytes()[:300])
+    data = MotionData(tree, shares=(0.5, 0.25, 0.25), on_error="skip")
+    ledger = Ledger("skip", log=lambda _: None)
+    parts = volunteers(data, tmp_path, ledger)
+    assert sum(map(len, parts.values())) == 4 * 4 * 2 - 1
+    assert [skip.id for skip in ledger.skipped] == ["P001-2-ED"]
+    with pytest.raises(DataError, match="P001-2-ED"):
         volunteers(data, tmp_path, Ledger(log=lambda _: None))
 
 

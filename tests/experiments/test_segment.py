@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
 import medjax
 from experiments import predict
@@ -24,9 +26,10 @@ from medjax.segmentation.lesionmix.inpaint import InpaintConfig
 from medjax.segmentation.lesionmix.mix import LesionMixConfig
 from medjax.segmentation.lesionmix.populate import PopulateConfig
 from medjax.segmentation.phantoms.lesions import LesionConfig
-from medjax.segmentation.system import segmentation_system
+from medjax.segmentation.several import EnsembleConfig, ensemble_system
 from medjax.segmentation.training import described, opened, run, sources_of, train
 from medjax.train.log import read_metrics
+from medjax.train.mesh import MeshConfig
 from medjax.train.optimizer import OptimizerConfig
 
 BRAINS = LesionConfig(shape=(40, 40), slots=6)
@@ -207,20 +210,41 @@ def test_a_raw_set_is_prepared_and_trained_on(tmp_path, capsys):
 def test_lesions_are_mixed_while_training_and_the_run_is_used_as_any(folder):
     few = LesionMixConfig(PopulateConfig(slots=2), InpaintConfig(sweeps=2))
     mixing = MixingConfig(method="lesionmix", p=1.0, lesionmix=few)
-    config = dataclasses.replace(small(folder / "mixed", steps=1), mixing=mixing)
+    config = dataclasses.replace(small(folder / "mixed", steps=2), mixing=mixing)
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, checkpoint_every=1)
+    )
     results = run(config)
     assert results["scores"][0]["n"] == 2
     model = medjax.load(folder / "mixed")
     image, label = drawn(1)[0]
     volume = nifti.Volume(image[..., None], np.eye(4), (1.0, 1.0, 1.0))
     assert model.segment([volume], id="a").labels.data.shape == (*label.shape, 1)
-    with pytest.raises(ValueError, match="split by rules"):
-        found, _ = opened(config, Ledger())
-        plain = described(config, found)
-        split = dataclasses.replace(
-            segmentation_system(plain), rules=((".*", PartitionSpec("model")),)
-        )
-        train(config, split, found, sources_of(config, plain, found))
+    # No checkpoint holds the bank: whoever goes on makes the same one again.
+    assert set(model.variables) == {"params"}
+    shutil.rmtree(folder / "mixed/checkpoints/2")
+    run(config)
+    again = medjax.load(folder / "mixed")
+    chex.assert_trees_all_equal(again.variables, model.variables)
+
+
+def test_members_of_an_ensemble_share_the_bank_of_lesions(folder):
+    """Split over devices, where the bank is whole on each."""
+    few = LesionMixConfig(PopulateConfig(slots=2), InpaintConfig(sweeps=2))
+    config = dataclasses.replace(
+        small(folder / "members", steps=1),
+        mixing=MixingConfig(method="lesionmix", p=1.0, lesionmix=few),
+        mesh=MeshConfig(model=2),
+    )
+    found, _ = opened(config, Ledger(log=lambda _: None))
+    plain = described(config, found)
+    given = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
+    system = ensemble_system(EnsembleConfig(**given, members=2))
+    variables, _ = train(config, system, found, sources_of(config, plain, found))
+    assert set(variables) == {"params"}
+    kernels = jax.tree.leaves(variables["params"])
+    assert all(len(leaf) == 2 for leaf in kernels)
+    assert max(float(jnp.abs(leaf[0] - leaf[1]).max()) for leaf in kernels) > 0.01
 
 
 def test_misses_and_false_finds_are_told_apart():

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from medjax.segmentation import augment as aug
-from medjax.segmentation.augment import NONE, AugmentConfig, augment, source_extent
+from medjax.segmentation.augment import (
+    NONE,
+    AugmentConfig,
+    augment,
+    augment_masked,
+    source_extent,
+)
 
 RNG = np.random.default_rng(0)
 PATCH = (12, 16)
@@ -146,3 +152,16 @@ def test_things_happen_as_often_as_asked():
     deviation = np.asarray(out).std(axis=(1, 2, 3))
     assert 18 <= (deviation > 0).sum() <= 46
     assert deviation.max() < 1.3 * np.sqrt(0.1)
+
+
+def test_a_mask_goes_where_its_voxels_go(moved):
+    """Labels themselves as a mask, under noise; image and labels are as without it."""
+    for labels in ("linear", "nearest"):
+        config = dataclasses.replace(SPACE, labels=labels, p_noise=1.0)
+        options = {"patch": PATCH, "config": config, "count": 4}
+        image, label, mask = augment_masked(IMAGES, LABELS, LABELS > 0, KEY, **options)
+        agree = np.asarray(mask) == (np.asarray(label) > 0)
+        assert agree.mean() > 0.98 and 0.05 < np.asarray(mask).mean() < 0.95
+        assert (np.asarray(image) != 0).mean() > 0.9  # no zero tells it any more
+        if labels == "linear":
+            np.testing.assert_array_equal(label, moved[1])

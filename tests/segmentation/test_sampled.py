@@ -1,5 +1,7 @@
 """Systems with several answers: one signature, and what each of them draws."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from medjax.metrics.calibration import nll
 from medjax.nn.nnunet import NNUNetConfig
+from medjax.segmentation.augment import NONE
 from medjax.segmentation.dropout import DropoutConfig, Dropped, dropout_system, dropped
 from medjax.segmentation.hierarchical import HierarchicalConfig, hierarchical_system
 from medjax.segmentation.phiseg import (
@@ -227,6 +230,21 @@ def test_a_covariance_cannot_blow_up(all_variables):
     assert np.isfinite(p).all()
     assert float(jnp.std(p[:, :, :4], axis=0).max()) < 1e-6
     assert float(jnp.std(p[:, :, 4:], axis=0).max()) > 0.1
+
+
+def test_noise_does_not_let_a_covariance_in_where_the_body_is_not(all_variables):
+    """All of an image outside of the body: no draw moves its logits, in training."""
+    loud = dataclasses.replace(NONE, p_noise=1.0)
+    options = {"covariance": LowRank(rank=2, draws=4), "augment": loud}
+    system = ssn_system(small(SSNConfig, **options))
+
+    def variances(images):
+        batch = BATCH | {"image": images}
+        _, (metrics, _) = system.loss(all_variables["ssn"], batch, jax.random.key(0))
+        return metrics["low_rank_variance"], metrics["diagonal_variance"]
+
+    none, some = jax.jit(lambda: [variances(IMAGES * 0), variances(IMAGES)])()
+    assert max(none) == 0 and min(some) > 0
 
 
 def test_the_global_latent_says_the_same_everywhere(all_variables):

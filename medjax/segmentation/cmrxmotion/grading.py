@@ -1,7 +1,8 @@
 """Graders, from scans to grades: stacks as arrays, a training for each head.
 
 A stack comes at one size of pixels and in one extent, its slices spread evenly over
-those that there are, so that volunteers of any scanner make one batch.
+those that there are, so that volunteers of any scanner make one batch. Each head is a
+run of its own, which :mod:`.grader` opens again.
 """
 
 import dataclasses
@@ -12,27 +13,24 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from medjax.data.nifti import Volume
 from medjax.data.pipeline import ArraySource, PipelineConfig, build_pipeline
-from medjax.data.volumes import grid_of, resample, spaced, to_canonical
 from medjax.metrics.kappa import confusion_matrix
-from medjax.segmentation.cmrxmotion.quality import (
-    QualityConfig,
-    QualitySystem,
-    least_distance,
+from medjax.segmentation.cmrxmotion.grader import (
+    GraderRecord,
+    StackConfig,
+    TrainedGrader,
+    stack_of,
 )
+from medjax.segmentation.cmrxmotion.quality import QualityConfig, QualitySystem
 from medjax.segmentation.cmrxmotion.reader import GRADES, Scan, read_scan
 from medjax.segmentation.cmrxmotion.scoring import cmrxmotion_task1
-from medjax.segmentation.sampling import window
 from medjax.train.experiment import Experiment
 from medjax.train.mesh import make_mesh
 from medjax.train.optimizer import OptimizerConfig
-from medjax.train.sharding import on_host
-from medjax.train.system import Apply
 
 
 @dataclasses.dataclass(frozen=True)
-class GradingConfig:
+class GradingConfig(StackConfig):
     """How graders see scans and are trained."""
 
     systems: tuple[QualityConfig, ...] = (
@@ -40,12 +38,6 @@ class GradingConfig:
         QualityConfig(head="ordinal"),
     )
     """What is trained, one run each, in a folder with the name of its head."""
-    slices: int = 8
-    """Of a stack, spread evenly over those that there are."""
-    size: int = 64
-    """Rows and columns, the middle of the image."""
-    pixel: float | None = None
-    """mm; None: as they are."""
     batch_size: int = 16
     """Stacks of the global batch."""
     steps: int = 100
@@ -59,27 +51,6 @@ class GradingConfig:
         heads = [system.head for system in self.systems]
         if len(set(heads)) < len(heads):
             raise ValueError(f"grading: heads {heads}, expected each once at most")
-
-
-def stack_of(image: Volume, config: GradingConfig) -> Float[np.ndarray, "d h w"]:
-    """A scan as graders see it.
-
-    Args:
-        image: any orientation; its axis with the longest voxels counts slices.
-        config: extent and pixels.
-    """
-    turned = to_canonical(image)
-    across = int(np.argmax(turned.spacing))
-    if config.pixel is not None:
-        sizes = [config.pixel] * 3
-        sizes[across] = turned.spacing[across]
-        grid = spaced(grid_of(turned), sizes)
-        turned = resample(turned, grid, interpolation="linear")
-    data = np.moveaxis(turned.data, across, 0).astype(np.float32)
-    chosen = np.linspace(0, len(data) - 1, config.slices).round().astype(int)
-    corner = [(n - config.size) // 2 for n in data.shape[1:]]
-    shape = (config.slices, config.size, config.size)
-    return window(data[chosen], [0, *corner], shape)
 
 
 def stacks_of(
@@ -107,7 +78,7 @@ def trained_grader(
     stacks: Float[np.ndarray, "n d h w"],
     grades: Int[np.ndarray, " n"],
     config: GradingConfig,
-) -> "TrainedGrader":
+) -> TrainedGrader:
     """Trains one head, or goes on training it, in a folder of its own.
 
     Args:
@@ -133,41 +104,12 @@ def trained_grader(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    state = run.fit(built, stream, rows=len(stacks), batch_size=size, mesh=mesh)
-    variables = jax.device_put(on_host(state.averaged_variables, mesh))
-    return TrainedGrader(jax.jit(built.apply["grade"]), variables, size)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedGrader:
-    """A grader with its weights.
-
-    Attributes:
-        grade: weights and stacks to probabilities, compiled once.
-        variables: the weights.
-        batch_size: stacks at a time.
-    """
-
-    grade: Apply
-    variables: dict
-    batch_size: int
-
-    def probabilities(
-        self, stacks: Float[np.ndarray, "n d h w"]
-    ) -> Float[np.ndarray, "n 3"]:
-        """Of the grades 1, 2 and 3."""
-        found = []
-        for first in range(0, len(stacks), self.batch_size):
-            batch = stacks[first : first + self.batch_size]
-            # One shape, so that one program is compiled.
-            missing = self.batch_size - len(batch)
-            full = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-            found.append(np.asarray(self.grade(self.variables, full))[: len(batch)])
-        return np.concatenate(found)
-
-    def grades(self, stacks: Float[np.ndarray, "n d h w"]) -> Int[np.ndarray, " n"]:
-        """Those with the smallest expected distance from the true one."""
-        return least_distance(self.probabilities(stacks))
+    kept = {f.name: getattr(config, f.name) for f in dataclasses.fields(StackConfig)}
+    record = GraderRecord(system, StackConfig(**kept), size, run.about)
+    variables = run.fit_recorded(
+        lambda: record, built, stream, rows=len(stacks), batch_size=size, mesh=mesh
+    )
+    return TrainedGrader.of(record, variables)
 
 
 def grading_row(

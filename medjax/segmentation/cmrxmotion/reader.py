@@ -157,6 +157,27 @@ def read_scan(scan: Scan) -> tuple[Volume, Volume | None]:
     return image, with_geometry_of(image, label)
 
 
+def readable(scans: Sequence[Scan], *, ledger: Ledger) -> tuple[Scan, ...]:
+    """The scans whose files can be read, all of them.
+
+    Args:
+        scans: of a tree.
+        ledger: takes the others.
+
+    Raises:
+        DataError: for a file that cannot be read, if the ledger raises.
+    """
+    found = []
+    for scan in scans:
+        try:
+            read_scan(scan)
+        except (DataError, FileNotFoundError) as error:
+            ledger.fault(scan.name, str(error))
+            continue
+        found.append(scan)
+    return tuple(found)
+
+
 def split_by_patient(
     scans: Sequence[Scan], shares: Mapping[str, float], *, seed: int
 ) -> dict[str, tuple[Scan, ...]]:

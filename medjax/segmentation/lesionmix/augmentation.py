@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from medjax.data.boundary import DataError
@@ -104,6 +105,11 @@ class Mixer:
         crops = {str(i): crops._asdict() for i, crops in enumerate(donors.crops)}
         return {"crops": crops, "smallest": donors.smallest}
 
+    @property
+    def collections(self) -> tuple[str, ...]:
+        """Of the variables: what there is beside the system's own."""
+        return () if self.bank is None else (COLLECTION,)
+
     def mixed(
         self, batch: Batch, collection: Mapping[str, Any], key: Key
     ) -> dict[str, Array]:
@@ -175,12 +181,15 @@ class Mixer:
         return found.image, found.label
 
     def system(self, system: SegmentationSystem) -> SegmentationSystem:
-        """The same system, trained on mixed batches."""
+        """The same system, trained on mixed batches.
+
+        The members of an ensemble share the bank and what is made of a batch with it;
+        what happens to that afterwards is each one's own.
+        """
 
         def init(key: Key, batch: Batch) -> Variables:
-            variables = system.init(key, batch)
-            collection = self.collection
-            return {**variables, COLLECTION: collection} if collection else variables
+            bank = {name: self.collection for name in self.collections}
+            return {**system.init(key, batch), **bank}
 
         def loss(
             variables: Variables, batch: Batch, key: Key
@@ -189,7 +198,9 @@ class Mixer:
             batch = self.mixed(batch, rest.pop(COLLECTION, {}), key)
             return system.loss(rest, batch, key)
 
-        return dataclasses.replace(system, init=init, loss=loss)
+        # Whole on every device, whatever the system does with its own variables.
+        rules = ((f"^{COLLECTION}/", PartitionSpec()), *system.rules)
+        return dataclasses.replace(system, init=init, loss=loss, rules=rules)
 
 
 def apart(key: Key) -> Key:
