@@ -19,6 +19,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
     "gelu_new": lambda x: nn.gelu(x, approximate=True),
     "gelu_pytorch_tanh": lambda x: nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "relu": nn.relu,
     "silu": nn.silu,
 }
@@ -124,6 +125,61 @@ class MultiHeadAttention(nn.Module):
             scores = jnp.where(keys, scores, jnp.finfo(jnp.float32).min)
         weights = nn.Dropout(self.dropout, deterministic=False)(nn.softmax(scores))
         return jnp.einsum("bhnm,bmhd->bnhd", weights.astype(v.dtype), v)
+
+
+class ContextAttention(nn.Module):
+    """Attention whose keys and values may come from another sequence, or from before.
+
+    What `MultiHeadAttention` is not for: text that conditions an image (the context),
+    projections without biases, and language that is read from left to right.
+    """
+
+    heads: int
+    bias: bool = True
+    """Of queries, keys and values; the output always has one."""
+    causal: bool = False
+    """Tokens look at themselves and at those before them."""
+    implementation: AttentionImplementation = "xla"
+    """See `MultiHeadAttention.implementation`."""
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        context: Float[Array, "b m e"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Lets every token look at the context, or at its own sequence.
+
+        Args:
+          x: Tokens.
+          context: What is looked at; None: the tokens themselves.
+
+        Returns:
+          The attended values, projected, in ``dtype``.
+
+        Raises:
+          ValueError: The width does not divide into heads.
+        """
+        width = x.shape[-1]
+        if width % self.heads:
+            raise ValueError(
+                f"heads must divide the width; got width {width}, {self.heads} heads"
+            )
+        dtype = jnp.dtype(self.dtype)
+        seen = x if context is None else context
+
+        def project(y: jax.Array, name: str) -> jax.Array:
+            y = nn.Dense(width, use_bias=self.bias, dtype=dtype, name=name)(y)
+            return y.reshape(*y.shape[:2], self.heads, width // self.heads)
+
+        q, k, v = project(x, "query"), project(seen, "key"), project(seen, "value")
+        # Its own promotion of bfloat16 scores to float32 is not strict.
+        with jax.numpy_dtype_promotion("standard"):
+            y = jax.nn.dot_product_attention(
+                q, k, v, is_causal=self.causal, implementation=self.implementation
+            )
+        return nn.Dense(width, dtype=dtype, name="output")(y.reshape(x.shape))
 
 
 def first_row(

@@ -26,6 +26,7 @@ from medjax.vlp.datasets import (
     prepare,
 )
 from medjax.vlp.datasets.embedded import Embedded
+from medjax.vlp.diffusion.schedule import SamplingConfig
 from medjax.vlp.tokens import Tokenizer, load_tokenizer
 
 
@@ -69,7 +70,10 @@ class CorpusConfig:
     resize: Literal["mgca", "imitate"] = "mgca"
     """mgca: keep the shape and pad. imitate: cut to content and fill the square."""
     render: str | None = None
-    """Replace every image by one generated from its report (drawn)."""
+    """Replace every image by one generated from its report: drawn; run:PATH, by what a
+    run of experiments.generator has learnt; diffusion:FOLDER, by Stable Diffusion."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How a learnt generator samples."""
     seed: int = 0
     """Of embedded data, drawn splits, shuffle and sentence choice."""
     batch_size: int = 128
@@ -203,6 +207,7 @@ def open_corpus(
                     image_size=config.image_size,
                     resize=config.resize,
                     render=config.render or (None if config.root else "drawn"),
+                    sampling=config.sampling,
                     tokenizer=tokenizer,
                     max_tokens=max(max_tokens, 512),
                     seed=config.seed,

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from medjax.data.boundary import DataError, finite, in_short, reading
 from medjax.data.documents import fits, read_json
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+MODEL = "model"
+WEIGHTS = f"{MODEL}.safetensors"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -39,15 +39,19 @@ COMPANIONS = (
 """Files beside the weights that decide what a tower says of a text."""
 
 
-def weight_files(source: str | Path, *, revision: str | None = None) -> list[Path]:
+def weight_files(
+    source: str | Path, *, revision: str | None = None, name: str = MODEL
+) -> list[Path]:
     """The safetensors files of a checkpoint.
 
     Args:
       source: A safetensors file; a folder or hub repository that holds
-        ``model.safetensors``, or shards and their index; a folder with a single
-        safetensors file of any name. A hub id is ``owner/name`` or
-        ``owner/name@revision``.
+        ``model.safetensors``, or shards and their index, in full precision or as
+        ``model.fp16``; a folder with a single safetensors file of any name. A hub id is
+        ``owner/name`` or ``owner/name@revision``.
       revision: Branch, tag or commit of a hub repository.
+      name: What the files are called, where not ``model``, with the folder inside the
+        source that they lie in: ``unet/diffusion_pytorch_model``.
 
     Returns:
       One path, or one per shard.
@@ -62,29 +66,48 @@ def weight_files(source: str | Path, *, revision: str | None = None) -> list[Pat
         raise ValueError(f"source: {path} is a pickle. {HOW_TO_CONVERT}")
     if path.is_file():
         return _shards(path, lambda n: path.parent / n) if _is_index(path) else [path]
+    tried = _places(name)
     if path.is_dir():
-        if (path / WEIGHTS).is_file():
-            return [path / WEIGHTS]
-        if (path / INDEX).is_file():
-            return _shards(path / INDEX, lambda name: path / name)
-        found = sorted(path.glob("*.safetensors"))
+        for place in tried:
+            if (path / place).is_file():
+                if not _is_index(path / place):
+                    return [path / place]
+                return _shards(path / place, lambda n: (path / name).parent / n)
+        folder = (path / name).parent
+        found = sorted(folder.glob("*.safetensors"))
         if len(found) == 1:
             return found
         names = [p.name for p in found]
         what = f"several safetensors and no index: {names}" if found else "none"
+        held = (p.name for p in folder.iterdir()) if folder.is_dir() else iter(())
         raise FileNotFoundError(
-            f"source: expected {WEIGHTS} or {INDEX} in {path}, found {what}."
-            + _if_pickled(p.name for p in path.iterdir())
+            f"source: expected {tried[0]} or {tried[1]} in {path}, found {what}."
+            + _if_pickled(held)
         )
     repository, revision = _hub_id(source, revision)
-    if (weights := _fetch(repository, WEIGHTS, revision)) is not None:
-        return [weights]
-    if (index := _fetch(repository, INDEX, revision)) is not None:
-        return _shards(index, lambda n: _fetch(repository, n, revision) or Path(n))
+    inside = name.rpartition("/")[0]
+
+    def shard(n: str) -> Path:
+        held = f"{inside}/{n}" if inside else n
+        return _fetch(repository, held, revision) or Path(n)
+
+    for place in tried:
+        if (found := _fetch(repository, place, revision)) is not None:
+            return _shards(found, shard) if _is_index(found) else [found]
     raise FileNotFoundError(
-        f"source: tried {WEIGHTS} and {INDEX} of {_spell(repository, revision)} on the "
-        f"hub; it holds neither. {HOW_TO_CONVERT}"
+        f"source: tried {tried[0]} and {tried[1]} of {_spell(repository, revision)} on "
+        f"the hub; it holds neither. {HOW_TO_CONVERT}"
     )
+
+
+def _places(name: str) -> list[str]:
+    """Where weights and their index lie, in full precision and in half."""
+    return [
+        f"{name}.safetensors",
+        f"{name}.safetensors.index.json",
+        f"{name}.fp16.safetensors",
+        f"{name}.safetensors.index.fp16.json",
+    ]
 
 
 def checkpoint_file(
@@ -188,7 +211,7 @@ def check_sha256(paths: list[Path], expected: str) -> None:
 
 
 def _is_index(path: Path) -> bool:
-    return path.name.endswith(".safetensors.index.json")
+    return bool(re.search(r"\.safetensors\.index(\.fp16)?\.json$", path.name))
 
 
 def _shards(index: Path, locate: Callable[[str], Path]) -> list[Path]:

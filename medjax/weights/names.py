@@ -25,9 +25,11 @@ Layout = Literal[
     "prompt",
     "prompt_turned",
     "scalar",
+    "pointwise",
 ]
 """``up``: a transposed convolution, which runs over its kernel backwards here.
-``turned``: the height of their images is the width of ours."""
+``turned``: the height of their images is the width of ours. ``pointwise``:
+a convolution of one pixel, which is a dense layer here."""
 
 TO_FLAX: dict[Layout, tuple[int, ...]] = {
     "dense": (1, 0),
@@ -49,6 +51,8 @@ def to_flax_layout(layout: Layout, tensor: np.ndarray) -> np.ndarray:
         return tensor.reshape(())
     if layout in PROMPTS and tensor.ndim == 5 and len(tensor) == 1:
         tensor = tensor[0]
+    if layout == "pointwise" and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+        return tensor[:, :, 0, 0].T
     order = TO_FLAX.get(layout)
     if order is None or tensor.ndim != len(order):
         return tensor
@@ -60,6 +64,8 @@ def to_torch_layout(layout: Layout, value: np.ndarray) -> np.ndarray:
     """The inverse."""
     if layout == "scalar":
         return value.reshape(1)
+    if layout == "pointwise":
+        return value.T[:, :, None, None]
     if layout in BACKWARDS:
         value = value[::-1, ::-1]
     order = TO_FLAX.get(layout)
@@ -145,6 +151,14 @@ def conv(torch: str, flax: str) -> tuple[Rule, ...]:
     """A convolution; without bias, the second rule never matches."""
     return (
         Rule(f"{torch}.weight", f"params/{flax}/kernel", "conv"),
+        Rule(f"{torch}.bias", f"params/{flax}/bias"),
+    )
+
+
+def pointwise(torch: str, flax: str) -> tuple[Rule, ...]:
+    """A convolution of one pixel there, a linear layer here."""
+    return (
+        Rule(f"{torch}.weight", f"params/{flax}/kernel", "pointwise"),
         Rule(f"{torch}.bias", f"params/{flax}/bias"),
     )
 

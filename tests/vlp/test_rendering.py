@@ -176,6 +176,13 @@ def test_generators_are_found_by_name():
         generator("diffusion", size=64)
     with pytest.raises(ValueError, match="size"):
         generator("drawn", size=4)
+    for name in ("run:", "photograph", "draw:here"):
+        with pytest.raises(ValueError, match="expected drawn, run:PATH"):
+            generator(name, size=64)
+    with pytest.raises(FileNotFoundError, match="run experiments.generator"):
+        generator("run:nowhere", size=64)
+    with pytest.raises(FileNotFoundError, match="no file, no folder"):
+        generator("diffusion:/nowhere/at/all", size=64)
 
 
 def test_embedded_studies_split_by_patient_with_true_labels():

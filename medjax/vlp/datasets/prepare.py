@@ -12,8 +12,10 @@ later start need not open them), ``skipped.csv`` and the tokenizer.
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medjax.data.ledger import DataError, Ledger
 from medjax.data.record_writer import check_replaceable, is_occupied, write_records
@@ -39,6 +41,7 @@ from medjax.vlp.datasets.study import (
     drop_duplicates,
     split_by_patient,
 )
+from medjax.vlp.rendering import Generator, generator
 from medjax.vlp.reports import word_count
 from medjax.vlp.tokens import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -76,8 +79,8 @@ def prepare(
         ValueError: If nothing is left after the filters, or the settings make no sense.
     """
     out, ledger = Path(out), ledger or Ledger()
-    _check(reader, config)
-    request, old = _request(reader, config), {}
+    draw = _check(reader, config)
+    request, old = _request(reader, config, draw), {}
     if is_occupied(out):
         check_replaceable(out)
         old = read_metadata(out)
@@ -108,6 +111,9 @@ def prepare(
     fields = fields_of(reader, studies, config, len(findings))
     patients = {p: i for i, p in enumerate(dict.fromkeys(s.patient for s in studies))}
 
+    # Hours of a learnt generator are not lost with the process.
+    kept = out.with_name(f"{out.name}.films-{request[:8]}-{source[:8]}")
+    kept = None if draw is None or config.render == "drawn" else kept
     progress = Progress(f"prepare {reader.name}", len(studies), "studies")
     with (
         progress,
@@ -116,7 +122,10 @@ def prepare(
         ) as writer,
     ):
         done = 0
-        for chunk, images in decoded(studies, texts, config, "image" in fields):
+        chunks = decoded(
+            studies, texts, config, "image" in fields, draw=draw, kept=kept
+        )
+        for chunk, images in chunks:
             for study, image in zip(chunk, images, strict=True):
                 progress.advance()
                 if isinstance(image, Exception):
@@ -148,31 +157,40 @@ def prepare(
             settings=json.loads(json.dumps(dataclasses.asdict(config))),
             image_size=config.image_size if "image" in fields else None,
             finding_names=findings,
+            generator=dict(draw.described(), seed=config.seed) if draw else None,
             tokenizer=tokenizer.name if tokenizer else None,
             vocab_size=tokenizer.vocab_size if tokenizer else None,
             patients=len(patients),
             filters=[list(line) for line in ledger.filters],
             skipped=len(ledger.skipped),
         )
+    if kept is not None:
+        shutil.rmtree(kept, ignore_errors=True)
     ledger.log(ledger.summary())
     return out
 
 
-def _check(reader: Reader, config: PrepareConfig) -> None:
-    """Refuses settings that make no sense, before anything is read."""
+def _check(reader: Reader, config: PrepareConfig) -> Generator | None:
+    """Refuses settings that make no sense, before anything is read.
+
+    Returns:
+        What makes the images of the reports, if anything does.
+    """
+    draw = None
     for name, least in (("image_size", 1), ("max_tokens", 3), ("vocab_size", 6)):
         if (value := getattr(config, name)) < least:
             raise ValueError(f"{name}: expected {least} or more, got {value}")
     if config.render is not None:
-        from medjax.vlp.rendering import generator
-
         if not reader.has_text:
             raise ValueError(
                 f"render: {reader.name} has no reports to draw images from"
             )
-        generator(config.render, size=config.image_size)
+        draw = generator(
+            config.render, size=config.image_size, sampling=config.sampling
+        )
     if config.tokenizer is not None and reader.has_text:
         load_tokenizer(config.tokenizer)
+    return draw
 
 
 def _check_splits(
@@ -192,9 +210,14 @@ def _check_splits(
             )
 
 
-def _request(reader: Reader, config: PrepareConfig) -> str:
+def _request(reader: Reader, config: PrepareConfig, draw: Generator | None) -> str:
     """A hash of everything that was asked for (the root may be a private path)."""
-    asked = [reader.name, dataclasses.asdict(reader), dataclasses.asdict(config)]  # pyright: ignore[reportArgumentType]
+    settings = dataclasses.asdict(config)
+    # It says how a learnt generator samples, which that one says itself.
+    del settings["sampling"]
+    asked: list[Any] = [reader.name, dataclasses.asdict(reader), settings]  # pyright: ignore[reportArgumentType]
+    if draw is not None and config.render != "drawn":
+        asked.append(dict(draw.described()))
     return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()
 
 

@@ -17,14 +17,19 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from medjax.data import npy
 from medjax.data.boundary import DataError, reading
 from medjax.data.images import Placement, ResizeMode, fit_square, read_image
 from medjax.data.records import Field
+from medjax.data.whole import whole
 from medjax.vlp.datasets.study import Reader, Study
+from medjax.vlp.diffusion.schedule import SamplingConfig
+from medjax.vlp.rendering import Generator
 from medjax.vlp.reports import CleanConfig, clean, join_sections, split_sentences
 from medjax.vlp.tokens import Tokenizer
 
@@ -43,7 +48,11 @@ class PrepareConfig:
     encoding: Literal["array", "png"] = "array"
     """Store pixels as they are (fast) or as PNG (half the disk)."""
     render: str | None = None
-    """Draw the images from the reports with this generator (drawn)."""
+    """Make the images of the reports with this generator: drawn; run:PATH, what a run
+    of experiments.generator has learnt; diffusion:FOLDER, Stable Diffusion as a folder
+    or hub id of diffusers."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How a learnt generator samples."""
     tokenizer: str | None = None
     """Folder or hub id of a tokenizer; None learns a vocabulary from the training
     reports."""
@@ -111,20 +120,38 @@ def decoded(
     texts: dict[str, dict[str, str]],
     config: PrepareConfig,
     wanted: bool,
+    *,
+    draw: Generator | None = None,
+    kept: Path | None = None,
 ) -> Iterator[tuple[Sequence[Study], Sequence[Picture]]]:
-    """Chunks of studies with their images, decoded in threads or drawn."""
+    """Chunks of studies with their images, decoded in threads or made from reports.
+
+    Args:
+        studies: All that will be written.
+        texts: Of `texts_of`, by id.
+        config: What the set looks like.
+        wanted: Whether there are images at all.
+        draw: Makes the images, where ``config.render`` names a generator.
+        kept: Folder that holds what was made already, and takes what is made here;
+            None: nothing is kept.
+    """
     chunks = [studies[i : i + CHUNK] for i in range(0, len(studies), CHUNK)]
     if not wanted:
         yield from ((chunk, [None] * len(chunk)) for chunk in chunks)
         return
-    if config.render is not None:
-        from medjax.vlp.rendering import generator
-
-        draw = generator(config.render, size=config.image_size)
+    if draw is not None:
         for number, chunk in enumerate(chunks):
             # A seed of its own for each chunk: an image depends on its place in a call.
             seed = config.seed * 1_000_003 + number
-            images = draw([_reading(s, texts[s.id]) for s in chunk], seed=seed)
+            reports = [_reading(s, texts[s.id]) for s in chunk]
+            place = kept and kept / f"{number}.npy"
+            if place and place.is_file():
+                images = npy.read(place)
+            else:
+                images = draw(reports, seed=seed)
+            if place and not place.is_file():
+                with whole(place) as draft:
+                    np.save(draft, images)
             yield chunk, [(image, None) for image in images]
         return
 

@@ -13,13 +13,15 @@ severity) is drawn at random, so images of one report differ as films of one dia
 do. An image depends only on (report, seed, position in the call).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from medjax.vlp.diffusion.schedule import SamplingConfig
 from medjax.vlp.rendering import lesions
 from medjax.vlp.rendering.film import Film, band, disc, edge, segment
 from medjax.vlp.rendering.graph import FindingGraph
@@ -34,6 +36,10 @@ class Generator(Protocol):
         self, reports: Sequence[str], *, seed: int
     ) -> UInt8[np.ndarray, "b h w"]:
         """Generates the images; equal arguments give equal images."""
+        ...
+
+    def described(self) -> Mapping[str, Any]:
+        """What decides the images beside these arguments, as JSON holds it."""
         ...
 
 
@@ -58,19 +64,50 @@ class DrawnGenerator:
             )
         return films
 
+    def described(self) -> dict[str, Any]:
+        """Its name and size."""
+        return {"name": "drawn", "size": self.size}
 
-GENERATORS = {"drawn": DrawnGenerator}
+
+DEFAULT = SamplingConfig()
+FAMILY = "latent_diffusion"
+"""What a run of ``experiments.generator`` calls itself."""
+TRAINED = "generator"
+"""Folder of a run of ``experiments.generator`` with what it has learnt."""
 
 
-def generator(name: str, *, size: int) -> Generator:
+def generator(name: str, *, size: int, sampling: SamplingConfig = DEFAULT) -> Generator:
     """The generator of that name.
 
+    Args:
+        name: ``drawn``; ``run:PATH``, what a run of ``experiments.generator`` has
+            learnt; or ``diffusion:FOLDER``, a folder or hub id of ``diffusers``.
+        size: side of the images in pixels.
+        sampling: how the learnt ones sample.
+
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or it makes images of another size.
+        FileNotFoundError: if there is nothing at that place.
     """
-    if name not in GENERATORS:
-        raise ValueError(f"generator: expected one of {list(GENERATORS)}, got {name!r}")
-    return GENERATORS[name](size)
+    kind, _, place = name.partition(":")
+    if name == "drawn":
+        return DrawnGenerator(size)
+    if kind not in ("run", "diffusion") or not place:
+        raise ValueError(
+            "generator: expected drawn, run:PATH (a run of experiments.generator) or "
+            f"diffusion:FOLDER (of diffusers, or a hub id), got {name!r}"
+        )
+    # Only who asks for it waits for JAX.
+    from medjax.vlp.diffusion.generator import DiffusionGenerator
+
+    if kind == "run":
+        if not (folder := Path(place) / TRAINED).is_dir():
+            raise FileNotFoundError(
+                f"generator: {place} holds no {TRAINED}/: run experiments.generator "
+                "there to its end"
+            )
+        place = str(folder)
+    return DiffusionGenerator.load(place, sampling=sampling, size=size)
 
 
 def draw(
