@@ -80,14 +80,11 @@ def coarsen(
         across = cluster[across]
         every = np.concatenate([np.stack(edges_of(along), -1), across, across[:, ::-1]])
         between = _nearest_three(vertices, surface, kept, along, cluster)
-        index = np.argsort(cluster, kind="stable")
+        every_vertex = np.arange(len(vertices))
         found.append(
             Level(
                 kept=Table.of(kept[:, None], len(vertices)),
-                members=Table.of(
-                    grouped(cluster[index], index, len(kept), empty=len(vertices)),
-                    len(vertices),
-                ),
+                members=Table.grouped(cluster, every_vertex, len(kept), len(vertices)),
                 between=Table.of(between, len(kept)),
                 weights=_barycentric(vertices, vertices[kept][between]),
                 neighbours=_touching(every, len(kept)),
@@ -114,9 +111,12 @@ def farthest_points(
         The chosen vertices in the order in which they were, and for every vertex the
         number of the chosen one that it is nearest to.
     """
-    steps = np.append(vertices, vertices[:1], axis=0)[along.index] - vertices[:, None]
-    lengths = np.linalg.norm(steps, axis=-1).tolist()
-    beside, filled = along.index.tolist(), along.share.tolist()
+    senders, receivers = edges_of(along)
+    lengths = np.linalg.norm(vertices[senders] - vertices[receivers], axis=-1)
+    beside: list[list[tuple[int, float]]] = [[] for _ in vertices]
+    ends = zip(receivers.tolist(), senders.tolist(), lengths.tolist(), strict=True)
+    for here, there, step in ends:
+        beside[here].append((there, step))
     distance = np.full(len(vertices), np.inf)
     cluster, chosen = np.zeros(len(vertices), np.int64), []
     while len(chosen) < count or np.isinf(distance.max()):
@@ -128,10 +128,9 @@ def farthest_points(
             if far >= distance[here]:
                 continue
             distance[here], cluster[here] = far, len(chosen) - 1
-            for k in range(filled[here]):
-                reached = far + lengths[here][k]
-                if reached < distance[beside[here][k]]:
-                    heapq.heappush(front, (reached, beside[here][k]))
+            for there, step in beside[here]:
+                if far + step < distance[there]:
+                    heapq.heappush(front, (far + step, there))
     return np.asarray(chosen), cluster
 
 
@@ -181,7 +180,9 @@ def _nearest_three(
     Where a small component has fewer than three, the last comes again.
     """
     own = cluster[:, None]
-    around = np.concatenate([own, along.index[cluster]], axis=1)
+    senders, receivers = edges_of(along)
+    beside = grouped(receivers, senders, len(kept), empty=len(kept))
+    around = np.concatenate([own, beside[cluster]], axis=1)
     away = np.append(vertices[kept], [[np.inf] * 3], axis=0)[around]
     far = np.linalg.norm(away - vertices[:, None], axis=-1)
     other = np.append(surface[kept], -1)[around] != surface[:, None]

@@ -247,9 +247,8 @@ def _target(
 
 def _diffusion(topology: Topology, amount: float) -> Float[np.ndarray, "n n"]:
     """(1 + amount L)^-1 with L the graph's Laplacian of mean differences."""
-    table = topology.neighbours
     laplacian = np.zeros((topology.count, topology.count))
-    rows, slots = np.nonzero(table.filled)
-    laplacian[rows, table.index[rows, slots]] = -1.0
+    one, other = topology.edges.T
+    laplacian[one, other] = laplacian[other, one] = -1.0
     np.fill_diagonal(laplacian, -laplacian.sum(1))
     return np.linalg.inv(np.eye(topology.count) + amount * laplacian / 6)

@@ -46,7 +46,7 @@ from medjax.heart.motion_graph import (
 from medjax.heart.planes import sample_planes, sample_stack
 from medjax.heart.supervision import LossConfig
 from medjax.heart.system import MotionSystem
-from medjax.nn.graph import VCycle, gather
+from medjax.nn.graph import VCycle, gather, spread
 from medjax.nn.normalization import LayerNorm
 from medjax.typing import Batch, Key, Metrics, Variables
 
@@ -214,9 +214,11 @@ class GraphMotion(nn.Module):
         tables, kinds, kept = self.graph.tables, self.graph.kinds, self.graph.kept
         for table, kind, chosen in zip(tables, kinds, kept, strict=True):
             here, then = gather(x, chosen)[:, 0], gather(ed, chosen)[:, 0]
-            turn = gather(frames.reshape(-1, 9), chosen).reshape(-1, 3, 3)
-            step = gather(here, table) - here[:, None]
-            size, size_ed = length(step), length(gather(then, table) - then[:, None])
+            turn = gather(frames.reshape(-1, 9), chosen)[:, 0]
+            turn = spread(turn, table).reshape(-1, 3, 3)
+            step = gather(here, table) - spread(here, table)[:, None]
+            step_ed = gather(then, table) - spread(then, table)[:, None]
+            size, size_ed = length(step), length(step_ed)
             ratio = jnp.log((size + 1e-2) / (size_ed + 1e-2))
             told = [turned(turn, step) / 10.0, size[..., None] / 10.0, ratio[..., None]]
             kind = jnp.asarray(np.eye(len(KINDS), dtype=np.float32)[kind])

@@ -182,7 +182,7 @@ class Topology:
         Args:
             nodes: features of vertices.
             edges: features of directed edges, in the order of the filled slots of
-                ``neighbours``: by receiver, then by sender.
+                ``neighbours``.
         """
         senders, receivers = edges_of(self.neighbours)
         counts: dict[str, Any] = {"n_node": self.count, "n_edge": len(senders)}

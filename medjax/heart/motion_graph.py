@@ -65,7 +65,8 @@ def motion_graph(
     both = np.concatenate([ends, ends[:, ::-1]])
     fine = neighbours(both[:, 0], both[:, 1], topology.count)
     codes = np.append(topology.surface, -1)
-    across = fine.filled & (codes[fine.index] != topology.surface[:, None])
+    own = topology.surface[fine.slots.owner]
+    across = fine.filled & (codes[fine.index] != own[:, None])
     kinds = [across.astype(np.int32)]
     kept, at = [np.arange(topology.count)], np.arange(topology.count)
     for level in coarser:

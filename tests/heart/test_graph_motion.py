@@ -11,6 +11,7 @@ from medjax.heart.graph_motion import CONFIGS, graph_motion
 from medjax.heart.meshes import Topology
 from medjax.heart.motion_graph import heart_axes, local_frames, motion_graph
 from medjax.heart.supervision import LossConfig
+from medjax.nn.graph import edges_of
 from medjax.train.system import System
 from tests.heart.shapes import ventricle
 
@@ -159,9 +160,9 @@ def test_frames_turn_with_the_heart_and_the_apex_has_one():
 def test_edges_lead_along_the_surface_and_across_the_wall():
     graph = motion_graph(TOPOLOGY, VERTICES)
     fine, kinds = graph.tables[0], graph.kinds[0]
-    rows, _ = np.nonzero(fine.filled)
-    same = CODES[rows] == CODES[fine.index[fine.filled]]
-    np.testing.assert_array_equal(kinds[fine.filled] == 0, same)
-    assert (kinds == 1).any(axis=1).all()
+    senders, receivers = edges_of(fine)
+    along = kinds[fine.filled] == 0
+    np.testing.assert_array_equal(along, CODES[receivers] == CODES[senders])
+    assert set(receivers[~along]) == set(range(len(VERTICES)))
     across = graph.partners.index[:, 0]
     assert (CODES[across] != CODES).all()

@@ -16,6 +16,8 @@ from medjax.nn.graph import (
     gather,
     mean_of,
     neighbours,
+    spread,
+    total_of,
 )
 from tests.laws import assert_adjoint
 
@@ -25,7 +27,7 @@ RNG = np.random.default_rng(0)
 def test_a_table_knows_rows_of_slots_and_slots_of_rows():
     table = Table.of(np.array([[2, 0], [2, 3], [3, 3]]), count=3)
     np.testing.assert_array_equal(table.filled, [[1, 1], [1, 0], [0, 0]])
-    np.testing.assert_array_equal(table.back, [[1, 6], [6, 6], [0, 2]])
+    np.testing.assert_array_equal(table.back.rows, [[1, 6], [6, 6], [0, 2]])
     np.testing.assert_array_equal(table.share, [2, 1, 0])
     with pytest.raises(ValueError, match=r"rows 0 to 4, expected 0 to 3"):
         Table.of(np.array([[4, 0]]), count=3)
@@ -77,14 +79,39 @@ def test_gradients_are_those_of_indexing_without_a_scatter(table):
     assert "/scatter" not in compiled.as_text()
 
 
-@pytest.fixture(scope="module")
-def ring():
-    """A ring of nine vertices with a chord, features, edges and a step's parameters."""
-    i = np.arange(9)
-    pairs = np.concatenate([np.stack([i, (i + 1) % 9], -1), [(0, 4)]])
+def wheel() -> Table:
+    """A ring of 24 vertices, one beside all of them, and one alone."""
+    i = np.arange(24)
+    pairs = np.concatenate(
+        [np.stack([i, (i + 1) % 24], -1), np.stack([i, np.full(24, 24)], -1)]
+    )
     both = np.concatenate([pairs, pairs[:, ::-1]])
-    table = neighbours(both[:, 0], both[:, 1], 10)
-    x = jnp.asarray(RNG.normal(size=(10, 16)), jnp.float32)
+    return neighbours(both[:, 0], both[:, 1], 26)
+
+
+def test_a_hub_does_not_make_all_rows_as_wide():
+    table = wheel()
+    # 24 neighbours in eight rows of three: the hub's own and seven behind all others.
+    assert table.index.shape == (26 + 7, 3) == table.back.rows.shape
+    np.testing.assert_array_equal(table.share, [3] * 24 + [24, 0])
+    np.testing.assert_array_equal(table.slots.owner[26:], [24] * 7)
+    senders, receivers = edges_of(table)
+    np.testing.assert_array_equal(np.sort(senders[receivers == 24]), np.arange(24))
+    x = jnp.asarray(RNG.normal(size=(2, 26, 4)), jnp.float32)
+    y = jnp.asarray(RNG.normal(size=(2, 33, 4)), jnp.float32)
+    wide = jnp.asarray(RNG.normal(size=(2, 33, 3, 4)), jnp.float32)
+    assert_adjoint(lambda x: gather(x, table), lambda y: collect(y, table), x, wide)
+    assert_adjoint(lambda x: spread(x, table), lambda y: total_of(y, table), x, y)
+    mean = mean_of(gather(x, table), table)
+    np.testing.assert_allclose(mean[:, 24], x[:, :24].mean(axis=1), atol=1e-6)
+    np.testing.assert_array_equal(mean[:, 25], 0.0)
+
+
+@pytest.fixture(scope="module")
+def wheels():
+    """A wheel, features, edges and a step's parameters."""
+    table = wheel()
+    x = jnp.asarray(RNG.normal(size=(26, 16)), jnp.float32)
     edges = jnp.asarray(RNG.normal(size=(*table.index.shape, 5)), jnp.float32)
     module = MessageStep(16)
     start = jax.jit(lambda key: module.init(key, x, edges, table))
@@ -97,8 +124,8 @@ def ring():
     return table, x, edges, module, jax.tree.unflatten(tree, drawn)
 
 
-def test_a_step_is_that_of_jraph(ring):
-    table, x, edges, module, variables = ring
+def test_a_step_is_that_of_jraph(wheels):
+    table, x, edges, module, variables = wheels
     p = variables["params"]
 
     def dense(name, value):
@@ -126,7 +153,7 @@ def test_a_step_is_that_of_jraph(ring):
         senders=senders,
         receivers=receivers,
         globals=None,
-        n_node=np.array([10]),
+        n_node=np.array([26]),
         n_edge=np.array([len(senders)]),
     )
     network = jraph.GraphNetwork(
@@ -138,8 +165,8 @@ def test_a_step_is_that_of_jraph(ring):
     np.testing.assert_allclose(found, twice.nodes, atol=1e-5)
 
 
-def test_the_gradient_of_a_step_has_no_scatter_and_bfloat16_is_near(ring):
-    table, x, edges, module, variables = ring
+def test_the_gradient_of_a_step_has_no_scatter_and_bfloat16_is_near(wheels):
+    table, x, edges, module, variables = wheels
     batch = jnp.stack([x, 2 * x])
     wide = jnp.stack([edges, edges])
 
