@@ -52,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--mutations", type=int, default=0, help="damaged files in all, such as 10000")
     add("--mutation-seed", type=int, default=0, help="other seeds damage otherwise")
     chips = parser.getgroup("chips")
-    words = "every program of every kernel for every chip that is not here (10 minutes)"
+    words = "every program of every kernel for every chip that is not here (minutes)"
     chips.addoption("--every-program", action="store_true", help=words)
     traffic = parser.getgroup("traffic")
     words = "what travels in the step of every system over every mesh (many minutes)"
