@@ -186,7 +186,7 @@ def test_a_fused_engine_over_devices():
             np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
 
 
-def lowered(engine: str, function: Any, n: int = 2048, d: int = 256) -> str:
+def lowered(engine: str, function: Any, n: int = 1024, d: int = 64) -> str:
     """StableHLO for a chip that is not here."""
     arrays = [
         jax.ShapeDtypeStruct(shape, dtype)
