@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Bool, Float, Num, UInt8
 from PIL import Image, ImageFile, ImageOps
 
 from medjax.data.boundary import DataError, affordable, finite, reading
@@ -46,6 +46,17 @@ class Placement:
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         moved = corners * np.tile(self.scale, 2) + np.tile(self.offset, 2)
         return moved.astype(np.float32)
+
+    def mask(self, mask: Bool[np.ndarray, "h w"], size: int) -> Bool[np.ndarray, "s s"]:
+        """A mask of the file as one of the square, by the middle of each pixel."""
+        middle = np.arange(size) + 0.5
+        x, y = (
+            np.floor((middle - self.offset[i]) / self.scale[i]).astype(int)
+            for i in (0, 1)
+        )
+        h, w = mask.shape
+        found = mask[np.clip(y, 0, h - 1)][:, np.clip(x, 0, w - 1)]
+        return found & ((0 <= y) & (y < h))[:, None] & ((0 <= x) & (x < w))[None]
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "h w"]:

@@ -37,7 +37,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of initialisation and of all randomness in the steps."""
     accumulate: int = 1
-    """Microbatches per update; a contrastive loss contrasts within a microbatch."""
+    """Microbatches per update, for want of memory. A system that compares the examples
+    of a batch with each other encodes it in so many chunks and compares all of it."""
     shapes: int = 8
     """Shapes of batches that the step may be compiled for: matrix sizes, which take a
     compilation each."""

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from medjax.train.chunks import ChunkedLoss
 from medjax.train.mesh import BATCH_AXES
 from medjax.train.optimizer import Schedule
 from medjax.train.sharding import gathered
@@ -57,7 +58,8 @@ def make_train_step(
 
     Args:
       loss: The system's loss; it sees the global batch (with `accumulate`, the global
-        microbatch: a contrastive loss then has fewer negatives).
+        microbatch, unless it is a `ChunkedLoss`, which compares the whole batch and
+        encodes it in so many chunks).
       tx: The optimiser, of the trainable parameters.
       schedule: Learning rate, for the log.
       shardings: Where the state lies.
@@ -75,6 +77,8 @@ def make_train_step(
       scalars: those of the loss, ``loss``, ``grad_norm`` (before clipping),
       ``param_norm`` and ``update_norm`` (trainable part), ``lr``; and ``finite``, bool.
     """
+    if isinstance(loss, ChunkedLoss):
+        loss, accumulate = loss.in_chunks(accumulate), 1
     everywhere = NamedSharding(mesh, PartitionSpec())
     used = gathered(shardings.params)
     split, _ = partition(shardings.params, frozen)

@@ -189,7 +189,20 @@ def augment(
     Raises:
         ValueError: if the films are not square.
     """
-    b, h, w = image.shape
+    return augment_by(image, config, draws(key, len(image)))
+
+
+def draws(key: Key, films: int) -> Float[Array, "b n"]:
+    """All that is random in the augmentation of a batch, a row for each film."""
+    # In one call: twenty small ones cost more than the warp.
+    return jax.random.uniform(key, (films, GEOMETRY_DRAWS + INTENSITY_DRAWS))
+
+
+def augment_by(
+    image: UInt8[Array, "b h w"], config: AugmentConfig, drawn: Float[Array, "b n"]
+) -> Float[Array, "b size size 3"]:
+    """`augment` by what was drawn before, of a batch or of a part of one."""
+    h, w = image.shape[1:]
     if h != w:
         raise ValueError(f"image: expected square films, got {h} x {w} pixels")
     if config.normalise not in NORMALISATIONS:
@@ -203,9 +216,7 @@ def augment(
         warped = _warp(film, *_geometry(config, h, where), size=config.size)
         return _intensity(warped, config, how)
 
-    # All randomness in one call: twenty small ones cost more than the warp.
-    draws = jax.random.uniform(key, (b, GEOMETRY_DRAWS + INTENSITY_DRAWS))
-    grey = jax.vmap(one)(image, draws)
+    grey = jax.vmap(one)(image, drawn)
     mean, std = (jnp.asarray(v, jnp.float32) for v in NORMALISATIONS[config.normalise])
     return (grey[..., None] - mean[None, None, None]) / std[None, None, None]
 

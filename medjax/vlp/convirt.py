@@ -108,19 +108,24 @@ class Convirt(TwoTower):
         self, image: Float[Array, "b h w 3"], ids: dict[str, Int[Array, "b n"]]
     ) -> tuple[Array, Array]:
         """Initialises every parameter."""
-        return self.compare(image, ids[self.config.text], train=False)
+        encoded = self.encode(image, ids[self.config.text], train=False)
+        return self.project(encoded, train=False)
 
-    def compare(
-        self,
-        image: Float[Array, "b h w 3"],
-        ids: Int[Array, "b n"],
-        *,
-        train: bool = True,
+    def encode(
+        self, image: Float[Array, "b h w 3"], ids: Int[Array, "b n"], *, train: bool
+    ) -> tuple[Array, Array]:
+        """What the towers know of both sides."""
+        return self.image(image, train=train).pooled, self.text(ids, train=train)
+
+    def project(
+        self, encoded: tuple[Array, Array], *, train: bool
     ) -> tuple[Array, Array]:
         """Both sides in the shared space, of unit norm."""
-        image = self.image_head(self.image(image, train=train).pooled, train=train)
-        text = self.text_head(self.text(ids, train=train), train=train)
-        return normalise(image), normalise(text)
+        image, text = encoded
+        return (
+            normalise(self.image_head(image, train=train)),
+            normalise(self.text_head(text, train=train)),
+        )
 
 
 def frozen_parameters(config: ConvirtConfig) -> tuple[str, ...]:
@@ -153,10 +158,16 @@ def convirt(
     module = Convirt(config, image, text)
 
     def loss(
-        variables: Variables, batch: Batch, key: Key
+        variables: Variables, batch: Batch, key: Key, *, chunks: int
     ) -> tuple[Array, tuple[Metrics, Variables]]:
         (image_embedding, text_embedding), updated = compare_one_view(
-            module, variables, batch, key, batch[config.text], config=config.augment
+            module,
+            variables,
+            batch,
+            key,
+            batch[config.text],
+            config=config.augment,
+            chunks=chunks,
         )
         to_text, to_image = contrast(
             image_embedding,
@@ -172,6 +183,7 @@ def convirt(
         module,
         loss,
         augment=config.augment,
+        chunked=True,
         tokens=(config.text,),
         compared="report",
         frozen=frozen_parameters(config),

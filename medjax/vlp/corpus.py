@@ -37,7 +37,15 @@ class CorpusConfig:
     root: Path | None = None
     """Folder (or table) of the data; None: the embedded data."""
     format: Literal[
-        "prepared", "mimic", "chexpert", "nih", "rsna", "covidx", "openi", "table"
+        "prepared",
+        "mimic",
+        "chexpert",
+        "nih",
+        "rsna",
+        "siim",
+        "covidx",
+        "openi",
+        "table",
     ] = "prepared"
     """What lies at root: a set that experiments.prepare wrote, or a raw data set, which
     is then prepared first. prepare has more options for each."""

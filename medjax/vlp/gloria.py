@@ -133,19 +133,20 @@ class Gloria(TwoTower):
     ) -> Compared:
         """Initialises every parameter."""
         own = ids[self.config.text]
-        return self.compare(image, own, jnp.zeros_like(own), train=False)
+        encoded = self.encode(image, own, jnp.zeros_like(own), train=False)
+        return self.project(encoded, train=False)
 
     def text_embedding(self, ids: Int[Array, "b n"]) -> Float[Array, "b d"]:
         """Unit-norm points of the shared space."""
         return normalise(self.text_features(ids))
 
-    def compare(
+    def encode(
         self,
         image: Float[Array, "b h w 3"],
         ids: Int[Array, "b n"],
         segments: Int[Array, "b n"],
         *,
-        train: bool = True,
+        train: bool,
     ) -> Compared:
         """Both sides, as wholes and in parts.
 
@@ -169,6 +170,11 @@ class Gloria(TwoTower):
             mask=mask,
         )
 
+    def project(self, encoded: Compared, *, train: bool) -> Compared:
+        """As it is: GLoRIA has no heads that normalise over a batch."""
+        del train
+        return encoded
+
     def word_maps(
         self,
         image: Float[Array, "b h w 3"],
@@ -176,7 +182,7 @@ class Gloria(TwoTower):
         segments: Int[Array, "b n"],
     ) -> Float[Array, "b t y x"]:
         """Share of each region in what each word gathers."""
-        seen = self.compare(image, ids, segments, train=False)
+        seen = self.encode(image, ids, segments, train=False)
         regions = seen.regions.astype(seen.words.dtype)
         return as_square(
             word_attention(seen.words, seen.mask, regions, temp1=self.config.temp1)
@@ -311,11 +317,18 @@ def gloria(
     )
 
     def loss(
-        variables: Variables, batch: Batch, key: Key
+        variables: Variables, batch: Batch, key: Key, *, chunks: int
     ) -> tuple[Array, tuple[Metrics, Variables]]:
         ids = batch[config.text]
         compared, updated = compare_one_view(
-            module, variables, batch, key, ids, segments(ids), config=config.augment
+            module,
+            variables,
+            batch,
+            key,
+            ids,
+            segments(ids),
+            config=config.augment,
+            chunks=chunks,
         )
         total, terms = gloria_loss(
             compared, config=config, contrast_config=contrast_config
@@ -326,6 +339,7 @@ def gloria(
         module,
         loss,
         augment=config.augment,
+        chunked=True,
         tokens=(config.text,),
         compared="report",
         segments=segments,

@@ -29,22 +29,24 @@ the one query that is read.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from medjax.train.chunks import encode_in_chunks
 from medjax.train.mesh import Statistics
 from medjax.typing import Batch, Key, Metrics, Variables
 from medjax.vlp.aggregation import HierarchicalAggregator
-from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
+from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment_by, draws
 from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
 from medjax.vlp.heads import ProjectionHead
 from medjax.vlp.system import (
     PretrainingSystem,
     TwoTower,
     frozen_features,
+    project,
     two_tower_system,
 )
 from medjax.vlp.towers import ImageTower, ImageTowerConfig, TextTower, TextTowerConfig
@@ -100,6 +102,16 @@ CONFIGS = {
 }
 
 
+class Seen(NamedTuple):
+    """What the image tower knows of two views."""
+
+    pooled: tuple[Float[Array, "b d"], Float[Array, "b d"]]
+    reading: tuple[Float[Array, "b g"], Float[Array, "b g"]]
+    """Channels of its stages, read."""
+    reading_again: tuple[Float[Array, "b g"], Float[Array, "b g"]]
+    """The same under a second draw of channels."""
+
+
 class Compared(NamedTuple):
     """Everything the loss compares; embeddings are of unit norm, leading axis b."""
 
@@ -135,44 +147,59 @@ class Imitate(TwoTower):
         self, image: Float[Array, "b h w 3"], ids: dict[str, Int[Array, "b n"]]
     ) -> Compared:
         """Initialises every parameter."""
+        views, key = (image, image), self.make_rng("sampling")
         reports = {name: self.text(ids[name]) for name in SECTIONS}
-        return self.compare(
-            (image, image), reports, key=self.make_rng("sampling"), train=False
-        )
+        return self.project((self.encode(views, key=key, train=False), reports))
 
-    def compare(
+    def encode(
         self,
         views: tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"]],
-        priors: dict[str, Float[Array, "b d"]],
         *,
         key: Key,
         train: bool = True,
-        present: dict[str, Float[Array, " b"]] | None = None,
-    ) -> Compared:
+    ) -> Seen:
         """Both views through the tower once, the channels drawn twice for each.
 
         Args:
           views: both, augmented.
-          priors: features of the sections.
           key: of the draws.
-          train: whether the BatchNorms take the statistics of this batch.
-          present: per section, 1 where a report has it: blanks do not enter them.
+          train: whether the tower's BatchNorms take the statistics of this batch.
         """
         keys = jax.random.split(key, (2, 2))
         towers = [self.image(view, train=train) for view in views]
 
-        def diagnose(view: int) -> Float[Array, "b e"]:
-            pooled = towers[view].pooled
-            return normalise(self.image_head(pooled, train=train))
+        def read(view: int, draw: int) -> Float[Array, "b g"]:
+            return self.aggregator(towers[view].maps, key=keys[view, draw])
 
-        def read(view: int, draw: int) -> Float[Array, "b e"]:
-            tokens = self.aggregator(towers[view].maps, key=keys[view, draw])
-            return normalise(self.reading_head(tokens, train=train))
-
-        return Compared(
-            diagnosis=(diagnose(0), diagnose(1)),
+        return Seen(
+            pooled=(towers[0].pooled, towers[1].pooled),
             reading=(read(0, 0), read(1, 0)),
             reading_again=(read(0, 1), read(1, 1)),
+        )
+
+    def project(
+        self,
+        encoded: tuple[Seen, dict[str, Float[Array, "b d"]]],
+        *,
+        train: bool = False,
+        present: dict[str, Float[Array, " b"]] | None = None,
+    ) -> Compared:
+        """Everything in the shared space.
+
+        Args:
+          encoded: what was seen, and features of the sections.
+          train: whether the heads' BatchNorms take the statistics of this batch.
+          present: per section, 1 where a report has it: blanks do not enter them.
+        """
+        seen, priors = encoded
+
+        def both(head: ProjectionHead, views: tuple[Array, Array]) -> Any:
+            return tuple(normalise(head(view, train=train)) for view in views)
+
+        return Compared(
+            diagnosis=both(self.image_head, seen.pooled),
+            reading=both(self.reading_head, seen.reading),
+            reading_again=both(self.reading_head, seen.reading_again),
             reports={
                 name: normalise(
                     self.text_head(
@@ -309,22 +336,30 @@ def imitate(
     module = Imitate(config, image, text)
 
     def loss(
-        variables: Variables, batch: Batch, key: Key
+        variables: Variables, batch: Batch, key: Key, *, chunks: int
     ) -> tuple[Array, tuple[Metrics, Variables]]:
         first, second, draw = jax.random.split(key, 3)
-        views = tuple(
-            augment(batch["image"], config.augment, key=k) for k in (first, second)
+
+        def encode(rows: Batch, _: Key) -> Any:
+            views = tuple(
+                augment_by(rows["image"], config.augment, rows[name])
+                for name in ("first", "second")
+            )
+            # Which channels are read is drawn once for all of a batch.
+            seen, updated = module.apply(
+                variables, views, key=draw, method="encode", mutable=["batch_stats"]
+            )
+            priors = {s: frozen_features(module, variables, rows, s) for s in SECTIONS}
+            return (seen, priors), updated
+
+        films = len(batch["image"])
+        drawn = {"first": draws(first, films), "second": draws(second, films)}
+        encoded, updated = encode_in_chunks(
+            encode, {**batch, **drawn}, key, chunks=chunks
         )
-        priors = {s: frozen_features(module, variables, batch, s) for s in SECTIONS}
         present = {s: batch[f"has_{s}"].astype(jnp.float32) for s in SECTIONS}
-        compared, updated = module.apply(
-            variables,
-            views,
-            priors,
-            key=draw,
-            present=present,
-            method="compare",
-            mutable=["batch_stats"],
+        compared, updated = project(
+            module, {**variables, **updated}, encoded, present=present
         )
         seen = variables["counters"]["examples"]
         weight = jnp.ones(())
@@ -344,6 +379,7 @@ def imitate(
         module,
         loss,
         augment=config.augment,
+        chunked=True,
         tokens=SECTIONS,
         compared="impression",
         frozen=("^text/",),

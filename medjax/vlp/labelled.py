@@ -29,7 +29,15 @@ class LabelledConfig:
     """A prepared set, a table (CSV, TSV, JSONL) of image paths and labels, or a raw
     data set with --format; None: the embedded data."""
     format: Literal[
-        "auto", "prepared", "table", "mimic", "chexpert", "nih", "rsna", "covidx"
+        "auto",
+        "prepared",
+        "table",
+        "mimic",
+        "chexpert",
+        "nih",
+        "rsna",
+        "siim",
+        "covidx",
     ] = "auto"
     """What lies there; auto: a prepared set or a table, by looking."""
     target: tuple[str, ...] = ()

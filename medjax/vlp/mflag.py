@@ -21,21 +21,23 @@ minimum, the identity, cannot be reached; that is the method's, and stays.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from medjax.train.chunks import encode_in_chunks
 from medjax.train.mesh import Statistics
 from medjax.typing import Batch, Key, Metrics, Variables
-from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment
+from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment_by, draws
 from medjax.vlp.contrastive import ContrastConfig, normalise
 from medjax.vlp.heads import ProjectionHead
 from medjax.vlp.system import (
     PretrainingSystem,
     TwoTower,
     frozen_features,
+    project,
     two_tower_system,
 )
 from medjax.vlp.towers import ImageTower, ImageTowerConfig, TextTower, TextTowerConfig
@@ -127,17 +129,18 @@ class MFlag(TwoTower):
         self, image: Float[Array, "b h w 3"], ids: dict[str, Int[Array, "b n"]]
     ) -> tuple[Array, Array, Array]:
         """Initialises every parameter."""
-        return self.compare(image, self.text(ids["report"]), train=False)
+        encoded = self.image_features(image), self.text_features(ids["report"])
+        return self.project(encoded, train=False)
 
-    def compare(
-        self,
-        image: Float[Array, "b h w 3"],
-        report: Float[Array, "b d"],
-        *,
-        train: bool = True,
+    def encode(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b v"]:
+        """What the image tower knows, in training."""
+        return self.image(image, train=True).pooled
+
+    def project(
+        self, encoded: tuple[Float[Array, "b v"], Float[Array, "b d"]], *, train: bool
     ) -> tuple[Array, Array, Array]:
         """Raw image features, and both sides in the shared space."""
-        v = self.image(image, train=train).pooled
+        v, report = encoded
         return (
             v,
             normalise(self.image_head(v, train=train)),
@@ -166,12 +169,20 @@ def mflag(
     module = MFlag(config, image, text)
 
     def loss(
-        variables: Variables, batch: Batch, key: Key
+        variables: Variables, batch: Batch, key: Key, *, chunks: int
     ) -> tuple[Array, tuple[Metrics, Variables]]:
-        view = augment(batch["image"], config.augment, key=key)
-        report = frozen_features(module, variables, batch, "report")
-        (v, image_embedding, text_embedding), updated = module.apply(
-            variables, view, report, method="compare", mutable=["batch_stats"]
+        def encode(rows: Batch, _: Key) -> Any:
+            view = augment_by(rows["image"], config.augment, rows["drawn"])
+            v, updated = module.apply(
+                variables, view, method="encode", mutable=["batch_stats"]
+            )
+            report = frozen_features(module, variables, rows, "report")
+            return (v, report), updated
+
+        rows = {**batch, "drawn": draws(key, len(batch["image"]))}
+        encoded, updated = encode_in_chunks(encode, rows, key, chunks=chunks)
+        (v, image_embedding, text_embedding), updated = project(
+            module, {**variables, **updated}, encoded
         )
         align = alignment_loss(image_embedding, text_embedding)
         orthogonal = orthogonality_loss(
@@ -184,6 +195,7 @@ def mflag(
         module,
         loss,
         augment=config.augment,
+        chunked=True,
         tokens=("report",),
         compared="report",
         frozen=("^text/",),

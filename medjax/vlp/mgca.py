@@ -141,17 +141,18 @@ class Mgca(TwoTower):
     ) -> Compared:
         """Initialises every parameter."""
         tokens = ids["report"]
-        return self.compare(image, tokens, jnp.zeros_like(tokens), train=False)
+        encoded = self.encode(image, tokens, jnp.zeros_like(tokens), train=False)
+        return self.project(encoded, train=False)
 
-    def compare(
+    def encode(
         self,
         image: Float[Array, "b h w 3"],
         ids: Int[Array, "b n"],
         segments: Int[Array, "b n"],
         *,
-        train: bool = True,
+        train: bool,
     ) -> Compared:
-        """Both sides in the shared space, as wholes and in parts.
+        """Both sides in parts in the shared space, as wholes as the towers leave them.
 
         Args:
           image: augmented films.
@@ -172,8 +173,8 @@ class Mgca(TwoTower):
         patches = seen.local.reshape(len(image), -1, seen.local.shape[-1])
         looks = seen.looked
         return Compared(
-            image=normalise(self.image_head(seen.pooled, train=train)),
-            text=normalise(self.text_head(read.pooled, train=train)),
+            image=seen.pooled,
+            text=read.pooled,
             patches=token_by_token(self.patch_head, patches, train=train),
             words=token_by_token(
                 self.word_head, words, train=train, mask=mask if c.mask_pads else None
@@ -183,6 +184,13 @@ class Mgca(TwoTower):
             patch_looks=None if looks is None else looks.reshape(len(image), -1),
         )
 
+    def project(self, encoded: Compared, *, train: bool) -> Compared:
+        """Wholes in the shared space as well."""
+        return encoded._replace(
+            image=normalise(self.image_head(encoded.image, train=train)),
+            text=normalise(self.text_head(encoded.text, train=train)),
+        )
+
     def word_maps(
         self,
         image: Float[Array, "b h w 3"],
@@ -190,7 +198,7 @@ class Mgca(TwoTower):
         segments: Int[Array, "b n"],
     ) -> Float[Array, "b t y x"]:
         """Share of each patch in what each word gathers; none of [CLS]."""
-        seen = self.compare(image, ids, segments, train=False)
+        seen = self.encode(image, ids, segments, train=False)
         scores = jnp.einsum("btd,brd->btr", seen.words, seen.patches)
         maps = as_square(jax.nn.softmax(scores / self.config.local_temperature))
         return jnp.pad(maps, ((0, 0), (1, 0), (0, 0), (0, 0)))
@@ -306,11 +314,18 @@ def mgca(
     segments = functools.partial(word_segments, continues=continuing_pieces(text))
 
     def loss(
-        variables: Variables, batch: Batch, key: Key
+        variables: Variables, batch: Batch, key: Key, *, chunks: int
     ) -> tuple[Array, tuple[Metrics, Variables]]:
         ids = batch["report"]
         compared, updated = compare_one_view(
-            module, variables, batch, key, ids, segments(ids), config=config.augment
+            module,
+            variables,
+            batch,
+            key,
+            ids,
+            segments(ids),
+            config=config.augment,
+            chunks=chunks,
         )
         seen = variables["counters"]["examples"]
         total, terms = mgca_loss(
@@ -326,6 +341,7 @@ def mgca(
         module,
         loss,
         augment=config.augment,
+        chunked=True,
         tokens=("report",),
         compared="report",
         counts_examples=True,

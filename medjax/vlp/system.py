@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from medjax.train.chunks import ChunkedLoss, WholeLoss, encode_in_chunks
 from medjax.train.state import Init
 from medjax.train.step import Loss
 from medjax.train.system import Apply
 from medjax.typing import Batch, Key, Variables
-from medjax.vlp.augment import AugmentConfig, augment, evaluate
+from medjax.vlp.augment import AugmentConfig, augment_by, draws, evaluate
 from medjax.vlp.contrastive import normalise
 
 
@@ -42,28 +43,64 @@ def compare_one_view(
     key: Key,
     *texts: Array,
     config: AugmentConfig,
+    chunks: int,
 ) -> tuple[Any, Variables]:
     """What a system compares of films, augmented once, and their texts, in training.
 
     Args:
-      module: has ``compare(image, *texts)``.
+      module: has ``encode(image, *texts)``, of a chunk, and ``project(encoded)``, of
+        the whole batch.
       variables: its own.
       batch: has the films, ``image``.
       key: of augmentation and dropout.
       *texts: token ids, and what else the module asks for beside them.
       config: of the augmentation.
+      chunks: how many the towers see the batch in.
 
     Returns:
-      What ``compare`` returns, and the statistics that it updated.
+      What ``project`` returns, and the statistics that both updated.
     """
     augment_key, dropout_key = jax.random.split(key)
+    films = batch["image"]
+
+    def encode(rows: Any, key: Key) -> Any:
+        films, drawn, texts = rows
+        return module.apply(
+            variables,
+            augment_by(films, config, drawn),
+            *texts,
+            train=True,
+            method="encode",
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+
+    rows = films, draws(augment_key, len(films)), texts
+    encoded, updated = encode_in_chunks(encode, rows, dropout_key, chunks=chunks)
+    return project(module, {**variables, **updated}, encoded)
+
+
+def project(
+    module: nn.Module, variables: Variables, encoded: Any, **options: Any
+) -> tuple[Any, Variables]:
+    """Heads on what the towers made of the whole batch, in training.
+
+    Args:
+      module: has ``project(encoded, **options)``.
+      variables: its own, with the statistics that the towers updated.
+      encoded: by its towers.
+      **options: of ``project``.
+
+    Returns:
+      What ``project`` returns, and all statistics.
+    """
     return module.apply(
         variables,
-        augment(batch["image"], config, key=augment_key),
-        *texts,
-        method="compare",
+        encoded,
+        train=True,
+        method="project",
         mutable=["batch_stats"],
-        rngs={"dropout": dropout_key},
+        **options,
     )
 
 
@@ -137,9 +174,10 @@ class PretrainingSystem:
 
 def two_tower_system(
     module: TwoTower,
-    loss: Loss,
+    loss: Loss | WholeLoss,
     *,
     augment: AugmentConfig,
+    chunked: bool = False,
     tokens: tuple[str, ...],
     compared: str,
     frozen: tuple[str, ...] = (),
@@ -153,6 +191,7 @@ def two_tower_system(
       module: its ``__call__(images, ids)`` initialises every parameter.
       loss: the system's loss, in the contract of the shared loop.
       augment: the recipe of training; outside training nothing of it is random.
+      chunked: the loss takes ``chunks`` too, in which its towers see a batch.
       tokens: token fields that the loss reads.
       compared: the token field that an image embedding is meant to find.
       frozen: regular expressions of parameters that are not trained.
@@ -187,7 +226,7 @@ def two_tower_system(
 
     return PretrainingSystem(
         init=init,
-        loss=loss,
+        loss=ChunkedLoss(loss) if chunked else loss,
         image_features=evaluated("image_features"),
         image_embedding=evaluated("image_embedding"),
         text_features=evaluated("text_features"),

@@ -147,7 +147,7 @@ def test_cls_is_a_word_of_the_code_and_not_of_the_paper(small):
     for count_cls in (True, False):
         config = dataclasses.replace(config, count_cls=count_cls)
         seen[count_cls] = Gloria(config, image, text).apply(
-            variables, film, ids, segments, train=False, method="compare"
+            variables, film, ids, segments, train=False, method="encode"
         )
     np.testing.assert_array_equal(seen[True].mask.sum(1), [3, 2])
     np.testing.assert_array_equal(seen[False].mask[:, :3], [[0, 1, 1], [0, 1, 0]])

@@ -19,10 +19,12 @@ from medjax.vlp.imitate import (
     Compared,
     Imitate,
     ImitateConfig,
+    Seen,
     findings_weight,
     imitate,
     imitate_loss,
 )
+from medjax.vlp.system import project
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 
 N, D, P = 12, 8, 16
@@ -116,26 +118,17 @@ def test_absent_findings_do_not_enter_the_statistics_of_the_head():
     config = ImitateConfig(4, 4, 4, 4, token_length=64)
     module = Imitate(config, image, text)
     rng = np.random.default_rng(0)
-    film = jnp.asarray(rng.normal(size=(4, 32, 32, 3)), jnp.float32)
+    film = jnp.asarray(rng.normal(size=(4, 8)), jnp.float32)
+    views = Seen(*[(film, film)] * 3)
     seen = jnp.asarray([1.0, 0.0, 1.0, 1.0])
     prior = {s: jnp.asarray(rng.normal(size=(4, 8)), jnp.float32) for s in SECTIONS}
     have = {"findings": seen, "impression": jnp.ones(4)}
 
     def compare(variables, prior):
-        return module.apply(
-            variables,
-            (film, film),
-            prior,
-            key=jax.random.key(1),
-            present=have,
-            method="compare",
-            mutable=["batch_stats"],
-        )
+        return project(module, variables, (views, prior), present=have)
 
     shapes = jax.eval_shape(
-        lambda key: module.init(
-            key, (film, film), prior, key=key, train=False, method="compare"
-        ),
+        lambda key: module.init(key, (views, prior), method="project"),
         jax.random.key(0),
     )
     variables = jax.tree.map(

@@ -239,7 +239,7 @@ def test_parts_come_from_the_towers(architecture):
     def compare(variables):
         given = (variables, film, ids, word_segments(ids, np.zeros(20, np.bool_)))
         one, other = (
-            m.apply(*given, train=False, method="compare") for m in (module, shifted)
+            m.apply(*given, train=False, method="encode") for m in (module, shifted)
         )
         return one, other.word_looks
 

@@ -14,6 +14,7 @@ from medjax.vlp.datasets.prepare import prepare
 from medjax.vlp.datasets.prepared import PreparedSource, open_prepared
 from medjax.vlp.datasets.rows import PrepareConfig
 from medjax.vlp.datasets.rsna import RsnaPneumonia
+from medjax.vlp.datasets.siim import SiimPneumothorax
 from medjax.vlp.datasets.study import (
     CHEXPERT_FINDINGS,
     LabelPolicy,
@@ -28,6 +29,7 @@ READERS = {
     "chexpert": CheXpert,
     "nih": NihCxr14,
     "rsna": RsnaPneumonia,
+    "siim": SiimPneumothorax,
     "covidx": CovidX,
     "openi": OpenI,
     "table": Table,
@@ -49,6 +51,7 @@ __all__ = [
     "PreparedSource",
     "Reader",
     "RsnaPneumonia",
+    "SiimPneumothorax",
     "Study",
     "Table",
     "open_prepared",

@@ -108,7 +108,7 @@ def prepare(
     _warn_of_leaks(studies, ledger)
     tokenizer = _tokenizer(studies, texts, config) if reader.has_text else None
     findings = list(studies[0].labels)
-    fields = fields_of(reader, studies, config, len(findings))
+    fields = fields_of(reader, studies, config, len(findings), draw=draw)
     patients = {p: i for i, p in enumerate(dict.fromkeys(s.patient for s in studies))}
 
     # Hours of a learnt generator are not lost with the process.

@@ -9,12 +9,15 @@
 ``*_text``          the cleaned texts, for showing retrieved pairs
 ``labels``          float32 [findings], NaN for unknown
 ``boxes``           float32 [n, 4]: x0 y0 x1 y1 in pixels of ``image``
+``lesions``         uint8 [n, bytes]: a packed mask of each finding that shows, and in
+                    ``lesion_findings`` (int32 [n]) which it is
+                    (:mod:`medjax.vlp.datasets.lesions`)
 ``id``, ``patient`` the study's id; the patient as a running number, for grouping
 =================== ==============================================================
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +30,10 @@ from medjax.data.boundary import DataError, reading
 from medjax.data.images import Placement, ResizeMode, fit_square, read_image
 from medjax.data.records import Field
 from medjax.data.whole import whole
+from medjax.vlp.datasets.lesions import draw_runs, pack
 from medjax.vlp.datasets.study import Reader, Study
 from medjax.vlp.diffusion.schedule import SamplingConfig
-from medjax.vlp.rendering import Generator
+from medjax.vlp.rendering import Generator, PlacingGenerator
 from medjax.vlp.reports import CleanConfig, clean, join_sections, split_sentences
 from medjax.vlp.tokens import Tokenizer
 
@@ -86,7 +90,12 @@ def texts_of(study: Study, config: PrepareConfig) -> dict[str, str]:
 
 
 def fields_of(
-    reader: Reader, studies: Sequence[Study], config: PrepareConfig, findings: int
+    reader: Reader,
+    studies: Sequence[Study],
+    config: PrepareConfig,
+    findings: int,
+    *,
+    draw: Generator | None,
 ) -> dict[str, Field]:
     """The columns of a set: those that its studies have something for.
 
@@ -95,6 +104,7 @@ def fields_of(
         studies: All that will be written.
         config: What the set looks like.
         findings: How many labels a study has.
+        draw: Makes the images, and may know where findings lie on them.
     """
     fields: dict[str, Field] = {}
     size = config.image_size
@@ -106,13 +116,19 @@ def fields_of(
         fields |= {f"{name}_text": Field("text") for name in TEXTS}
     if any(study.boxes for study in studies):
         fields["boxes"] = Field("array", (None, 4), "float32")
+    if any(study.lesions for study in studies) or isinstance(draw, PlacingGenerator):
+        packed = -(-size * size // 8)
+        fields["lesions"] = Field("array", (None, packed), "uint8")
+        fields["lesion_findings"] = Field("array", (None,), "int32")
     fields["labels"] = Field("array", (findings,), "float32")
     fields["patient"] = Field("array", (), "int32")
     fields["id"] = Field("text")
     return fields
 
 
-Picture = tuple[np.ndarray, Placement | None] | DataError | FileNotFoundError | None
+Seen = tuple[np.ndarray, Placement | None, Mapping[str, np.ndarray]]
+"""A film, where it lies in its square, and masks of its lesions there, by finding."""
+Picture = Seen | DataError | FileNotFoundError | None
 
 
 def decoded(
@@ -145,14 +161,18 @@ def decoded(
             seed = config.seed * 1_000_003 + number
             reports = [_reading(s, texts[s.id]) for s in chunk]
             place = kept and kept / f"{number}.npy"
-            if place and place.is_file():
+            lesions: list[Any] = [{}] * len(chunk)
+            if isinstance(draw, PlacingGenerator):
+                images, lesions = draw.with_lesions(reports, seed=seed)
+            elif place and place.is_file():
                 images = npy.read(place)
             else:
                 images = draw(reports, seed=seed)
             if place and not place.is_file():
                 with whole(place) as draft:
                     np.save(draft, images)
-            yield chunk, [(image, None) for image in images]
+            both = zip(images, lesions, strict=True)
+            yield chunk, [(image, None, masks) for image, masks in both]
         return
 
     def load(study: Study) -> Picture:
@@ -161,7 +181,13 @@ def decoded(
         try:
             image = read_image(study.image)
             with reading(study.image, "radiograph"):
-                return fit_square(image, config.image_size, mode=config.resize)
+                size = config.image_size
+                square, placement = fit_square(image, size, mode=config.resize)
+            masks = {}
+            for finding, runs in study.lesions.items():
+                each = [draw_runs(r, image.shape, study.id) for r in runs]
+                masks[finding] = placement.mask(np.any(each, axis=0), size)
+            return square, placement, masks
         except (DataError, FileNotFoundError) as error:
             return error
 
@@ -203,7 +229,10 @@ def row_of(
         "boxes": np.zeros((0, 4), np.float32),
     }
     if isinstance(picture, tuple):
-        row["image"], placement = picture
+        row["image"], placement, masks = picture
+        row["lesions"], row["lesion_findings"] = pack(
+            masks, list(study.labels), config.image_size
+        )
         if study.boxes and placement is not None:
             row["boxes"] = placement.boxes(np.asarray(study.boxes, np.float64))
     if tokenizer is not None:

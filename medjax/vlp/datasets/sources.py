@@ -77,6 +77,8 @@ def source_hash(
         said = (study.id, study.patient, study.split, dict(texts[study.id]), labels)
         size, _, ends = films.get(study.id, NOTHING)
         digest.update(repr((*said, study.boxes, (size, ends))).encode())
+        if study.lesions:
+            digest.update(repr(dict(study.lesions)).encode())
     return digest.hexdigest()
 
 

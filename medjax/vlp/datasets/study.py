@@ -44,6 +44,8 @@ class Study:
         split: The official one (``train``, ``valid``, ``test``), or empty: to be drawn.
         view: As the data set writes it (``PA``, ``AP``, ``Frontal``, ...).
         boxes: ``x, y, width, height`` of each, in pixels of the file.
+        lesions: Finding to run lengths of each lesion, in pixels of the file
+            (:func:`medjax.vlp.datasets.lesions.draw_runs`).
     """
 
     id: str
@@ -56,6 +58,7 @@ class Study:
     split: str = ""
     view: str = ""
     boxes: tuple[tuple[float, float, float, float], ...] = ()
+    lesions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def text(self) -> str:

@@ -6,7 +6,12 @@ Read in this order: `graph` (what a report says, as data), `grammar` (graph to p
 reports and labels).
 """
 
-from medjax.vlp.rendering.drawing import DrawnGenerator, Generator, generator
+from medjax.vlp.rendering.drawing import (
+    DrawnGenerator,
+    Generator,
+    PlacingGenerator,
+    generator,
+)
 from medjax.vlp.rendering.grammar import write
 from medjax.vlp.rendering.graph import FINDINGS, Finding, FindingGraph, draw_graph
 from medjax.vlp.rendering.parser import parse
@@ -19,6 +24,7 @@ __all__ = [
     "Finding",
     "FindingGraph",
     "Generator",
+    "PlacingGenerator",
     "draw_graph",
     "embedded_studies",
     "generator",

@@ -19,13 +19,18 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from medjax.vlp.diffusion.schedule import SamplingConfig
 from medjax.vlp.rendering import lesions
 from medjax.vlp.rendering.film import Film, band, disc, edge, segment
 from medjax.vlp.rendering.graph import FindingGraph
 from medjax.vlp.rendering.parser import parse
+
+Lesions = dict[str, Bool[np.ndarray, "h w"]]
+"""Where findings lie on a film, by name."""
+VISIBLE = 0.03
+"""Density that is told from the grain of a film."""
 
 
 @runtime_checkable
@@ -43,6 +48,17 @@ class Generator(Protocol):
         ...
 
 
+@runtime_checkable
+class PlacingGenerator(Generator, Protocol):
+    """One that also says where findings lie."""
+
+    def with_lesions(
+        self, reports: Sequence[str], *, seed: int
+    ) -> tuple[UInt8[np.ndarray, "b h w"], list[Lesions]]:
+        """The same images, and for each a mask by finding."""
+        ...
+
+
 @dataclass(frozen=True)
 class DrawnGenerator:
     """Draws what the parser reads. Attributes: `size`, the side in pixels."""
@@ -57,12 +73,19 @@ class DrawnGenerator:
         self, reports: Sequence[str], *, seed: int
     ) -> UInt8[np.ndarray, "b h w"]:
         """One film per report."""
+        return self.with_lesions(reports, seed=seed)[0]
+
+    def with_lesions(
+        self, reports: Sequence[str], *, seed: int
+    ) -> tuple[UInt8[np.ndarray, "b h w"], list[Lesions]]:
+        """One film per report, and where on it each finding shows."""
         films = np.empty((len(reports), self.size, self.size), np.uint8)
+        masks: list[Lesions] = []
         for row, report in enumerate(reports):
-            films[row] = draw(
-                parse(report), self.size, np.random.default_rng([seed, row])
-            )
-        return films
+            rng = np.random.default_rng([seed, row])
+            films[row], found = draw_with_lesions(parse(report), self.size, rng)
+            masks.append(found)
+        return films, masks
 
     def described(self) -> dict[str, Any]:
         """Its name and size."""
@@ -120,16 +143,34 @@ def draw(
         size: side in pixels.
         rng: anatomy, noise, and everything the graph leaves open.
     """
+    return draw_with_lesions(graph, size, rng)[0]
+
+
+def draw_with_lesions(
+    graph: FindingGraph, size: int, rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "h w"], Lesions]:
+    """Draws one film as `draw`, and says where each finding changed it.
+
+    Returns:
+        The film, and by finding a mask of where the density is another for it, by
+        :data:`VISIBLE` at least. An enlarged heart lies where the heart does; what
+        changes the whole chest (emphysema) lies nowhere.
+    """
     film = Film.of_patient(size, rng)
     # The shape of the chest comes before what lies in it.
     for name in lesions.SHAPES:
         if name in graph.present:
             lesions.SHAPES[name](film, graph.present[name])
     density = _anatomy(film)
+    found: Lesions = {}
+    if "Cardiomegaly" in graph.present:
+        found["Cardiomegaly"] = film.heart > 0.5
     for name in lesions.LESIONS:
         if name in graph.present:
+            before = density
             density = lesions.LESIONS[name](film, density, graph.present[name])
-    return _expose(film, density)
+            found[name] = np.abs(density - before) > VISIBLE
+    return _expose(film, density), found
 
 
 def _anatomy(film: Film) -> Float[np.ndarray, "h w"]:
