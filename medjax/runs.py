@@ -16,6 +16,7 @@ def load(run: str | Path) -> Any:
     Returns:
         A `medjax.vlp.pretrained.Pretrained` (``embed_images``, ``embed_texts``,
         ``zero_shot``, ``nearest``), a `medjax.vlp.finetuned.Finetuned` (``predict``),
+        a `medjax.vlp.placed_run.Places` (``masks``, ``boxes``),
         a `medjax.mri.learned.Learned` (``reconstruct``), a
         `medjax.segmentation.pretrained.Segmenter` (``predict``, ``samples``,
         ``uncertainty``), a
@@ -43,6 +44,12 @@ def load(run: str | Path) -> Any:
         from medjax.vlp.finetuned import open_classifier
 
         return open_classifier(run)
+    from medjax.vlp.placed_run import FAMILIES as PLACES
+
+    if family in PLACES:
+        from medjax.vlp.placed_run import open_places
+
+        return open_places(run)
     from medjax.mri.systems import FAMILIES as RECONSTRUCTIONS
 
     if family in RECONSTRUCTIONS:
@@ -75,7 +82,8 @@ def load(run: str | Path) -> Any:
         return open_tracker(run)
     hearts = (*HEARTS, *TRACKERS)
     masks = (*SEGMENTATIONS, *GRADERS)
-    known = ", ".join([*PAIRS, CLASSIFIER, *RECONSTRUCTIONS, *masks, *hearts])
+    films = (*PAIRS, CLASSIFIER, *PLACES)
+    known = ", ".join([*films, *RECONSTRUCTIONS, *masks, *hearts])
     raise DataError(
         f"{run / RECORD}: a run of {family!r}, which this version does not know; it "
         f"knows {known}"

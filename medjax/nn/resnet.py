@@ -78,6 +78,8 @@ class ResNetFeatures(NamedTuple):
     """After each of the four stages, finest first."""
     pooled: Float[Array, "b d"]
     """Mean of the last map over positions, float32."""
+    stem: Float[Array, "b h w c"] | None = None
+    """Before pooling and the first stage: half the size of the image."""
 
 
 class Block(nn.Module):
@@ -156,6 +158,7 @@ class ResNet(nn.Module):
         size = 7 if c.stem == "imagenet" else 3
         x = convolution(c, c.width, size, 2, name="conv1")(images.astype(c.dtype))
         x = nn.relu(batch_norm(c, name="bn1")(x, train=train))
+        stem = x
         if c.stem == "imagenet":
             x = max_pool(x)
         stage = nn.remat(Stage, static_argnums=(2,)) if c.remat else Stage
@@ -163,7 +166,8 @@ class ResNet(nn.Module):
         for i in range(4):
             x = stage(c, i, name=f"layer{i + 1}")(x, train)
             maps.append(x)
-        return ResNetFeatures(tuple(maps), jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+        pooled = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        return ResNetFeatures(tuple(maps), pooled, stem)
 
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

@@ -87,7 +87,7 @@ class Applied:
 
     def film_rows(
         self, name: str, films: Sequence[Film], *, ledger: Ledger, batch_size: int
-    ) -> tuple[list[str], Float[np.ndarray, "n e"]]:
+    ) -> tuple[list[str], Float[np.ndarray, "n *e"]]:
         """One function over the films that can be read; the others go to the ledger.
 
         Args:
@@ -107,8 +107,8 @@ class Applied:
         for kept, pixels in chunks:
             ids += [film.id for film in kept]
             rows.append(self._rows(name, pixels, size))
-        width = rows[0].shape[1] if rows else 0
-        return ids, np.concatenate([np.zeros((0, width), np.float32), *rows])
+        shape = rows[0].shape[1:] if rows else (0,)
+        return ids, np.concatenate([np.zeros((0, *shape), np.float32), *rows])
 
     @functools.cached_property
     def _compiled(self) -> dict[str, Callable[[Variables, Any], Any]]:

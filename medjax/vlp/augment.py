@@ -25,7 +25,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from medjax.nn.blur import gaussian_blur
 from medjax.nn.warp import warp
@@ -219,6 +219,18 @@ def augment_by(
     grey = jax.vmap(one)(image, drawn)
     mean, std = (jnp.asarray(v, jnp.float32) for v in NORMALISATIONS[config.normalise])
     return (grey[..., None] - mean[None, None, None]) / std[None, None, None]
+
+
+def augment_masks(
+    mask: Bool[Array, "b h w"], config: AugmentConfig, drawn: Float[Array, "b n"]
+) -> Bool[Array, "b size size"]:
+    """Where masks go as `augment_by` moves their films: more in than out is in."""
+
+    def one(mask: Bool[Array, "h w"], u: Float[Array, " n"]) -> Array:
+        where = _geometry(config, len(mask), u[:GEOMETRY_DRAWS])
+        return _warp(mask.astype(jnp.uint8) * 255, *where, size=config.size) > 0.5
+
+    return jax.vmap(one)(mask, drawn)
 
 
 def _between(u: Array, low_high: Range) -> Array:

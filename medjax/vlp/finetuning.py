@@ -7,16 +7,17 @@ for every film and trains on the answers.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.sharding import Mesh
 
-from medjax.data.pipeline import PipelineConfig, build_pipeline
+from medjax.data.pipeline import PipelineConfig, Source, build_pipeline
 from medjax.metrics.auroc import auroc, average_precision, bootstrap, macro, per_class
 from medjax.train.agree import on_first
 from medjax.train.asked import ASKED, check_asked
@@ -27,6 +28,7 @@ from medjax.train.mesh import make_mesh
 from medjax.train.sharding import replicated
 from medjax.train.state import TrainState
 from medjax.train.stopping import StoppingConfig
+from medjax.train.system import System
 from medjax.typing import Variables
 from medjax.vlp.classifier import (
     Augmentation,
@@ -48,6 +50,7 @@ from medjax.vlp.labelled import (
 from medjax.vlp.starts import Start, find_start, load_tower
 from medjax.vlp.towers import ImageTowerConfig
 
+R = TypeVar("R")
 RESAMPLES = 300
 """Of the bootstrap of test scores."""
 CLASSIFY = """
@@ -61,6 +64,13 @@ and in Python:
     model = medjax.load({path})
     rows = model.predict(["a.png", "b.dcm"])    # columns as in model.findings
 """
+FIND = """
+Lesions on films:
+
+    import medjax
+    model = medjax.load({path})
+    model.masks(["a.png", "b.dcm"])    # or model.boxes, as it was fine-tuned
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +82,7 @@ class Finetuning(Experiment):
         ASKED: "what was asked for: another request is refused",
         PREDICTIONS: "labels and probabilities of the test films",
     }
-    uses: ClassVar[Mapping[str, str]] = {"predict": CLASSIFY}
+    uses: ClassVar[Mapping[str, str]] = {"predict": CLASSIFY, "find": FIND}
 
     start: tyro.conf.Positional[str] = ""
     """What the tower starts from: run, exported towers, safetensors file or folder, hub
@@ -110,27 +120,9 @@ def run(config: Finetuning, *, devices: Sequence[Any] | None = None) -> dict[str
     """
     mesh = make_mesh(config.mesh, devices=devices)
     start = find_start(config.start, config.image)
-    data = open_labelled(
-        config.films,
-        config.workdir / "data",
-        image_size=start.image_size,
-        resize=start.resize,
+    data, record = open_data(
+        config, start, lambda data: describe(config, start, data), what="classifier"
     )
-    if config.exclusive:
-        check_exclusive({name: part.labels for name, part in data.parts.items()})
-    record = describe(config, start, data)
-    asked = asked_for(config, start, data)
-
-    def begin() -> None:
-        print("\n".join(data.lines()))
-        if record.image_size != start.image_size:
-            trained = f"the tower was trained on {start.image_size}"
-            print(f"NOTE: films of {record.image_size} pixels, {trained}")
-        checkpoints = config.workdir / "checkpoints"
-        check_asked(config.workdir, asked, what="classifier", result=checkpoints)
-        record.save(config.workdir)
-
-    on_first(begin, what="record")
     system = record.build()
     tower = start.variables or load_tower(system, start.image)
     if config.method == "linear" and config.augmentation == "none":
@@ -138,7 +130,8 @@ def run(config: Finetuning, *, devices: Sequence[Any] | None = None) -> dict[str
     encoder = Encoder(
         {"logits": system.logits}, mesh=mesh, batch_size=config.test_batch
     )
-    train_on(config, system, data, tower, encoder)
+    validate = validation(encoder, data.parts["valid"], exclusive=config.exclusive)
+    train_on(config, system, data.parts["train"], tower, mesh=mesh, validate=validate)
     step = on_first(
         lambda: best_step(config.workdir, config.stopping), what="best checkpoint"
     )
@@ -152,6 +145,50 @@ def run(config: Finetuning, *, devices: Sequence[Any] | None = None) -> dict[str
         what="report",
     )
     return results
+
+
+def open_data(
+    config: Finetuning,
+    start: Start,
+    describe: Callable[[Labelled], R],
+    *,
+    what: str,
+    **more: Any,
+) -> tuple[Labelled, R]:
+    """The films of a run, and what it says of itself, written before it trains.
+
+    Args:
+      config: the run.
+      start: the tower.
+      describe: the films to the run's record.
+      what: it is that is trained.
+      **more: that decides what is learned.
+
+    Raises:
+      DataError: the data do not fit, or the folder holds a run that asked otherwise.
+    """
+    data = open_labelled(
+        config.films,
+        config.workdir / "data",
+        image_size=start.image_size,
+        resize=start.resize,
+    )
+    if config.exclusive:
+        check_exclusive({name: part.labels for name, part in data.parts.items()})
+    record: Any = describe(data)
+    asked = asked_for(config, start, data) | more
+
+    def begin() -> None:
+        print("\n".join(data.lines()))
+        if record.image_size != start.image_size:
+            trained = f"the tower was trained on {start.image_size}"
+            print(f"NOTE: films of {record.image_size} pixels, {trained}")
+        checkpoints = config.workdir / "checkpoints"
+        check_asked(config.workdir, asked, what=what, result=checkpoints)
+        record.save(config.workdir)
+
+    on_first(begin, what="record")
+    return data, record
 
 
 def describe(config: Finetuning, start: Start, data: Labelled) -> ClassifierRecord:
@@ -192,21 +229,23 @@ def asked_for(config: Finetuning, start: Start, data: Labelled) -> dict[str, Any
 
 def train_on(
     config: Finetuning,
-    system: ClassifierSystem,
-    data: Labelled,
+    system: System,
+    films: Source,
     tower: Variables,
-    encoder: Encoder,
+    *,
+    mesh: Mesh,
+    validate: Eval,
 ) -> None:
     """Trains until validation has not improved for long enough.
 
     Args:
       config: the run.
       system: what is trained.
-      data: the films.
+      films: to train on.
       tower: what it starts from.
-      encoder: gives ``logits`` of the validation films.
+      mesh: the devices.
+      validate: scores the validation films.
     """
-    films, mesh = data.parts["train"], encoder.mesh
     size = batch_size(config, len(films), mesh.size)
     optimizer, train = config.resolved(
         rows=len(films), batch_size=size, frozen=system.frozen
@@ -230,7 +269,7 @@ def train_on(
         optimizer=optimizer,
         train=train,
         mesh=mesh,
-        evals=[validation(encoder, data.parts["valid"], exclusive=config.exclusive)],
+        evals=[validate],
         stopping=config.stopping,
         pretrained=tower,
         config=config,

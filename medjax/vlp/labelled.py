@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from medjax.data.boundary import DataError
 from medjax.data.images import ResizeMode
 from medjax.data.ledger import OnError
-from medjax.data.records import METADATA, RecordSource
+from medjax.data.records import METADATA, RecordSource, read_metadata
 from medjax.vlp.corpus import Corpus, CorpusConfig, open_corpus
 from medjax.vlp.films import TABLES
 from medjax.vlp.splits import SPLITS, Overlaps, Splits, Studies, assign
@@ -42,7 +42,8 @@ class LabelledConfig:
     """What lies there; auto: a prepared set or a table, by looking."""
     target: tuple[str, ...] = ()
     """Labels to learn, by name; of a table its columns of 1, 0 or nothing. Default: all
-    that a set has."""
+    that a set has. "mask" or "boxes": where lesions are, of the findings behind it or
+    of all."""
     classes: str | None = None
     """Of a table: column with one class name per row, in place of target."""
     column: str = "image"
@@ -89,6 +90,7 @@ class LabelledFilms:
         labels: 1, 0 or NaN for unknown; row by row.
         patients: numbers, equal for films of one patient.
         ids: of the studies.
+        folder: the prepared set.
         columns: features to hand out in place of films; empty: none.
     """
 
@@ -105,7 +107,7 @@ class LabelledFilms:
             split: RecordSource(folder, split, fields=["image"])
             for split in dict.fromkeys(split for split, _ in places)
         }
-        self._places = list(places)
+        self.folder, self._places = folder, list(places)
         self.labels, self.patients, self.ids = labels, patients, ids
         self.columns: dict[str, np.ndarray] = {}
 
@@ -119,6 +121,19 @@ class LabelledFilms:
         else:
             held = {"image": self.film(index)}
         return {**held, "labels": self.labels[index]}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Columns that the set has."""
+        return tuple(read_metadata(self.folder)["fields"])
+
+    def columns_of(self, fields: Sequence[str]) -> list[dict[str, Any]]:
+        """Other columns of the same rows, read alone."""
+        sources = {
+            split: RecordSource(self.folder, split, fields=fields)
+            for split in self._sources
+        }
+        return [sources[split][place] for split, place in self._places]
 
     def film(self, row: int) -> np.ndarray:
         """uint8 [size, size]."""

@@ -11,9 +11,9 @@ from medjax.data.documents import read_json, revive
 from medjax.data.images import ResizeMode
 from medjax.train.checkpoint import load_variables, saved_steps
 from medjax.train.record import RECORD, read_family
+from medjax.train.system import System
 from medjax.typing import Variables
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig
-from medjax.vlp.classifier import ClassifierSystem
 from medjax.vlp.export import PREPARATION, Preparation
 from medjax.vlp.finetuned import FAMILY, ClassifierRecord, best_step
 from medjax.vlp.systems import PairRecord
@@ -94,7 +94,7 @@ def _exported(folder: Path, image: ImageTowerConfig) -> Start:
     return Start(image, seen, how.image_size, how.resize, {}, digest)
 
 
-def load_tower(system: ClassifierSystem, image: ImageTowerConfig) -> Variables:
+def load_tower(system: System, image: ImageTowerConfig) -> Variables:
     """The weights of a checkpoint."""
     shapes = jax.eval_shape(system.init, jax.random.key(0), {})
     return load_towers(shapes, image, TextTowerConfig())

@@ -100,6 +100,8 @@ class ImageFeatures(NamedTuple):
     looked: Float[Array, "b h w"] | None = None
     """How much a ViT's class token looks at each patch, if asked for; a ResNet has no
     such thing."""
+    stem: Float[Array, "b h w c"] | None = None
+    """Of a ResNet, before its first stage: half the size of the film."""
 
 
 class TextFeatures(NamedTuple):
@@ -141,7 +143,7 @@ class ImageTower(nn.Module):
         config = network_config(self.config)
         if isinstance(config, ResNetConfig):
             seen = ResNet(config, name="resnet")(image, train=train)
-            return ImageFeatures(seen.maps, seen.pooled, seen.maps[2])
+            return ImageFeatures(seen.maps, seen.pooled, seen.maps[2], stem=seen.stem)
         seen = ViT(config, self.look, name="vit")(image)
         pooled = seen.cls.astype(jnp.float32)
         return ImageFeatures((), pooled, seen.tokens, seen.looked)

@@ -1,0 +1,120 @@
+"""Fine-tuning for masks and boxes, from a command line to a model that is asked."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import medjax
+from experiments.finetune import PRESETS
+from medjax.data.boundary import DataError
+from medjax.train.experiment import command
+from medjax.vlp.finetuned import open_classifier
+from medjax.vlp.placed import PlacedFilms
+from medjax.vlp.placing import asks_for_places, at_size, run_places, scores_of
+from tests.vlp.pairs import random_pair
+
+ONE = jax.devices()[:1]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    texts = ["Normal.", "A bright film."]
+    return random_pair(folder / "pair", texts, architecture="resnet_tiny")
+
+
+def asked(monkeypatch, start, workdir, *flags):
+    """The configuration that a command line gives; a few films of 32 pixels."""
+    monkeypatch.setattr(sys, "argv", ["finetune"])
+    line = ["tiny", str(start), "--patients", "40", "--batch-size", "16"]
+    line += ["--prepared", str(start.parent / "set"), "--workdir", str(workdir)]
+    config = command(PRESETS, "", [*line, *flags])
+    assert asks_for_places(config)
+    return config
+
+
+def test_masks_are_learned_opened_and_asked(monkeypatch, start, tmp_path):
+    flags = ("--target", "mask", "--epochs", "1")
+    config = asked(monkeypatch, start, tmp_path / "run", *flags)
+    results = run_places(config, devices=ONE)
+    assert 0 <= results["dice"] <= 1 and results["with_lesion"] > 0
+    kept = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert kept["splits"]["sha256"] == results["splits"]["sha256"]
+    assert (tmp_path / "run/report.html").read_text().count("data:image/png") >= 3
+    model = medjax.load(tmp_path / "run")
+    films = np.random.default_rng(0).integers(0, 256, (2, 32, 32), np.uint8)
+    said = model.masks(films)
+    assert said.shape == (2, 32, 32) and 0 <= said.min() <= said.max() <= 1
+    with pytest.raises(ValueError, match="was not fine-tuned for boxes"):
+        model.boxes(films)
+    with pytest.raises(DataError, match="lesion_masks"):
+        open_classifier(tmp_path / "run")
+    flags = ("--target", "mask", "Cardiomegaly")
+    other = asked(monkeypatch, start, tmp_path / "run", *flags)
+    with pytest.raises(DataError, match="use another workdir"):
+        run_places(other, devices=ONE)
+
+
+def test_boxes_are_learned_by_a_head_on_a_frozen_tower(monkeypatch, start, tmp_path):
+    flags = ("--target", "boxes", "--epochs", "1", "--method", "linear")
+    config = asked(monkeypatch, start, tmp_path / "run", *flags)
+    results = run_places(config, devices=ONE)
+    assert 0 <= results["map"] <= 1 and results["boxes"] > 3
+    model = medjax.load(tmp_path / "run")
+    ours, theirs = (
+        medjax.load(folder).variables["params"]["image"]
+        for folder in (tmp_path / "run", start)
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    (found,) = model.boxes(np.zeros((1, 32, 32), np.uint8))
+    assert found.boxes.shape == (len(found.scores), 4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("mask", "Mass"), r"no \['Mass'\] among the labels"),
+        (("mask", "--exclusive"), "mask has no classes"),
+    ],
+)
+def test_what_does_not_fit_is_refused(monkeypatch, start, tmp_path, flags, message):
+    config = asked(monkeypatch, start, tmp_path / "run", "--target", *flags)
+    with pytest.raises(ValueError, match=message):
+        run_places(config, devices=ONE)
+
+
+class Films(PlacedFilms):
+    """Four films of two pixels a side, as the scores ask for them."""
+
+    truth = np.array([[[1, 1], [0, 0]], [[1, 0], [0, 0]], [[0, 0]] * 2, [[0, 0]] * 2])
+
+    def __init__(self):
+        self.kind, self.size = "mask", 2
+
+    def __len__(self):
+        return len(self.truth)
+
+    def mask(self, row):
+        return self.truth[row].astype(bool)
+
+
+def test_dice_counts_an_empty_mask_where_nothing_is():
+    found = np.array(
+        [[[1, 1], [1, 1]], [[0, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 0], [0, 1]]], float
+    )
+    scores = scores_of(found, Films())
+    # 2 of 2 + 4, nothing of one, both empty, a false pixel.
+    assert scores["dice"] == pytest.approx((4 / 6 + 0 + 1 + 0) / 4)
+    assert scores["dice_of_nothing"] == 0.5 and scores["with_lesion"] == 2
+    assert scores["dice_pooled"] == pytest.approx(2 * 2 / (5 + 3))
+    assert scores["dice_by_size"] == pytest.approx([0.0, 4 / 6])
+
+
+def test_what_was_found_is_shown_at_the_size_of_the_film():
+    told = np.array([[[0.0, 1.0], [0.0, 0.0]]])
+    expected = np.zeros((1, 4, 4), bool)
+    expected[0, :2, 2:] = True
+    np.testing.assert_array_equal(at_size(told, 4), expected)
