@@ -267,11 +267,12 @@ def strips(config: UnderMotion) -> list[Strip]:
 PRESETS = {
     "tiny": UnderMotion(
         about="Breathing phantom hearts, small enough for a CPU",
-        grading=GradingConfig(slices=4, batch_size=8),
+        data=MotionData(volunteers=(10, 4, 6)),
+        grading=GradingConfig(slices=4, batch_size=8, steps=80),
         plan=PlanConfig(rank=2, patch=(64, 64), batch_size=8, widths=(8, 16, 32)),
         augment=AugmentConfig(turn=30),
         optimizer=OptimizerConfig(lr=5e-3, clip_norm=12.0, schedule="cosine"),
-        train=TrainConfig(steps=120, log_every=10, checkpoint_every=100),
+        train=TrainConfig(steps=80, log_every=10, checkpoint_every=80),
         workdir=Path("runs/cmrxmotion-tiny"),
     ),
     "challenge": UnderMotion(

@@ -28,7 +28,7 @@ from medjax.segmentation.augment import NONE
 from medjax.segmentation.fingerprint import PlanConfig
 from medjax.segmentation.hierarchical import Hierarchy
 from medjax.segmentation.inference import WindowConfig
-from medjax.segmentation.training import SegmentationDataConfig
+from medjax.segmentation.sets import SegmentationDataConfig
 from medjax.segmentation.uncertain import Uncertainty, run
 from medjax.train.experiment import main
 from medjax.train.optimizer import OptimizerConfig
@@ -38,10 +38,15 @@ from medjax.train.settings import TrainConfig
 # turning would blur it.
 MIRRORS = dataclasses.replace(NONE, mirror=True)
 
+# Answers that differ as annotators do: with one draw of noise of single pixels, as the
+# paper's text reads, they are all alike.
+SPREAD = Hierarchy(draws=4, together=0.5)
+
 TINY = Uncertainty(
     about="Hierarchical uncertainty on ambiguous phantoms, small enough for a CPU",
+    system=SPREAD,
     data=SegmentationDataConfig(format="ambiguous", train_cases=48, test_cases=8),
-    plan=PlanConfig(rank=2, patch=(64, 64), batch_size=8, widths=(16, 32, 64)),
+    plan=PlanConfig(rank=2, patch=(64, 64), batch_size=8, widths=(8, 16, 32)),
     augment=MIRRORS,
     blend="probability",
     window=WindowConfig(batch=1),

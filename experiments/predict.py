@@ -50,6 +50,9 @@ class Predict:
     """Average over mirror images of each tile; default: the run's."""
     devices: int | None = None
     """Devices that tiles are split over; default: all accelerators, or one CPU."""
+    nan_to: float | None = None
+    """What voxels that are NaN or infinite are taken for; default: the image is listed
+    as one that cannot be read."""
     on_error: OnError = "raise"
     """An image that cannot be read: list it and end with status 1, or list it alone."""
 
@@ -64,7 +67,12 @@ def run(config: Predict) -> int:
     window = dataclasses.replace(model.record.window, **changes)
     ledger = Ledger("skip")
     done = model.predict(
-        found, out=config.out, written=config.write, window=window, ledger=ledger
+        found,
+        out=config.out,
+        written=config.write,
+        window=window,
+        ledger=ledger,
+        nan_to=config.nan_to,
     )
     for count, one in enumerate(done, 1):
         shape = "x".join(map(str, one.labels.data.shape))

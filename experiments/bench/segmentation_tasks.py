@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from experiments.bench.compiled import CompiledStep
 from medjax.metrics.surface import surface_distances
 from medjax.mri.motion import MotionConfig, beats_of, draw_breathing, move
 from medjax.nn.nnunet import NNUNetConfig
+from medjax.segmentation.hierarchical import HierarchicalConfig, hierarchical_system
 from medjax.segmentation.inference import WindowConfig, sliding_window
 from medjax.segmentation.labels import classes
 from medjax.segmentation.lesionmix import transform
@@ -29,8 +30,8 @@ from medjax.train.mesh import make_mesh
 from medjax.train.optimizer import OptimizerConfig
 
 Work = Callable[[], Any]
-TaskName = Literal["lesions", "surfaces", "tiles", "ensemble", "motion"]
-MEMBERS = 5
+TaskName = Literal["lesions", "surfaces", "tiles", "samples", "ensemble", "motion"]
+MEMBERS, DRAWS = 5, 16
 SPACING = (1.0, 1.0, 1.0)
 
 
@@ -38,7 +39,7 @@ SPACING = (1.0, 1.0, 1.0)
 class SegmentationBenchConfig:
     """Sizes."""
 
-    tasks: tuple[TaskName, ...] = ("lesions", "surfaces", "tiles", "ensemble", "motion")
+    tasks: tuple[TaskName, ...] = get_args(TaskName)
     """What is measured."""
     lesions: int = 16
     """Of a batch."""
@@ -251,20 +252,45 @@ def tiles(config: SegmentationBenchConfig) -> Task:
     return Task(about, ours, theirs, differences)
 
 
-def ensembles(config: SegmentationBenchConfig) -> Task:
-    """A step of five members."""
-    n, rng = config.plane, np.random.default_rng(config.seed)
-    plane = ((3, 3),) * 3
+def _described(kind: type, n: int) -> Any:
+    """Settings of a small network of slices."""
     network = NNUNetConfig(
         widths=(8, 16, 32),
-        kernels=plane,
+        kernels=((3, 3),) * 3,
         strides=((1, 1), (2, 2), (2, 2)),
         blocks=(2, 2, 2),
         decoder_blocks=(2, 2),
         out_channels=2,
     )
-    described = SegmentationConfig(network, (n, n), 1, classes({"lesion": 1}))
-    system = segmentation_system(described)
+    return kind(network, (n, n), 1, classes({"lesion": 1}))
+
+
+def samples(config: SegmentationBenchConfig) -> Task:
+    """Draws of one batch, the encoder asked once."""
+    n, rng = config.plane, np.random.default_rng(config.seed)
+    system = hierarchical_system(_described(HierarchicalConfig, n))
+    images = jnp.asarray(rng.normal(size=(8, n, n, 1)), jnp.float32)
+    key = jax.random.key(config.seed)
+    variables = jax.jit(system.init)(key, {"image": images})
+    assert system.sample is not None
+    draw = jax.jit(system.sample, static_argnums=3)
+
+    def one_by_one() -> None:
+        for number in range(DRAWS):
+            one = jax.random.fold_in(key, number)
+            jax.block_until_ready(draw(variables, images, one, 1))
+
+    def ours() -> jax.Array:
+        return jax.block_until_ready(draw(variables, images, key, DRAWS))
+
+    about = f"{DRAWS} answers to 8 slices of {n}x{n}, widths 8-16-32"
+    return Task(about, ours, {f"{DRAWS} forward passes": one_by_one}, {})
+
+
+def ensembles(config: SegmentationBenchConfig) -> Task:
+    """A step of five members."""
+    n, rng = config.plane, np.random.default_rng(config.seed)
+    system = segmentation_system(_described(SegmentationConfig, n))
     batch = {
         "image": rng.normal(size=(8, n, n, 1)).astype(np.float32),
         "label": rng.integers(0, 2, (8, n, n)).astype(np.int16),
@@ -325,6 +351,7 @@ TASKS: Mapping[TaskName, Callable[[SegmentationBenchConfig], Task]] = {
     "lesions": lesions,
     "surfaces": surfaces,
     "tiles": tiles,
+    "samples": samples,
     "ensemble": ensembles,
     "motion": motion,
 }

@@ -153,3 +153,50 @@ def completion(result: Result) -> str:
     ]
     head = ["", "Dice, later frames", "Dice, first frame", "HD at ES, mm"]
     return markdown([*head, "LV volume, mL", "EF error, points"], rows)
+
+
+def segmentation(*results: Result) -> str:
+    """Tasks of segmentation beside their peers, of one run or of several."""
+    rows = []
+    for result in results:
+        for task in result["tasks"].values():
+            ours = 1e3 * task["seconds"]["ours"]["median"]
+            for who, ratio in task["ours_times_faster"].items():
+                theirs = 1e3 * task["seconds"][who]["median"]
+                gaps = task["differences"]
+                apart = [f"{gaps[n]:.2g}" for n in gaps if n.split(",")[0] in who]
+                rows.append(
+                    [
+                        task["about"],
+                        who,
+                        _short(ours),
+                        _short(theirs),
+                        _span(ratio, ".2f"),
+                        f"{task['goal']:g}",
+                        ", ".join(apart),
+                    ]
+                )
+    head = ["", "peer", "ours, ms", "theirs, ms", "ours is times faster"]
+    return markdown([*head, "goal", "differs by at most"], rows)
+
+
+def answers(one: Result, several: Result) -> str:
+    """Hierarchical uncertainty trained on one draw of an update, and on several."""
+    shown = {
+        "dice": "Dice",
+        "area_sd_ratio": "spread of areas / annotators'",
+        "ged_squared": "GED²",
+        "ncc": "NCC",
+        "excess_nll": "NLL above floor",
+        "roi_ece": "ROI-ECE",
+        "ueo": "UEO",
+        "mi": "mutual information",
+    }
+    floors = {"area_sd_ratio": 1.0, "excess_nll": 0.0, **one["floors"]}
+    rows = [
+        [about, *(f"{result['scores'][name]['mean']:.4f}" for name in shown)]
+        for about, result in (("one draw", one), ("draws together", several))
+    ]
+    told = [f"{floors[name]:.4f}" if name in floors else "" for name in shown]
+    rows.append(["*truth, other annotators*", *told])
+    return markdown(["hierarchical uncertainty", *shown.values()], rows)

@@ -1,4 +1,4 @@
-"""Which segmenter knows what it does not know? Ten of them, side by side.
+"""Which segmenter knows what it does not know? Eleven of them, side by side.
 
 ``python -m experiments.compare.uncertainty`` trains every method with every seed on
 embedded phantoms whose annotators disagree by a known law: the same network, patches,
@@ -53,10 +53,11 @@ from medjax.train.launch import LaunchConfig, cpu_devices
 Peer = Literal[
     "deterministic", "tta", "dropout", "ensemble", "probunet", "phiseg", "ssn"
 ]
-Arm = Literal[Peer, "none", "standard", "learned_prior", "noise_floor"]
+Tie = Literal["none", "standard", "learned_prior", "noise_floor"]
+Arm = Literal[Peer, Tie, "one_draw"]
 change = dataclasses.replace
 PEERS: tuple[Peer, ...] = get_args(Peer)
-TIES: Mapping[Arm, str] = {
+TIES: Mapping[Tie, str] = {
     "none": "tied to nothing",
     "standard": "tied to standard normals",
     "learned_prior": "tied to a learned prior",
@@ -67,6 +68,10 @@ _OF_PEERS: Mapping[Arm, tuple[str, Uncertainty]] = {
 }
 ARMS: Mapping[Arm, tuple[str, Uncertainty]] = {
     **_OF_PEERS,
+    "one_draw": (
+        "hierarchical, one draw of an update",
+        change(TINY, system=change(TINY.system, draws=1, together=0.0)),
+    ),
     **{
         kl: (f"hierarchical, {about}", change(TINY, system=change(TINY.system, kl=kl)))
         for kl, about in TIES.items()
@@ -91,6 +96,7 @@ class Comparison:
 
     systems: tuple[Arm, ...] = (
         *PEERS,
+        "one_draw",
         "none",
         "standard",
         "noise_floor",
@@ -98,21 +104,21 @@ class Comparison:
     """What to compare."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each method per seed."""
-    steps: int = 300
+    steps: int = 150
     """Updates of each network."""
     size: int = 32
     """Rows and columns of the phantoms."""
     widths: tuple[int, ...] = (8, 16, 32)
     """Channels of the network's levels."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Patches of an update."""
-    train_images: int = 64
+    train_images: int = 48
     """Phantoms to train on, four annotators each."""
-    test_images: int = 24
+    test_images: int = 12
     """Phantoms held out, sixteen annotators each."""
-    strengths: tuple[int, ...] = (1, 3)
+    strengths: tuple[int, ...] = (2,)
     """Of the shifts."""
-    samples: int = 16
+    samples: int = 8
     """Answers to every image."""
     workdir: Path = Path("runs/compare-uncertainty")
     """One folder per run in it; the same command goes on."""

@@ -23,7 +23,7 @@ import tyro
 from medjax.data.ledger import Ledger, OnError
 from medjax.segmentation.fingerprint import PlanConfig
 from medjax.segmentation.prepared import write_prepared
-from medjax.segmentation.training import SegmentationDataConfig, read_raw
+from medjax.segmentation.sets import SegmentationDataConfig, read_raw
 from medjax.train.ending import ends_in_words
 
 
@@ -49,6 +49,11 @@ class Config:
     """Of the split, where the set names none."""
     on_error: OnError = "raise"
     """A case that cannot be read: stop, or list it and go on."""
+    nan_to: float | None = None
+    """What voxels that are NaN or infinite are taken for; None: they are a fault."""
+    resample_labels: bool = False
+    """Bring label maps of another shape to their image's grid; else they are a
+    fault."""
     overwrite: bool = False
     """Replace a set that is there."""
 

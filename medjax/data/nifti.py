@@ -19,6 +19,7 @@ Lengths are in mm and times in seconds, whatever unit the file uses.
 import dataclasses
 import gzip
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,16 @@ class Volume:
     time_step: float | None = None
 
 
-def read(path: str | Path, *, ndim: int | None = None) -> Volume:
+def read(
+    path: str | Path, *, ndim: int | None = None, nan_to: float | None = None
+) -> Volume:
     """Read a volume as float32 (rescaling applied).
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
         ndim: expected number of axes after dropping trailing ones of size one.
+        nan_to: what values that are not finite are taken for, with a warning that
+            counts them; None: they are a fault.
 
     Returns:
         The volume.
@@ -70,7 +75,7 @@ def read(path: str | Path, *, ndim: int | None = None) -> Volume:
         DataError: where the file is damaged, has another rank, complex or coloured
             voxels, values that are not finite, or no geometry.
     """
-    return _load(Path(path), ndim, np.float32)
+    return _load(Path(path), ndim, np.float32, nan_to)
 
 
 def read_labels(
@@ -178,7 +183,9 @@ def _nibabel() -> Any:
     return nibabel
 
 
-def _load(path: Path, ndim: int | None, dtype: type) -> Volume:
+def _load(
+    path: Path, ndim: int | None, dtype: type, nan_to: float | None = None
+) -> Volume:
     with reading(path, WHAT):
         image = _open(path)
         if image.get_data_dtype().kind not in "biuf":
@@ -187,6 +194,8 @@ def _load(path: Path, ndim: int | None, dtype: type) -> Volume:
             )
         with np.errstate(over="ignore", invalid="ignore"):  # refused just below
             data = np.asarray(image.dataobj, dtype)
+        if nan_to is not None:
+            data = _replaced(path, data, nan_to)
         finite(path, data, "the volume", AXES[: data.ndim])
         affine = _affine(path, image.header, data.ndim)
         step = _time_step(image.header) if data.ndim > 3 else None
@@ -196,6 +205,19 @@ def _load(path: Path, ndim: int | None, dtype: type) -> Volume:
         raise DataError(f"{path}: shape {image.shape}, expected {ndim} axes")
     spacing = tuple(float(s) for s in _sizes(affine)[: min(data.ndim, 3)])
     return Volume(data, affine, spacing, step if data.ndim > 3 else None)
+
+
+def _replaced(path: Path, data: np.ndarray, value: float) -> np.ndarray:
+    """Without NaN and infinity; says how many there were."""
+    bad = ~np.isfinite(data)
+    if not bad.any():
+        return data
+    warnings.warn(
+        f"{path}: {int(bad.sum())} values that are NaN or infinite of {data.size} are "
+        f"taken for {value:g}",
+        stacklevel=2,
+    )
+    return np.where(bad, np.asarray(value, data.dtype), data)
 
 
 def _open(path: Path) -> Any:

@@ -161,6 +161,8 @@ def draws_together(
     """
     each = jax.vmap(lambda one: log_likelihood(one, labels, spec))(logits)
     surprise = marginal_surprise(each, labels, spec)
+    if spec.regions:  # a mean over them, as of one draw
+        surprise = surprise / spec.channels
     # The logarithm of the mean has the mean as its softmax, and as its sigmoid's odds.
     said = jax.nn.sigmoid(logits) if spec.regions else jax.nn.softmax(logits)
     mean = jnp.clip(jnp.mean(said, axis=0), 1e-7, 1 - 1e-7)

@@ -103,6 +103,7 @@ class Segmenter:
         written: Sequence[str] = (),
         window: WindowConfig | None = None,
         ledger: Ledger | None = None,
+        nan_to: float | None = None,
     ) -> Iterator[Segmented]:
         """One image after the other, as they get done.
 
@@ -113,6 +114,8 @@ class Segmenter:
             written: Of :attr:`written`: maps beside the labels.
             window: Tiles; those of the run by default.
             ledger: Takes images that cannot be read; by default they raise.
+            nan_to: What voxels that are NaN or infinite are taken for; None: an image
+                with any cannot be read.
 
         Raises:
             DataError: For an image that cannot be read, if the ledger raises.
@@ -126,7 +129,7 @@ class Segmenter:
         def one(name: str, volumes: Sequence[Volume]) -> Segmented:
             return self.segment(volumes, id=name, maps=written, window=window)
 
-        for found in self._of_each(images, one, ledger):
+        for found in self._of_each(images, one, ledger, nan_to):
             if out is not None:
                 self.save(found, Path(out))
             yield found
@@ -173,12 +176,13 @@ class Segmenter:
         images: Images,
         one: Callable[[str, Sequence[Volume]], Found],
         ledger: Ledger | None,
+        nan_to: float | None = None,
     ) -> Iterator[Found]:
         """What is found in each image that can be read."""
         ledger = Ledger() if ledger is None else ledger
         names = [channel.name for channel in self.record.preparation.channels]
         labels = self.record.system.labels
-        reader = DataSet(self.record.data, tuple(names), labels, ())
+        reader = DataSet(self.record.data, tuple(names), labels, (), nan_to=nan_to)
         for given in images:
             several = isinstance(given, Sequence) and not isinstance(given, str)
             paths = [Path(p) for p in (given if several else [given])]  # pyright: ignore[reportGeneralTypeIssues, reportArgumentType]
@@ -246,7 +250,9 @@ class Segmenter:
             id: For messages.
             count: How many; 0: one in which nothing is drawn.
             seed: Of the draws.
-            window: Tiles; those of the run by default.
+            window: Tiles, without their mirror images: what noise does to one of them
+                is another draw, and the mean of draws is none. Those of the run by
+                default.
 
         Raises:
             ValueError: For a system that has one answer.
@@ -259,6 +265,8 @@ class Segmenter:
         numbers = max(count, 1) * self.record.system.labels.channels
         case = self._prepared(volumes, id, numbers)
         tile = every_draw(self.system.sample, count)
+        window = self.record.window if window is None else window
+        window = dataclasses.replace(window, mirror=False)
         # One key for all tiles: an answer is one of the whole image.
         found = self._raw(case, tile, window, seed=seed, shared=True)
         every = np.concatenate([piece["draw"] for piece in found])

@@ -7,13 +7,12 @@ from typing import Any, ClassVar, Literal
 import jax
 
 from medjax.data.boundary import DataError
-from medjax.data.ledger import Ledger, OnError
+from medjax.data.ledger import Ledger
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.segmentation.augment import AugmentConfig, source_extent
-from medjax.segmentation.datasets import READERS, Case, DataSet
-from medjax.segmentation.datasets.embedded import ambiguous_phantoms, lesion_phantoms
+from medjax.segmentation.datasets import Case
 from medjax.segmentation.evaluate import ScoringConfig, evaluate
-from medjax.segmentation.fingerprint import PlanConfig, chosen, shape_of
+from medjax.segmentation.fingerprint import PlanConfig, shape_of
 from medjax.segmentation.inference import WindowConfig
 from medjax.segmentation.lesionmix.augmentation import (
     COLLECTION,
@@ -22,16 +21,10 @@ from medjax.segmentation.lesionmix.augmentation import (
     make_mixing,
 )
 from medjax.segmentation.losses import LossConfig
-from medjax.segmentation.phantoms.ambiguous import AmbiguousConfig
-from medjax.segmentation.phantoms.lesions import LOADS, LesionConfig
-from medjax.segmentation.prepared import (
-    SegmentationData,
-    in_memory,
-    open_prepared,
-    write_prepared,
-)
+from medjax.segmentation.prepared import SegmentationData
 from medjax.segmentation.pretrained import Segmenter
 from medjax.segmentation.sampling import PatchConfig, Patches
+from medjax.segmentation.sets import SegmentationDataConfig, prepared_set
 from medjax.segmentation.show import before_and_after, show
 from medjax.segmentation.system import (
     SegmentationConfig,
@@ -39,61 +32,11 @@ from medjax.segmentation.system import (
 )
 from medjax.segmentation.systems import SegmentationRecord
 from medjax.train.agree import on_first
+from medjax.train.checkpoint import saved_steps
 from medjax.train.experiment import Experiment
 from medjax.train.launch import LaunchConfig, cpu_devices
 from medjax.train.mesh import make_mesh
-from medjax.train.sharding import on_host
 from medjax.typing import Variables
-
-Format = Literal[
-    "embedded",
-    "ambiguous",
-    "prepared",
-    "nnunet",
-    "acdc",
-    "mnms",
-    "cmrxmotion",
-    "bids",
-    "table",
-]
-PHANTOMS = ("embedded", "ambiguous")
-"""Formats that no folder holds."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SegmentationDataConfig:
-    """What is segmented."""
-
-    root: Path | None = None
-    """Folder of a set, or a CSV; None: phantoms."""
-    format: Format = "embedded"
-    """What lies there: raw data, or what experiments.prepare segmentation made; of
-    phantoms: brains with lesions, or objects that annotators draw differently."""
-    channels: tuple[str, ...] = ()
-    """Of BIDS: suffixes of images; of a table: names of its channels."""
-    labels: tuple[str, ...] = ()
-    """Of BIDS and tables: names and values of labels, as in ``lesion=1``."""
-    ignore: int | None = None
-    """Of BIDS and tables: value of voxels that nobody annotated."""
-    on_error: OnError = "raise"
-    """A case that cannot be read: stop, or list it and go on."""
-    phantom: LesionConfig = LesionConfig(lesions=LOADS["uniform"])
-    """Of lesion phantoms: what they are like."""
-    ambiguous: AmbiguousConfig = AmbiguousConfig()
-    """Of ambiguous phantoms: what they are like."""
-    annotators: tuple[int, int] = (4, 16)
-    """Of every training and every test image of ambiguous phantoms."""
-    train_cases: int = 32
-    """Of phantoms: how many to train on."""
-    test_cases: int = 12
-    """Of phantoms: how many are held out."""
-    seed: int = 0
-    """Of the split, the training phantoms, and the patches."""
-    foreground: float = 1 / 3
-    """Share of every batch that is cut around the foreground."""
-    workers: int = 0
-    """Interpreters that read beside each process; 0: threads."""
-
 
 PREDICT = """
 To segment images of your own (NIfTI files, folders, patterns):
@@ -216,10 +159,9 @@ def fitted(
     system = record.build()
     able = ("predict",) if system.sample is None else ("predict", "samples")
     record = dataclasses.replace(record, can=able)
-    on_first(lambda: record.save(config.workdir), what="record of the system")
     sources = sources or sources_of(config, settings, found)
-    variables, step = train(config, system, found, sources)
-    return Segmenter(record, step, system, variables)
+    variables = train(config, record, system, found, sources)
+    return Segmenter(record, saved_steps(config.workdir)[-1], system, variables)
 
 
 def open_data(config: SegmentationTraining, ledger: Ledger) -> SegmentationData:
@@ -228,72 +170,10 @@ def open_data(config: SegmentationTraining, ledger: Ledger) -> SegmentationData:
     Raw sets are prepared into the run's folder once.
 
     Args:
-        config: The run.
-        ledger: Counts filters, takes what cannot be read.
+      config: The run.
+      ledger: Counts filters, takes what cannot be read.
     """
-    data = config.data
-    if (data.root is None) != (data.format in PHANTOMS):
-        raise ValueError(
-            f"data: root is {data.root} and format {data.format!r}; a folder needs a "
-            "format, and phantoms have none"
-        )
-    if data.format == "ambiguous":
-        phantoms = ambiguous_phantoms(
-            data.ambiguous,
-            seed=data.seed,
-            train=data.train_cases,
-            test=data.test_cases,
-            annotators=data.annotators,
-        )
-        return in_memory(phantoms, config.plan, ledger)
-    if data.root is None:
-        counts = {"train": data.train_cases, "validation": 0, "test": data.test_cases}
-        phantoms = lesion_phantoms(data.phantom, seed=data.seed, **counts)
-        return in_memory(phantoms, config.plan, ledger)
-    if data.format == "prepared":
-        found = open_prepared(data.root)
-        return dataclasses.replace(found, plan=chosen(found.plan, config.plan))
-    folder = config.workdir / "data"
-
-    def prepared() -> None:
-        if not folder.exists():
-            raw = read_raw(data, ledger)
-            write_prepared(raw, config.plan, folder, ledger)
-
-    on_first(prepared, what="prepared data")
-    return open_prepared(folder)
-
-
-def read_raw(config: SegmentationDataConfig, ledger: Ledger) -> DataSet:
-    """The cases of a raw set.
-
-    Args:
-        config: Which, and its labels where the set does not say them.
-        ledger: Counts filters.
-
-    Raises:
-        ValueError: For flags that the format does not have, or labels without values.
-    """
-    kind = READERS[config.format]
-    flags: dict[str, Any] = {"root": config.root, "seed": config.seed}
-    given = {"channels": config.channels, "labels": config.labels}
-    if config.format in ("bids", "table"):
-        if config.channels:
-            name = "images" if config.format == "bids" else "channels"
-            flags[name] = config.channels
-        if config.labels:
-            flags["labels"] = tuple(map(_named, config.labels))
-        flags["ignore"] = config.ignore
-    elif any(given.values()) or config.ignore is not None:
-        raise ValueError(f"data: {config.format} says itself what its labels are")
-    return kind(**flags).read(ledger)
-
-
-def _named(label: str) -> tuple[str, int]:
-    name, _, value = label.partition("=")
-    if not name or not value.isdigit():
-        raise ValueError(f"data.labels: {label!r}, expected name=value")
-    return name, int(value)
+    return prepared_set(config.data, config.plan, config.workdir / "data", ledger)
 
 
 def described(
@@ -345,21 +225,22 @@ def sources_of(
 
 def train(
     config: SegmentationTraining,
+    record: SegmentationRecord,
     system: SegmentationSystem,
     found: SegmentationData,
     sources: Sources,
-) -> tuple[Variables, int]:
+) -> Variables:
     """Trains, or goes on training, in the run's folder.
 
     Args:
       config: The run.
+      record: What the run says of itself.
       system: What is trained.
       found: What on.
       sources: Its patches.
 
     Returns:
-      Its variables (averaged, if asked for) on this process's first device, and the
-      number of updates behind them.
+      Its variables (averaged, if asked for) on this process's first device.
     """
     mesh = make_mesh(config.mesh)
     (patches, mixer), size = sources, found.plan.batch_size
@@ -377,7 +258,9 @@ def train(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    state = config.fit(
+    # A record of other settings stays until their checkpoints have been resumed.
+    variables = config.fit_recorded(
+        lambda: record,
         trained,
         stream,
         rows=len(patches),
@@ -386,6 +269,4 @@ def train(
         rules=trained.rules,
         remade=() if mixer is None else mixer.collections,
     )
-    variables = on_host(state.averaged_variables, mesh)
-    variables.pop(COLLECTION, None)  # the bank has done its work
-    return jax.device_put(variables), int(state.step)
+    return {k: v for k, v in variables.items() if k != COLLECTION}  # it did its work

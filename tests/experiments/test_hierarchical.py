@@ -144,6 +144,11 @@ def test_an_opened_run_gives_answers_and_maps(image, folder):
     np.testing.assert_array_equal(answers[1].data, again[1].data)
     drawn = model.draw([nifti.read(image)], id="image", count=4, seed=1)
     np.testing.assert_array_equal(answers[2].data, drawn[2].data[..., 1] > 0.5)
+    # The mean of a draw and what it says of the mirror image would be no draw.
+    window = dataclasses.replace(model.record.window, mirror=True)
+    given = [nifti.read(image)]
+    same = model.draw(given, id="image", count=4, seed=1, window=window)
+    np.testing.assert_array_equal(same[2].data, drawn[2].data)
     (maps,) = model.uncertainty([image])
     assert set(maps.maps) == {"entropy", "mi", "variance", "level0"}
 

@@ -26,8 +26,8 @@ from medjax.segmentation.lesionmix.inpaint import InpaintConfig
 from medjax.segmentation.lesionmix.mix import LesionMixConfig
 from medjax.segmentation.lesionmix.populate import PopulateConfig
 from medjax.segmentation.phantoms.lesions import LesionConfig
-from medjax.segmentation.several import EnsembleConfig, ensemble_system
-from medjax.segmentation.training import described, opened, run, sources_of, train
+from medjax.segmentation.several import EnsembleConfig
+from medjax.segmentation.training import described, fitted, opened, run
 from medjax.train.log import read_metrics
 from medjax.train.mesh import MeshConfig
 from medjax.train.optimizer import OptimizerConfig
@@ -223,8 +223,9 @@ def test_lesions_are_mixed_while_training_and_the_run_is_used_as_any(folder):
     # No checkpoint holds the bank: whoever goes on makes the same one again.
     assert set(model.variables) == {"params"}
     shutil.rmtree(folder / "mixed/checkpoints/2")
-    run(config)
-    again = medjax.load(folder / "mixed")
+    found, _ = opened(config, Ledger(log=lambda _: None))
+    again = fitted(config, found)
+    assert again.step == 2
     chex.assert_trees_all_equal(again.variables, model.variables)
 
 
@@ -239,12 +240,21 @@ def test_members_of_an_ensemble_share_the_bank_of_lesions(folder):
     found, _ = opened(config, Ledger(log=lambda _: None))
     plain = described(config, found)
     given = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
-    system = ensemble_system(EnsembleConfig(**given, members=2))
-    variables, _ = train(config, system, found, sources_of(config, plain, found))
-    assert set(variables) == {"params"}
-    kernels = jax.tree.leaves(variables["params"])
+    model = fitted(config, found, EnsembleConfig(**given, members=2))
+    assert set(model.variables) == {"params"}
+    kernels = jax.tree.leaves(model.variables["params"])
     assert all(len(leaf) == 2 for leaf in kernels)
     assert max(float(jnp.abs(leaf[0] - leaf[1]).max()) for leaf in kernels) > 0.01
+
+
+def test_a_run_is_not_renamed_by_a_command_that_does_not_fit_it(whole, folder):
+    """Other widths in the same folder are refused, and it opens as before."""
+    before = (folder / "whole/system.json").read_text()
+    config = small(folder / "whole", steps=3)
+    other = dataclasses.replace(config.plan, widths=(4, 6))
+    with pytest.raises(DataError, match="is of another model"):
+        run(dataclasses.replace(config, plan=other))
+    assert (folder / "whole/system.json").read_text() == before
 
 
 def test_misses_and_false_finds_are_told_apart():

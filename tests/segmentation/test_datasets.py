@@ -1,5 +1,6 @@
 """Trees of data sets as their makers lay them out, and what is refused in them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from medjax.segmentation.datasets import (
     NnunetRaw,
     Pairs,
 )
-from medjax.segmentation.datasets.case import Case, with_splits
+from medjax.segmentation.datasets.case import Case, DataSet, with_splits
 from medjax.segmentation.datasets.embedded import lesion_phantoms
 from medjax.segmentation.fingerprint import PlanConfig, fingerprint, plan, scheme_of
+from medjax.segmentation.labels import classes
 from medjax.segmentation.phantoms.lesions import LesionConfig
+from medjax.segmentation.preparation import Channel, Preparation, prepare
 from medjax.segmentation.prepared import in_memory, open_prepared, write_prepared
 
 SHAPE = (12, 14, 10)
@@ -309,6 +312,38 @@ def test_channels_and_labels_that_do_not_fit_are_listed(tmp_path):
     assert [skip.id for skip in ledger.skipped] == ["c1", "c2"]
     assert "c1: 2 images, expected ['CT']" in ledger.skipped[0].reason
     assert "(12, 14, 10) and (9, 9, 9)" in ledger.skipped[1].reason
+
+
+def test_what_is_no_number_is_a_fault_or_taken_for_one(tmp_path):
+    image = np.ones(SHAPE, np.float32)
+    image[3, 4, 5], image[0, 0, :2] = np.nan, np.inf
+    case = Case("a", (put(tmp_path / "a.nii.gz", image),))
+    strict = DataSet("", ("MRI",), classes({"x": 1}), (case,))
+    with pytest.raises(DataError, match="3 values that are NaN or infinite of 1680"):
+        strict.read(case)
+    with pytest.warns(UserWarning, match="3 values .* are taken for 0"):
+        (found,), _ = dataclasses.replace(strict, nan_to=0.0).read(case)
+    np.testing.assert_array_equal(found.data, np.where(np.isfinite(image), image, 0))
+
+
+def test_labels_on_another_grid_are_a_fault_or_brought_over(tmp_path):
+    """Half the resolution: each voxel is two along every axis of the image."""
+    coarse = np.zeros((6, 7, 5), np.uint8)
+    coarse[2:4] = 1  # a slab, for the largest share rounds corners off
+    affine = AFFINE @ np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = 0.5 * np.diag(AFFINE)[:3]
+    write(tmp_path / "l.nii.gz", coarse, affine=affine)
+    case = Case("a", (put(tmp_path / "a.nii.gz"),), tmp_path / "l.nii.gz")
+    data = DataSet("", ("MRI",), classes({"x": 1}), (case,))
+    images, label = data.read(case)
+    preparation = Preparation((Channel("MRI"),), (None,) * 3)
+    with pytest.raises(DataError, match=r"\(12, 14, 10\) and \(6, 7, 5\)"):
+        prepare(images, preparation, id="a", label=label, labels=data.labels)
+    opted = dataclasses.replace(data, resample_labels=True)
+    images, label = opted.read(case)
+    expected = coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    np.testing.assert_array_equal(label.data, expected)
+    prepare(images, preparation, id="a", label=label, labels=data.labels)
 
 
 def test_a_table_with_faults_names_the_line(table, tmp_path):

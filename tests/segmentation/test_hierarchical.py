@@ -16,6 +16,7 @@ from medjax.segmentation.hierarchical import (
     hierarchical_system,
     latent_levels,
     level_divergence,
+    partly_common,
 )
 from medjax.segmentation.losses import LossConfig
 from medjax.segmentation.sampled import rise
@@ -194,10 +195,56 @@ def test_a_level_alone_is_what_is_left_when_others_stay(system, found):
     assert np.abs(np.asarray(maps["level1"]) - np.asarray(expected)).max() > 1e-3
 
 
+@pytest.mark.parametrize("together", [0.0, 0.3, 1.0])
+def test_noise_that_pixels_share_correlates_them(together):
+    """Unit variance, and the share as the correlation of any two pixels of an image."""
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    noise = jax.vmap(lambda key: partly_common(key, (2, 2, 1, 1), together))(keys)
+    found = np.corrcoef(np.asarray(noise).reshape(len(keys), 4).T)
+    expected = np.eye(4)
+    expected[[0, 1, 2, 3], [1, 0, 3, 2]] = together  # not between two images
+    np.testing.assert_allclose(found, expected, atol=0.03)
+    assert float(noise.std()) == pytest.approx(1, abs=0.02)
+    np.testing.assert_array_equal(partly_common(None, (1, 2, 2, 1), together), 0)
+
+
+def test_draws_of_an_update_are_likely_together():
+    """The loss of a network without noise is that of one draw; with noise, that of the
+    draws that it decodes."""
+    hierarchy = Hierarchy("none", draws=3, together=0.5)
+    system = hierarchical_system(
+        small(HierarchicalConfig, network=DEEPER, hierarchy=hierarchy)
+    )
+    single = hierarchical_system(
+        small(HierarchicalConfig, network=DEEPER, hierarchy=Hierarchy("none"))
+    )
+    found = drawn_variables(system)
+    still = jax.tree_util.tree_map_with_path(
+        lambda path, x: x * 0 - 99 if "log_variances" in str(path) else x, found
+    )
+    loud = jax.tree_util.tree_map_with_path(
+        lambda path, x: x * 0 + 1 if "log_variances" in str(path) else x, found
+    )
+    key = jax.random.key(2)
+
+    @jax.jit
+    def ask(quiet, loud):
+        pairs = [built.loss(quiet, BATCH, key)[0] for built in (system, single)]
+        return pairs, [built.loss(loud, BATCH, key)[1][0] for built in (system, single)]
+
+    (together, alone), (several, one) = ask(still, loud)
+    # Deviations of exp(-5) are left: the least that there can be.
+    assert together == pytest.approx(float(alone), abs=0.02)
+    # Of several draws the likeliest counts most: less surprise than of a draw alone.
+    assert several["cross_entropy"] < one["cross_entropy"]
+
+
 def test_levels_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match=r"levels: \(2,\), expected some of \[0, 1\]"):
         latent_levels(DEEPER, Hierarchy(levels=(2,)))
     with pytest.raises(ValueError, match="weights: 1 for 2 levels"):
         latent_levels(DEEPER, Hierarchy(weights=(1.0,)))
+    with pytest.raises(ValueError, match=r"draws 0 and together 0\.0"):
+        Hierarchy(draws=0)
     with pytest.raises(ValueError, match="floor 0"):
         dataclasses.replace(Hierarchy(), floor=0.0)

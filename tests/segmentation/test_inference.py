@@ -133,6 +133,16 @@ def test_what_depends_on_voxels_alone_is_not_changed_by_tiles():
     np.testing.assert_allclose(found["square"], image**2, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("placement", ["even", "clamped"])
+def test_a_patch_may_be_one_voxel_along_an_axis(placement):
+    def plus(variables, patches, key):
+        return {"plus": patches + 1}
+
+    image, config = volume((3, 9, 8)), WindowConfig(placement=placement)
+    found = sliding_window(plus, {}, image, patch=(1, 8, 8), config=config)
+    np.testing.assert_allclose(found["plus"], image + 1, rtol=1e-5)
+
+
 def test_mirrors_are_averaged():
     """A tile that says where it is has, averaged over mirrors, the same said by all."""
     config = WindowConfig(mirror=True, batch=5)

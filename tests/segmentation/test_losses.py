@@ -1,5 +1,8 @@
 """Losses against closed forms, and MONAI's where it is installed."""
 
+import math
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ from medjax.segmentation.labels import Labels, classes
 from medjax.segmentation.losses import (
     LossConfig,
     dice_and_cross_entropy,
+    draws_together,
     level_weights,
     supervised,
     thinned,
@@ -158,3 +162,26 @@ def test_labels_of_files_go_in_and_come_out():
             classes(bad)
     with pytest.raises(ValueError, match="is ignored"):
         classes({"a": 1}, ignore=1)
+
+
+@pytest.mark.parametrize("spec", [THREE, REGIONS], ids=["classes", "regions"])
+def test_equal_draws_are_one_draw(spec):
+    labels = jnp.asarray(RNG.integers(0, len(spec.values) + 1, (2, 6, 5)))
+    logits = jnp.asarray(LOGITS)
+    one = dice_and_cross_entropy(logits, labels, spec, LossConfig())
+    same = draws_together(jnp.stack([logits] * 3), labels, spec, LossConfig())
+    chex.assert_trees_all_close(same, one, rtol=1e-5)
+
+
+def test_draws_that_differ_as_annotators_do_are_worth_it():
+    """Two annotations, equally likely, that differ in all of n voxels: two draws, each
+    sure of one, lose log 2 for the whole; two that are alike lose it for each voxel."""
+    said = jnp.asarray([[0] * 5, [1] * 5], jnp.int32)
+    spec = classes({"a": 1})
+    sure = jnp.asarray([[9.0, -9.0], [-9.0, 9.0]])[:, None, None]  # draws, rows, voxels
+    apart = jnp.broadcast_to(sure, (2, 2, 5, 2))
+    for logits, expected in ((apart, math.log(2) / 5), (apart * 0, math.log(2))):
+        _, terms = draws_together(logits, said, spec, LossConfig())
+        assert terms["cross_entropy"] == pytest.approx(expected, abs=1e-5)
+        # The mean of the draws is the same, so the Dice of either is.
+        assert terms["soft_dice"] == pytest.approx(0.5, abs=1e-4)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from medjax.data.boundary import DataError, in_short
 from medjax.data.ledger import Ledger
 from medjax.data.nifti import Volume, read, read_labels
+from medjax.data.volumes import grid_of, resample
 from medjax.segmentation.labels import Labels
 
 SPLITS = ("train", "validation", "test")
@@ -51,6 +52,11 @@ class DataSet:
     """In a fixed order."""
     recode: tuple[tuple[int, int], ...] = ()
     """Values of its files, and what they become before anything else sees them."""
+    nan_to: float | None = None
+    """What voxels that are NaN or infinite are taken for; None: they are a fault."""
+    resample_labels: bool = False
+    """Bring label maps of another shape to their image's grid, by where they say that
+    they are; else they are a fault."""
 
     def read(self, case: Case) -> tuple[list[Volume], Volume | None]:
         """One volume for each channel, and the label map.
@@ -61,7 +67,7 @@ class DataSet:
         """
         images = []
         for path in case.images:
-            images += self._volumes(case, read(path), path)
+            images += self._volumes(case, read(path, nan_to=self.nan_to), path)
         label = None
         if case.label is not None:
             volume = read_labels(case.label, tolerance=0.01)
@@ -70,6 +76,8 @@ class DataSet:
                 label = dataclasses.replace(
                     label, data=recoded(label.data, dict(self.recode))
                 )
+            if self.resample_labels and label.data.shape != images[0].data.shape:
+                label = resample(label, grid_of(images[0]), interpolation="labels")
         return images, label
 
     def probability(self, case: Case) -> Float[np.ndarray, "i j k c"] | None:

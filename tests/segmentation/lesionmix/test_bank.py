@@ -51,6 +51,20 @@ def test_crops_come_from_where_the_lesions_are():
         np.testing.assert_allclose(image[mask], standard, atol=1e-5)
 
 
+def test_a_lesion_at_the_border_of_its_image_is_whole():
+    case = blocks()
+    lesion = np.zeros_like(case.lesion)
+    lesion[:3, :4] = True
+    image = np.where(lesion, 100.0, 3.0).astype(np.float32)
+    given = dataclasses.replace(case, image=image, lesion=lesion)
+    (crops,) = make_bank([given], boxes=(24,)).donors.crops
+    mask, found = np.asarray(crops.mask) > 0, np.asarray(crops.image)
+    assert mask.sum() == 12 and crops.volume.tolist() == [24.0]
+    inside, around = ((v - image.mean()) / image.std() for v in (100.0, 3.0))
+    np.testing.assert_allclose(found[mask], inside, rtol=1e-5)
+    np.testing.assert_allclose(crops.ring, around, rtol=1e-4)
+
+
 def test_the_ring_is_of_tissue_around():
     case = blocks()
     image = np.where(case.lesion, 100.0, 3.0).astype(np.float32)

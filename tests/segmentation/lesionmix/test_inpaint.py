@@ -83,14 +83,16 @@ def test_biharmonic_continues_what_bends():
     assert np.abs(np.asarray(flat) - truth).max() > 0.1
 
 
+@pytest.mark.parametrize("at", [(11, 12), (0, 2)], ids=["inside", "at the border"])
 @pytest.mark.parametrize("name", FILLS)
-def test_every_fill_keeps_a_constant_and_lets_nothing_else_in(name):
-    """Neither the lesion, nor one that stays, nor what is outside of the organ."""
-    _, x, lesion = disc()
+def test_every_fill_keeps_a_constant_and_lets_nothing_else_in(name, at):
+    """Neither the lesion, nor one that stays, nor what is outside of the organ or of
+    the image."""
+    _, x, lesion = disc(at=at)
     organ = x < 3
     stays = np.zeros_like(lesion)
     stays[2:4, 2:5] = True
-    lesion &= organ
+    lesion &= organ & ~stays
     image = np.where(organ, 2.0, 1000.0)
     image[lesion] = 77.0
     image[stays] = -500.0
