@@ -7,10 +7,15 @@
     python -m experiments.retrieve runs/imitate-tiny --queries questions.txt \\
         --corpus films --out hits.csv
     python -m experiments.retrieve runs/imitate-tiny --queries films --corpus films
+    python -m experiments.retrieve runs/mimic --queries five.csv --corpus reports.csv \\
+        --texts report --classes class
 
 Queries and corpus are films (a folder, a pattern, a table, an image) or texts (a
 ``.txt`` file, one per line). ``hits.csv`` has one row per query and rank, with the
 cosine, the run and the SHA-256 of its weights; ``hits.html`` shows the first queries.
+With ``--classes`` both sides are tables with one class name per row, and precision at
+5, 10 and 100 is printed: of the nearest, how many are of the query's class (GLoRIA's
+measure on CheXpert 5x200, whose list ``experiments.prepare five_classes`` draws).
 """
 
 import csv
@@ -18,18 +23,21 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
 
+from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger, OnError
 from medjax.data.whole import whole
 from medjax.report import Card, Report
 from medjax.train.ending import ends_in_words
+from medjax.vlp.datasets import Table
 from medjax.vlp.embedding import embed_in_parts, finish, read_lines
 from medjax.vlp.films import Film, find_films, read_film
 from medjax.vlp.pretrained import Pretrained, open_pair
+from medjax.vlp.retrieval import precision_at
 
 SHOWN = 12
 """Queries on the page."""
@@ -49,6 +57,10 @@ class Retrieve:
     """Films, or a .txt file of texts."""
     column: str = "image"
     """Of a table: column or {pattern} of the image path."""
+    texts: str | None = None
+    """Of a table: column of texts, which make the corpus in place of films."""
+    classes: str | None = None
+    """Column of both tables with one class name per row; prints precision at K."""
     k: int = 10
     """Hits per query."""
     out: Path = Path("hits.csv")
@@ -66,6 +78,22 @@ class Side(NamedTuple):
     films: dict[str, Film]
     """Empty for texts."""
     rows: np.ndarray
+    classes: list[str] = []
+    """Of each, where a column says so."""
+
+
+def classes_of(table: Table, names: Sequence[str]) -> list[str]:
+    """The class of each row that was embedded, by its id.
+
+    Raises:
+      DataError: a row has none.
+    """
+    found = {}
+    for study in table.read(Ledger("skip", log=lambda line: None)):
+        found[study.id] = [name for name, value in study.labels.items() if value == 1]
+    if missing := [name for name in names if len(found[name]) != 1]:
+        raise DataError(f"{table.root}: {len(missing)} rows have no {table.classes}")
+    return [found[name][0] for name in names]
 
 
 def embedded(
@@ -75,6 +103,8 @@ def embedded(
     if Path(where).suffix.lower() == ".txt":
         texts = read_lines(Path(where))
         return Side(texts, {}, pair.embed_texts(texts, batch_size=config.batch_size))
+    if name == "corpus" and config.texts:
+        return embedded_texts(Path(where), pair, config)
     films = find_films(where, column=config.column)
     part = config.out.with_name(f"{config.out.name}.{name}")
     ids, rows = embed_in_parts(
@@ -85,7 +115,40 @@ def embedded(
         ledger=ledger,
         batch_size=config.batch_size,
     )
-    return Side(ids, {film.id: film for film in films}, rows)
+    classes = []
+    if config.classes:
+        table = Table(Path(where), config.column, None, classes=config.classes)
+        classes = classes_of(table, ids)
+    return Side(ids, {film.id: film for film in films}, rows, classes)
+
+
+def embedded_texts(where: Path, pair: Pretrained, config: Retrieve) -> Side:
+    """The texts of a table, with their classes."""
+    table = Table(where, None, config.texts, classes=config.classes)
+    studies = table.read(Ledger("skip", log=lambda line: None))
+    classes = classes_of(table, [s.id for s in studies]) if config.classes else []
+    texts = [study.text for study in studies]
+    rows = pair.embed_texts(texts, batch_size=config.batch_size)
+    return Side(texts, {}, rows, classes)
+
+
+def precision(queries: Side, corpus: Side) -> dict[str, Any]:
+    """Precision at 5, 10 and 100 by class, and what guessing gets.
+
+    Raises:
+      DataError: a side has no classes, or a query's class is none of the corpus'.
+    """
+    names = sorted(set(corpus.classes))
+    if not (queries.classes and names) or set(queries.classes) - set(names):
+        raise DataError(
+            "classes: expected queries and corpus to be tables whose classes are the "
+            f"same, got {sorted(set(queries.classes))} and {names}"
+        )
+    own = np.asarray([names.index(name) for name in queries.classes])
+    shown = np.asarray([[name == c for c in names] for name in corpus.classes])
+    return precision_at(
+        queries.rows, corpus.rows, own, shown.astype(np.float32), names=names
+    )
 
 
 def run(config: Retrieve) -> int:
@@ -99,6 +162,12 @@ def run(config: Retrieve) -> int:
     corpus = embedded(config.corpus, "corpus", pair, config, ledger)
     if not (queries.names and corpus.names):
         raise ValueError(f"queries, corpus: nothing could be read. {ledger.summary()}")
+    if config.classes:
+        found = precision(queries, corpus)
+        print(f"guessing {np.mean(list(found['chance'].values())):.3f}")
+        for name in (name for name in found if name.startswith("P@")):
+            each = ", ".join(f"{k} {v:.3f}" for k, v in found[name].items())
+            print(f"{name}: {each}")
     rows, scores = pair.nearest(queries.rows, corpus.rows, k=config.k)
     with whole(config.out) as draft, draft.open("w", newline="") as file:
         table = csv.writer(file)

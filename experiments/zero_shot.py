@@ -10,10 +10,10 @@
 A score is the cosine of a film to the sentences that say "it is there" minus that to
 those that say "it is not"; above 0 the film is nearer to the former. ``prompts.json``
 holds ``{"class": [["It is there."], ["It is not."]]}``; ``--classes`` takes the
-sentences of ``medjax.vlp.prompts``. The table names the run and the SHA-256 of its
-weights in every row. Films that cannot be read are listed in ``scores.csv.skipped.csv``
-and make the status 1, unless ``--on-error skip``. Scores order films of one class; they
-are no probabilities, and not for patients.
+sentences of ``medjax.vlp.prompts``, in a ``--wording``. The table names the run and the
+SHA-256 of its weights in every row. Films that cannot be read are listed in
+``scores.csv.skipped.csv`` and make the status 1, unless ``--on-error skip``. Scores
+order films of one class; they are no probabilities, and not for patients.
 """
 
 import csv
@@ -32,6 +32,7 @@ from medjax.train.ending import ends_in_words
 from medjax.vlp.embedding import embed_in_parts, finish
 from medjax.vlp.films import find_films
 from medjax.vlp.pretrained import Prompts, open_pair
+from medjax.vlp.prompts import Wording, prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,8 @@ class ZeroShot:
     """Of a table: column or {pattern} of the image path."""
     classes: tuple[str, ...] = ()
     """Names of findings; default: those of the run's own data."""
+    wording: Wording = "dictated"
+    """How classes become sentences: as dictated, or as a published test says them."""
     prompts: Path | None = None
     """JSON of class to two lists of sentences: it is there, it is not."""
     out: Path = Path("scores.csv")
@@ -88,9 +91,10 @@ def run(config: ZeroShot) -> int:
     print(f"opening {config.run}", flush=True)
     pair = open_pair(config.run)
     if config.prompts is not None:
-        classes: Sequence[str] | Prompts = read_prompts(config.prompts)
+        classes = read_prompts(config.prompts)
     else:
-        classes = config.classes or pair.record.findings
+        names = config.classes or pair.record.findings
+        classes = {name: prompts(name, config.wording) for name in names}
     directions = pair.prompt_directions(classes)
     ledger = Ledger("skip")
     films = find_films(config.images, column=config.column)

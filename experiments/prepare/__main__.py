@@ -2,12 +2,19 @@
 
 ``python -m experiments.prepare mimic|chexpert|nih|rsna|covidx|openi|table ...`` for
 radiographs and reports, ``cmrxrecon`` for k-space, ``segmentation`` for images and
-label maps, ``lookalike`` for a small tree in the challenge's layout.
+label maps, ``lookalike`` for a small tree in the challenge's layout, ``five_classes``
+for a list of CheXpert 5x200.
 """
 
 import sys
 
-from experiments.prepare import cmrxrecon, lookalike, reports, segmentation
+from experiments.prepare import (
+    cmrxrecon,
+    five_classes,
+    lookalike,
+    reports,
+    segmentation,
+)
 
 if __name__ == "__main__":
     given = sys.argv[1:]
@@ -17,4 +24,6 @@ if __name__ == "__main__":
         sys.exit(segmentation.main(given[1:]))
     if given[:1] == ["lookalike"]:
         sys.exit(lookalike.main(given[1:]))
+    if given[:1] == ["five_classes"]:
+        sys.exit(five_classes.main(given[1:]))
     sys.exit(reports.main(given))

@@ -17,9 +17,8 @@ ResNet, but not behind a ViT. ``word_weights="shifted"``: each word counts by th
 attention that belongs to the token behind it. Not reproduced: a report of full length
 loses its last word (the same shift).
 
-Two of the code's ways no preset sets. ``loss.negatives = "local"`` contrasts instances
-per device; prototypes are balanced over the global batch in both. The code's prototypes
-stand still in the first epoch: here only if ``examples_per_epoch`` says how long it is.
+One of the code's ways no preset sets: ``loss.negatives = "local"`` contrasts instances
+per device; prototypes are balanced over the global batch in both.
 
 What is computed differently: films for a ResNet are sampled once at 299 pixels (the
 code resizes a crop of 224); attention that weighs words is taken before dropout.
@@ -79,9 +78,9 @@ class MgcaConfig:
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Of instances, tokens and prototypes; the code's classes have 1, 0.7, 0.5 where
     its command line, which wins, has ones."""
-    examples_per_epoch: int | None = None
-    """Size of the training split: in the first epoch prototypes stay as they are. None
-    trains them from the start."""
+    examples_per_epoch: int | Literal["split"] | None = None
+    """Size of the training split, which a run itself knows ("split"): in the first
+    epoch prototypes stay as they are. None trains them from the start."""
     mask_pads: bool = True
     """Padding takes no part, neither in the contrast of words nor in statistics."""
     normalise_patches: bool = True
@@ -96,9 +95,12 @@ class MgcaConfig:
 
 CONFIGS = {
     "repo": MgcaConfig(
-        mask_pads=False, normalise_patches=False, word_weights="shifted"
+        mask_pads=False,
+        normalise_patches=False,
+        word_weights="shifted",
+        examples_per_epoch="split",
     ),
-    "paper": MgcaConfig(),
+    "paper": MgcaConfig(examples_per_epoch="split"),
 }
 
 
@@ -289,6 +291,11 @@ def standing(
     """
     if config.examples_per_epoch is None:
         return prototypes
+    if config.examples_per_epoch == "split":
+        raise ValueError(
+            "system.examples_per_epoch: a run puts the size of its training split in "
+            "the place of 'split'; without one, give the number"
+        )
     still = jax.lax.stop_gradient(prototypes)
     return jnp.where(seen < config.examples_per_epoch, still, prototypes)
 

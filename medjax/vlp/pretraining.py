@@ -160,6 +160,7 @@ def run(
     if learns_language:
         batches["language.batch-size"] = config.language.batch_size
     check_splits(corpus, batches)
+    config = dataclasses.replace(config, system=with_split(config.system, corpus))
     if learns_language:
         folder = train_language_model(
             corpus,
@@ -231,6 +232,14 @@ def run(
 
     on_first(keep, what="report")
     return results
+
+
+def with_split(system: Any, corpus: Corpus) -> Any:
+    """Settings of a system that counts epochs, with the size of the training split."""
+    if getattr(system, "examples_per_epoch", None) != "split":
+        return system
+    rows = corpus.metadata["splits"]["train"]
+    return dataclasses.replace(system, examples_per_epoch=rows)
 
 
 def describe(

@@ -7,6 +7,9 @@ one of the negatives; for "No Finding" it would be a double denial, which is why
 class has sentences of its own.
 """
 
+from collections.abc import Mapping
+from typing import Literal
+
 PROMPTS_VERSION = "1"
 
 NOUNS = {
@@ -66,17 +69,35 @@ SENTENCES = {
 }
 """Findings that reports state in words of their own."""
 
+Wording = Literal["dictated", "chexzero", "biovil"]
+WORDINGS: Mapping[Wording, tuple[str, str]] = {
+    "chexzero": ("{}", "no {}"),
+    "biovil": ("Findings suggesting {}.", "No evidence of {}."),
+}
+"""Forms of published zero-shot tests, one sentence a side: CheXzero (Tiu et al., Nature
+Biomedical Engineering 2022), which says the label itself, and BioViL (Boecking et al.,
+ECCV 2022)."""
 
-def prompts(finding: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+
+def prompts(
+    finding: str, wording: Wording = "dictated"
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The positive and negative sentences of a finding.
 
     Args:
         finding: a label of CheXpert, NIH or the embedded data. Others are taken as the
             noun itself, in lower case.
+        wording: ``dictated``: sentences of reports, the ensemble of this module; or a
+            published form.
 
     Returns:
         (positive, negative), each of one sentence or more.
     """
+    if wording != "dictated":
+        name = finding.replace("_", " ")
+        noun = name if wording == "chexzero" else NOUNS.get(finding, name.lower())
+        there, absent = (form.format(noun) for form in WORDINGS[wording])
+        return (there,), (absent,)
     if finding in SENTENCES:
         return SENTENCES[finding]
     noun = NOUNS.get(finding, finding.replace("_", " ").lower())
