@@ -50,7 +50,10 @@ class Program:
     def initialise(self, key: Key, batch: Mapping[str, jax.Array]) -> TrainState:
         """A fresh state, made where it lies: no device holds a whole large model."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state)
-        return jax.jit(self._make_state, out_shardings=shardings)(key, batch)
+        make = jax.jit(
+            self._make_state, out_shardings=shardings, compiler_options=self._once
+        )
+        return make(key, batch)
 
     def collections(
         self, names: Sequence[str], key: Key, batch: Mapping[str, jax.Array]
@@ -64,8 +67,19 @@ class Program:
                 name: self._make_state(*given).extra[name] for name in names
             },
             out_shardings=jax.tree.map(lambda x: x.sharding, some),
+            compiler_options=self._once,
         )
         return make(key, batch)
+
+    @property
+    def _once(self) -> dict[str, int] | None:
+        """Options of the compiler for what runs once.
+
+        On a CPU, LLVM takes seconds to optimise the random bits of each shape of
+        weights, half a minute for a small network, and they stay the same bits.
+        """
+        cpu = self.mesh.devices.flat[0].platform == "cpu"
+        return {"xla_backend_optimization_level": 1} if cpu else None
 
 
 def describe(
