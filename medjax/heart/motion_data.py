@@ -18,7 +18,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, SupportsIndex
+from typing import Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int32, UInt8
@@ -40,6 +40,11 @@ DENSE = 4
 them, since a point is some way from the next one however well a mesh fits."""
 FINE = (64, 48)
 """Vertices around and along of the surfaces whose contours are traced."""
+VIEWS = 2
+"""Along the long axis: 2CH and 4CH, behind the slices."""
+DRAWN_BY = ("appearance", "contours", "meshes", "motion_data", "phantom")
+DRAWN_BY += ("phantom_mesh", "population", "scanning", "strain")
+"""Rooms that decide what a person is. People drawn by others are drawn again."""
 MISPLACED = 3.0
 """Deviation of the template from the heart that is sought, mm along each axis."""
 
@@ -50,6 +55,9 @@ class MotionDataConfig:
 
     scan: ScanConfig = ScanConfig()
     """Images, their planes and what is wrong with them."""
+    views: Literal["sax", "sax+lax"] = "sax+lax"
+    """Whether there are long-axis views; without, they are neither read nor learned
+    from."""
     mesh: tuple[int, int] = SIZES["tiny"]
     """Vertices around and rings along each wall of the left ventricle."""
     right: bool = True
@@ -70,6 +78,16 @@ class MotionDataConfig:
     """Folder for people that are drawn; None: in the run's own."""
 
 
+SMALL = MotionDataConfig(
+    scan=ScanConfig(frames=8, size=40, spacing=3.6),
+    right=False,
+    people=16,
+    test_people=4,
+    batch_size=4,
+)
+"""What a CPU draws and learns from in a minute or two."""
+
+
 class Subject(NamedTuple):
     """One person: a scan, and what is known of the heart.
 
@@ -77,6 +95,7 @@ class Subject(NamedTuple):
         images: short-axis slices from apex to base, then 2CH and 4CH.
         labels: of the same, :data:`medjax.heart.appearance.LABELS`.
         planes: as headers tell, mm.
+        plane_mask: 1 where there is an image, 0 where it is missing.
         times: shares of the cycle.
         vertices: of the true mesh, mm.
         template: the mean heart's mesh, roughly in place, mm.
@@ -89,6 +108,7 @@ class Subject(NamedTuple):
     images: Float32[np.ndarray, "t p h w"]
     labels: UInt8[np.ndarray, "t p h w"]
     planes: Float32[np.ndarray, "p 3 3"]
+    plane_mask: Float32[np.ndarray, " p"]
     times: Float32[np.ndarray, " t"]
     vertices: Float32[np.ndarray, "t n 3"]
     template: Float32[np.ndarray, "n 3"]
@@ -106,13 +126,13 @@ class Subject(NamedTuple):
             frame: the frame ``t``.
             vertices_ed: the mesh at end-diastole, where it is not to be the true one.
         """
-        both, views = [0, frame], 2
+        both = [0, frame]
         images = np.asarray(self.images[both])
         return {
-            "sax": images[:, :-views],
-            "lax": images[:, -views:],
+            "sax": images[:, :-VIEWS],
+            "lax": images[:, -VIEWS:],
             "planes": np.asarray(self.planes),
-            "plane_mask": np.ones(len(self.planes), np.float32),
+            "plane_mask": np.asarray(self.plane_mask),
             "time": np.asarray(self.times[frame], np.float32),
             "vertices_ed": np.asarray(
                 self.vertices[0] if vertices_ed is None else vertices_ed
@@ -206,11 +226,10 @@ def open_motion(config: MotionDataConfig, folder: Path) -> MotionData:
         )
     topology, reference = mesh_of(config.mesh, right=config.right)
     kept = config.cache if config.cache is not None else folder / "people"
-    settings = (config.scan, config.mesh, config.right, config.contour_points)
-    digest = hashlib.sha256(repr((*settings, config.infarcts)).encode()).hexdigest()
+    digest = _digest(config)
     counts = {1 + config.seed: config.people, HELD_OUT: config.test_people}
     every = [(p, i) for p, count in counts.items() for i in range(count)]
-    names = [kept / digest[:12] / f"{p}-{i:05d}" for p, i in every]
+    names = [kept / digest / f"{p}-{i:05d}" for p, i in every]
     absent = [k for k, name in enumerate(names) if not name.is_dir()]
 
     def draw() -> None:
@@ -218,10 +237,29 @@ def open_motion(config: MotionDataConfig, folder: Path) -> MotionData:
             _keep(names[k], draw_subject(config, *every[k]))
 
     on_first(draw, what="phantoms")
-    people = [_open(name) for name in names]
+    people = [_seen(_open(name), config) for name in names]
     name = f"{config.people} phantom hearts"
     split = config.people
     return MotionData(name, people[:split], people[split:], topology, reference)
+
+
+def _digest(config: MotionDataConfig) -> str:
+    """A name for people drawn by these settings and by this code."""
+    settings = (config.scan, config.mesh, config.right, config.contour_points)
+    told = hashlib.sha256(repr((*settings, config.infarcts)).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.stem in DRAWN_BY:
+            told.update(path.read_bytes())
+    return told.hexdigest()[:12]
+
+
+def _seen(subject: Subject, config: MotionDataConfig) -> Subject:
+    """A person with the views that there are to be."""
+    if config.views == "sax+lax":
+        return subject
+    mask = np.array(subject.plane_mask)
+    mask[-VIEWS:] = 0.0
+    return subject._replace(plane_mask=mask)
 
 
 def draw_subject(config: MotionDataConfig, population: int, number: int) -> Subject:
@@ -251,6 +289,7 @@ def draw_subject(config: MotionDataConfig, population: int, number: int) -> Subj
         images=seen.images,
         labels=seen.labels.astype(np.uint8),
         planes=seen.planned.steps(config.scan.spacing).astype(np.float32),
+        plane_mask=np.ones(len(seen.planned.origin), np.float32),
         times=times.astype(np.float32),
         vertices=pose.place(mesh.vertices).astype(np.float32),
         template=template.astype(np.float32),

@@ -39,6 +39,7 @@ CONTOURS = {
     "method": "method",
     "view": "view",
     "contour": "contours, mm",
+    "dice": "Dice",
     "missed": "only one there",
     "deepmesh_hd": "DeepMesh HD, mm",
     "deepmesh_mcd": "DeepMesh MCD, mm",

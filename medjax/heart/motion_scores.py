@@ -13,7 +13,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from medjax.heart import slicing
 from medjax.heart.analysis import MeshStrain, mesh_strain
+from medjax.heart.appearance import LABELS
 from medjax.heart.clinical import Function, function, mesh_volumes
 from medjax.heart.coarsen import wall_pairs
 from medjax.heart.contours import sections, spread
@@ -21,11 +23,14 @@ from medjax.heart.deepmesh_scores import deepmesh_scores
 from medjax.heart.meshes import Topology, face_normals, vertex_normals
 from medjax.heart.motion_data import Subject
 from medjax.heart.motion_graph import heart_axes, local_frames
+from medjax.metrics.overlap import overlap
 from medjax.metrics.surface import nearest
 
 DIRECTIONS = ("normal", "circumferential", "longitudinal")
 DENSE = 256
 """Points along a mesh's sections on a plane."""
+ROOM, REACH = 1024, 8
+"""For segments of a plane, and pixels that one may span, where regions are drawn."""
 VIEWS = ("sax", "2ch", "4ch")
 Moving = Float[np.ndarray, "t n 3"]
 
@@ -113,7 +118,9 @@ def contour_errors(
     Returns:
         For each of :data:`VIEWS`: ``contour``, half the sum of both directed mean
         distances of the mesh's sections and the traced points in mm, ``missed``, the
-        share of planes that only one of them meets, and the scores of
+        share of planes that only one of them meets, ``dice``, the mean of cavity and
+        muscle, each on all planes of the view together (NaN where a plane has more
+        segments than there is room for), and the scores of
         :mod:`medjax.heart.deepmesh_scores`.
     """
     planes = np.asarray(subject.planes, np.float64)
@@ -123,6 +130,10 @@ def contour_errors(
     right = topology.names.index("rv") if "rv" in topology.names else -1
     there = (subject.contour_mask[frame] > 0) & (subject.contour_surface != right)
     truth = [subject.contours[frame][p][there[p]] for p in range(len(planes))]
+    drawn, short = _regions_of(topology, (shape[0], shape[1]))(
+        np.asarray(found[frame], np.float32), np.asarray(subject.planes)
+    )
+    drawn = np.where(np.asarray(short)[:, None, None, None], np.nan, drawn)
     scores: dict[str, dict[str, float]] = {}
     for view, chosen in which.items():
         apart, alone = [], 0
@@ -137,6 +148,7 @@ def contour_errors(
         scores[view] = {
             "contour": float(np.mean(apart)) if apart else float("nan"),
             "missed": alone / len(chosen),
+            "dice": _dice(drawn[list(chosen)], subject.labels[frame][list(chosen)]),
             **deepmesh_scores(
                 found[frame][inside],
                 planes[list(chosen)],
@@ -145,6 +157,33 @@ def contour_errors(
             ),
         }
     return scores
+
+
+@functools.lru_cache(maxsize=4)
+def _regions_of(
+    topology: Topology, shape: tuple[int, int]
+) -> Callable[[np.ndarray, np.ndarray], tuple[jax.Array, jax.Array]]:
+    """Cavity and muscle of a mesh on planes, and which of them were cut short."""
+
+    def regions(
+        vertices: Float[jax.Array, "n 3"], planes: Float[jax.Array, "p 3 3"]
+    ) -> tuple[jax.Array, jax.Array]:
+        seen, limits = slicing.coverage(
+            vertices, topology, planes, shape, size=ROOM, reach=REACH
+        )
+        short = (limits.segments > ROOM) | (limits.span > REACH)
+        return slicing.regions(seen, topology)[..., :2], short
+
+    return jax.jit(regions)
+
+
+def _dice(drawn: np.ndarray, labels: np.ndarray) -> float:
+    """Of cavity and muscle, their mean; pixels belong to what has half of them."""
+    if np.isnan(drawn).any():
+        return float("nan")
+    codes = LABELS["lv"], LABELS["myo"]
+    said = np.select(list(np.moveaxis(drawn, -1, 0) >= 0.5), codes, 0)
+    return float(overlap(said, labels, structures=codes, rank=3).dice.mean())
 
 
 def heart_numbers(

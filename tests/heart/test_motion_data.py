@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from medjax.heart import phantom
+from medjax.heart import motion_data, phantom
 from medjax.heart.batch import AXES, check
 from medjax.heart.contours import sections, trace
 from medjax.heart.meshes import Topology
@@ -47,6 +47,26 @@ def test_rows_are_batches_of_the_room(data):
     assert batch["time"][0] == pytest.approx(2 / 3)
     started = MotionRows(data.train, ["vertices_ed"], [data.reference] * 2)
     np.testing.assert_array_equal(started[0]["vertices_ed"], data.reference)
+
+
+def test_people_drawn_by_other_code_are_drawn_again(data, folder, monkeypatch):
+    (kept,) = (folder / "people").iterdir()
+    assert motion_data._digest(CONFIG) == kept.name
+    # Who looks at them does not change them; how they are drawn does.
+    for same in ({"views": "sax"}, {"people": 9}, {"seed": 3}, {"batch_size": 2}):
+        assert motion_data._digest(dataclasses.replace(CONFIG, **same)) == kept.name
+    other = dataclasses.replace(CONFIG, infarcts=1.0)
+    assert motion_data._digest(other) != kept.name
+    monkeypatch.setattr(motion_data, "DRAWN_BY", motion_data.DRAWN_BY[1:])
+    assert motion_data._digest(CONFIG) != kept.name
+
+
+def test_without_long_axis_views_their_planes_are_masked(data, folder):
+    short = open_motion(dataclasses.replace(CONFIG, views="sax"), folder)
+    np.testing.assert_array_equal(short.train[0].plane_mask, [1, 1, 1, 1, 0, 0])
+    assert data.train[0].plane_mask.all()
+    row = MotionRows(short.test, ["plane_mask", "lax"])[0]
+    assert not row["plane_mask"][-2:].any() and row["lax"].any()
 
 
 def test_labels_are_inside_the_meshs_contours_where_the_heart_is(data):

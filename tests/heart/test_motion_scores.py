@@ -14,7 +14,13 @@ from medjax.heart.motion_pictures import (
     painted,
     view_axes,
 )
-from medjax.heart.motion_scores import mean_scores, motion_scores, shape_counts
+from medjax.heart.motion_scores import (
+    _regions_of,
+    contour_errors,
+    mean_scores,
+    motion_scores,
+    shape_counts,
+)
 from medjax.heart.phantom_mesh import moving_mesh
 from medjax.heart.population import person
 from medjax.report.picture import LABELS
@@ -40,6 +46,7 @@ def subject() -> Subject:
         images=empty,
         labels=empty.astype(np.uint8),
         planes=planes.astype(np.float32),
+        plane_mask=np.ones(5, np.float32),
         times=times.astype(np.float32),
         vertices=mesh.vertices,
         template=mesh.vertices[0],
@@ -57,6 +64,25 @@ def test_the_truth_has_no_error(subject):
     assert scores == dict.fromkeys(scores, pytest.approx(0, abs=1e-9))
     for view in contours.values():
         assert view["contour"] < 0.4 and view["missed"] == 0
+
+
+def test_dice_of_views_is_that_of_what_is_drawn(subject):
+    """Labels made of the mesh's own sections, then of a shifted part of them."""
+    regions, short = _regions_of(TOPOLOGY, (60, 60))(
+        subject.vertices[1], subject.planes
+    )
+    assert not np.asarray(short).any()
+    inside = np.asarray(regions) >= 0.5
+    labels = np.zeros((3, 5, 60, 60), np.uint8)
+    labels[1] = inside[..., 0] + 2 * inside[..., 1]
+    own = subject._replace(labels=labels)
+    found = contour_errors(subject.vertices, own, TOPOLOGY, 1)
+    assert {view["dice"] for view in found.values()} == {1.0}
+    # Half of the pixels of each structure are missing: 2 (n / 2) / (n + n / 2).
+    labels[1, :3, ::2] = 0
+    found = contour_errors(subject.vertices, own, TOPOLOGY, 1)
+    assert found["sax"]["dice"] == pytest.approx(2 / 3, abs=0.02)
+    assert found["2ch"]["dice"] == 1.0
 
 
 def test_a_mesh_shifted_along_the_axis_is_wrong_in_that_direction(subject):
