@@ -302,9 +302,10 @@ def _tilt(config: AugmentConfig, u: Float[Array, "9"]) -> Float[Array, "3 3"]:
     to_quad = _square_to_quad(quad)
     scale = jnp.diag(jnp.array([half, half, 1.0]))
     unscale = jnp.diag(jnp.array([1.0 / half, 1.0 / half, 1.0]))
-    tilt = jnp.linalg.multi_dot(
-        (scale, jnp.linalg.inv(to_quad), unscale), precision="highest"
-    )
+    # The adjugate is the inverse up to a factor, which a homography does not feel: no
+    # decomposition of thousands of small matrices.
+    back = jnp.stack([jnp.cross(to_quad[i - 2], to_quad[i - 1]) for i in range(3)], 1)
+    tilt = jnp.linalg.multi_dot((scale, back, unscale), precision="highest")
     applied = u[8] < config.perspective_probability
     return jnp.where(applied, tilt / tilt[2, 2], jnp.eye(3))
 

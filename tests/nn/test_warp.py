@@ -98,3 +98,21 @@ def test_bad_input_is_named():
         warp(jnp.zeros((4, 4)), (jnp.zeros(2),) * 3)
     with pytest.raises((ValueError, TypeError), match="order"):
         warp(jnp.zeros((4, 4)), (jnp.zeros(2),) * 2, order="cubic")
+
+
+def test_bytes_are_fetched_by_one_gather_and_give_the_same_bits():
+    """Four neighbours of a pixel are one word; borders and windows are as ever."""
+    random = np.random.default_rng(3)
+    film = jnp.asarray(random.integers(0, 256, (9, 13), np.uint8))
+    at = tuple(
+        jnp.asarray(random.uniform(-4, n + 3, (40, 50)).astype(np.float32))
+        for n in film.shape
+    )
+    edges = tuple(jnp.arange(-2.0, 14.0).reshape(4, 4) for _ in film.shape)
+    for points in (at, edges):
+        for window in (None, ((2.0, 7.0), (0.0, 11.0))):
+            words = warp(film, points, window=window)
+            plain = warp(film.astype(jnp.float32), points, window=window)
+            np.testing.assert_array_equal(words, plain)
+    text = str(jax.make_jaxpr(lambda film: warp(film, at))(film))
+    assert text.count("gather[") == 1

@@ -170,7 +170,10 @@ class Problem:
     ) -> Sums:
         """Sums of the owned rows and columns over the global batch."""
         shard = self.shard
-        engine, chunk = select(implementation, chunk, self.largest_block(), self.rule)
+        visits = self.axis_name is not None and self.distributed == "ring"
+        engine, chunk = select(
+            implementation, chunk, self.largest_block(), self.rule, visits=visits
+        )
         plan = Plan(energy, self.rule, engine, chunk, self.axis_name, self.distributed)
         sums = global_sums(plan, shard)
         if self.rule is not None:

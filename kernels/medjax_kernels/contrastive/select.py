@@ -11,6 +11,9 @@ IMPLEMENTATIONS = ("xla", "xla_chunked", "tpu", "gpu")
 LOGITS_BYTES = 256 * 2**20
 """Above this many bytes of fp32 logits, recomputing them beats keeping them."""
 
+LEAST_ROWS = 64
+"""Of a chunk that is chosen here: fewer leave a device idle."""
+
 
 def gpu_module() -> ModuleType:
     """The GPU module, imported late: Mosaic GPU needs packages that CPUs may lack."""
@@ -20,7 +23,12 @@ def gpu_module() -> ModuleType:
 
 
 def select(
-    implementation: str | None, chunk: int | None, block: Block, rule: Rule | None
+    implementation: str | None,
+    chunk: int | None,
+    block: Block,
+    rule: Rule | None,
+    *,
+    visits: bool = False,
 ) -> tuple[Engine, int | None]:
     """The engine and its chunk for blocks of this kind.
 
@@ -32,6 +40,9 @@ def select(
       chunk: rows per tile, or None.
       block: the largest block that a device will see; only its shapes are looked at.
       rule: the targets.
+      visits: whether blocks come one after another, around a ring. What an engine keeps
+        of each adds up to this device's rows of the whole matrix, which a ring is there
+        to avoid: without a name, logits are then recomputed, few rows at a time.
 
     Returns:
       The engine, and the chunk to hand to it.
@@ -45,7 +56,12 @@ def select(
         raise ValueError(f"chunk is {chunk}, expected a positive number of rows")
     if implementation is None:
         fits = 4 * block.x.shape[0] * block.y.shape[0] <= LOGITS_BYTES
-        implementation = "xla" if chunk is None and fits else "xla_chunked"
+        keeps = chunk is None and fits and not visits
+        implementation = "xla" if keeps else "xla_chunked"
+        if visits and chunk is None:
+            # A chunk's logits are then a quarter of a block of fp32 features.
+            rows, width = block.x.shape
+            chunk = min(rows, max(LEAST_ROWS, width // 4))
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"implementation is {implementation!r}, expected None or one of "
