@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from experiments.bench.measure import compiled_memory, growth
 from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from medjax.train.plan.flops import count_flops
 from medjax.train.sharding import replicated, shard_batch
-from medjax.train.speed import step_flops
 from medjax.train.state import Init, make_state_init, run_keys, state_shardings
 from medjax.train.step import Loss, make_train_step
 
@@ -71,9 +71,10 @@ class CompiledStep:
             frozen=self.frozen,
         )
         arguments = (self.state, self.batch, self.key, self.proceed)
-        self.compiled = step.lower(*arguments).compile()
+        traced = step.trace(*arguments)
+        self.compiled = traced.lower().compile()
         self.compile_s = time.perf_counter() - began
-        self.flops = step_flops(self.compiled)
+        self.flops = count_flops(traced.jaxpr).useful / self.mesh.size
 
     def step(self) -> dict[str, jax.Array]:
         """Starts a step; does not wait for it."""

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from medjax.data.whole import whole
+from medjax.progress import duration
 from medjax.report.page import Report
+from medjax.train.goodput import LOST, ROW
 
 MEASURED = {
     "step",
@@ -21,6 +23,8 @@ MEASURED = {
     "input_wait",
     "eta_s",
     "mfu",
+    "hfu",
+    *ROW,
     "peak_memory_bytes",
     "compiled_shapes",
 }
@@ -43,6 +47,13 @@ def training_section(
         page.curves("logged with the loss", rows, terms, log=log)
     page.curves("learning rate", rows, ["lr"])
     page.curves("gradient norm", rows, ["grad_norm"], log=True)
+    if (share := rows[-1].get("goodput")) is not None:
+        lost = {name: rows[-1].get(f"lost/{name}") or 0.0 for name in LOST}
+        told = ", ".join(f"{name} {duration(s)}" for name, s in lost.items() if s >= 1)
+        page.text(
+            f"Goodput {share:.1%}: the share of all time, across starts, in steps that "
+            f"count. Lost to: {told or 'next to nothing'}."
+        )
 
 
 def save_evaluation(workdir: Path, results: Mapping[str, Any]) -> Path:

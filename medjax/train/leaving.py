@@ -23,6 +23,7 @@ CONTENTS = {
     RECORD: "which system it is, and what its input looks like",
     "checkpoints": "weights and state; the same command goes on from there",
     "metrics.jsonl": "losses, rates and times, a row per logged step",
+    "time.json": "where the time went, across all starts",
     "evaluation.json": "all scores",
     "profile": "a trace of some steps, for TensorBoard or Perfetto",
     "report.html": "the page of this run: open it in a browser",

@@ -5,6 +5,7 @@ A run is a folder::
     config.json       the settings it was started with
     metrics.jsonl     one row per logged step; TensorBoard events beside it
     checkpoints/      state, place in the data, settings
+    time.json         where the time went, across all starts
     lock.json         while it runs: who holds the folder
     profile/          a trace, if asked for
     nonfinite/        the batch and metrics of a step that gave NaN or infinity
@@ -34,6 +35,7 @@ from medjax.train import stopping as stopped
 from medjax.train.agree import on_first
 from medjax.train.checkpoint import Checkpoints
 from medjax.train.feed import DataIterator, Fed, Feed
+from medjax.train.goodput import Goodput
 from medjax.train.launch import parse_absl_flags
 from medjax.train.log import Writer
 from medjax.train.mesh import MeshConfig, make_mesh
@@ -42,7 +44,7 @@ from medjax.train.optimizer import OptimizerConfig
 from medjax.train.preemption import Preempted, PreemptionGuard
 from medjax.train.program import describe
 from medjax.train.settings import TrainConfig
-from medjax.train.shapes import CompiledSteps
+from medjax.train.shapes import CompiledStep, CompiledSteps
 from medjax.train.sharding import DEFAULT_RULES, Rules, replicated
 from medjax.train.state import Init, TrainState, overlay, partition, run_keys
 from medjax.train.step import Loss
@@ -121,13 +123,14 @@ def fit(
         held = enter(lock.hold(workdir))
         run_settings.write_config(workdir, config, optimizer, train, mesh)
         enter(jax.set_mesh(mesh))
-        guard = enter(PreemptionGuard())
+        guard = enter(PreemptionGuard(train.stop_every))
         places = workdir / "checkpoints"
         checkpoints = enter(Checkpoints(places, keep=train.keep, remade=remade))
         feed = enter(Feed(data, mesh))
         start = on_first(lambda: checkpoints.latest, what="latest checkpoint")
         if start is not None:
             feed.iterator.set_state(checkpoints.restore_data(start))
+        goodput = Goodput(workdir, step=start or 0)
         feed.start()
         fed = feed.next()
         settings["batch_size"] = len(next(iter(fed.device.values())))
@@ -150,7 +153,8 @@ def fit(
             rules=rules,
         )
         if start is not None:
-            state = checkpoints.restore(start, program.state)
+            with goodput.spent("restore"):
+                state = checkpoints.restore(start, program.state)
             made = program.collections(remade, init_key, fed.device)
             state = state.replace(extra={**state.extra, **made})
             logger.info("resumed from step %d of %s", start, workdir)
@@ -179,10 +183,25 @@ def fit(
             writer=writer,
             evals=evals,
             stopping=rule,
+            goodput=goodput,
         )
         progress = Progress(phase, train.steps, "steps", done=int(state.step))
         with watch.phase(watch.OUTSIDE):
             return run.advance(state, fed, program.step, key, mesh, progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Taken:
+    """A step that was begun and not looked at yet."""
+
+    n: int
+    fed: Fed
+    metrics: Mapping[str, jax.Array]
+    program: CompiledStep
+    shapes: int
+    """Of batches that the step is compiled for by now."""
+    logs: bool
+    """Whether it gets a row."""
 
 
 @dataclasses.dataclass
@@ -199,6 +218,7 @@ class _Run:
     writer: Writer
     evals: Sequence[Eval]
     stopping: Stopping | None
+    goodput: Goodput
 
     def advance(
         self,
@@ -212,14 +232,16 @@ class _Run:
         """Takes all steps from `state` on; `fed` is the first batch."""
         train, start = self.train, int(state.step)
         proceed = jax.jit(lambda: jnp.ones((), bool), out_shardings=replicated(mesh))()
-        # Compiled ahead: a new shape is then counted and logged, and the compiler's
-        # counts of FLOPs and bytes are at hand.
-        steps = CompiledSteps(step, limit=train.shapes, repeats=train.accumulate)
-        compiled, flops = steps.of(state, fed.device, key, proceed)
+        # Compiled ahead: a new shape is then counted and logged, and its FLOPs and
+        # bytes are at hand.
+        steps = CompiledSteps(step, limit=train.shapes, devices=mesh.size)
+        with self.goodput.spent("compile"):
+            program = steps.of(state, fed.device, key, proceed)
         trace = _Trace(train.profiled, self.workdir / "profile")
         clock = speed.Clock()
-        unchecked: tuple[int, Fed, Mapping[str, jax.Array]] | None = None
+        behind: _Taken | None = None
 
+        self.goodput.begin_steps()
         with trace, progress:
             if self.stopping and self.stopping.owes(start) and self._due(start):
                 # Asked to leave there, the run saved at once and left this for later.
@@ -228,17 +250,17 @@ class _Run:
             for n in range(start + 1, train.steps + 1):
                 if n > start + 1:
                     began = time.perf_counter()
-                    fed = self.feed.next()
+                    with self.goodput.spent("input"):
+                        fed = self.feed.next()
                     clock.waited(time.perf_counter() - began)
-                    with clock.excluded():
-                        compiled, flops = steps.of(state, fed.device, key, proceed)
+                    with clock.excluded(), self.goodput.spent("compile"):
+                        program = steps.of(state, fed.device, key, proceed)
                 watch.moved("step", n)
                 self.held.check()
                 trace.before(n)
                 with jax.profiler.StepTraceAnnotation("train", step_num=n):
-                    state, metrics = compiled(state, fed.device, key, proceed)
+                    state, metrics = program.run(state, fed.device, key, proceed)
                 proceed = metrics["finite"]
-                clock.tick()
                 progress.advance()
 
                 last = n == train.steps
@@ -247,29 +269,16 @@ class _Run:
                 evaluates = self._due(n)
                 signum = self.guard.requested(n)
                 asked = signum is not None and not last
-                # Step n - 1 is looked at while n runs, so that the device always has
-                # work; step n itself only where its state or numbers leave the device.
-                if unchecked is not None:
-                    self._check(state, *unchecked)
-                unchecked = (n, fed, metrics)
-                if logs or saves or evaluates or asked or trace.ends(n):
-                    self._check(state, *unchecked)
-                    unchecked = None
+                # Step n - 1 is looked at, and logged, while n runs, so that the device
+                # always has work; step n itself only where its state leaves the device.
+                if behind is not None:
+                    self._settle(state, behind, clock, progress)
+                behind = _Taken(n, fed, metrics, program, len(steps), logs)
+                if last or saves or evaluates or asked or trace.ends(n):
+                    self._settle(state, behind, clock, progress)
+                    behind = None
                 trace.after(n)
 
-                if logs:
-                    row = {k: float(v) for k, v in metrics.items() if k != "finite"}
-                    rates = clock.read(
-                        examples=self.settings["batch_size"],
-                        remaining=train.steps - n,
-                        flops=flops,
-                    )
-                    program = {
-                        "peak_memory_bytes": speed.peak_memory(compiled),
-                        "compiled_shapes": len(steps),
-                    }
-                    self.writer.write(n, {**row, **rates, **program})
-                    progress.remark = f"loss {row['loss']:.4g}"
                 ends = False
                 with clock.excluded():
                     if evaluates and not asked:
@@ -279,7 +288,7 @@ class _Run:
                         # After the rows: a resume from here keeps them.
                         self.held.check(now=True)
                         wait = last or asked or ends
-                        with watch.phase("save"):
+                        with watch.phase("save"), self.goodput.spent("save"):
                             self.checkpoints.save(
                                 state, fed.after, self.settings, wait=wait
                             )
@@ -290,16 +299,36 @@ class _Run:
                     break
         return state
 
-    def _check(
-        self, state: TrainState, n: int, fed: Fed, metrics: Mapping[str, jax.Array]
+    def _settle(
+        self, state: TrainState, taken: "_Taken", clock: speed.Clock, progress: Progress
     ) -> None:
-        """Looks at the guard of step n, which waits for that step to finish.
+        """Looks at the guard of a step, which waits for it to finish, and logs it.
 
-        If it tripped, `state` is still the state from before step n.
+        If it tripped, `state` is still the state from before that step.
         """
-        if not bool(metrics["finite"]):
-            self.checkpoints.save(state, fed.before, self.settings, wait=True)
-            raise record_nonfinite(self.workdir, n, fed, metrics)
+        n, metrics = taken.n, taken.metrics
+        # All numbers in one transfer, and only where they are shown.
+        asked = metrics if taken.logs else {"finite": metrics["finite"]}
+        known = jax.device_get(dict(asked))
+        if not bool(known.pop("finite")):
+            self.checkpoints.save(state, taken.fed.before, self.settings, wait=True)
+            raise record_nonfinite(self.workdir, n, taken.fed, metrics)
+        clock.tick()
+        if not taken.logs:
+            return
+        row = {name: float(value) for name, value in known.items()}
+        rates = clock.read(
+            examples=self.settings["batch_size"],
+            remaining=self.train.steps - n,
+            flops=taken.program.useful,
+            computed=taken.program.computed,
+        )
+        about = {
+            "peak_memory_bytes": speed.peak_memory(taken.program.run),
+            "compiled_shapes": taken.shapes,
+        }
+        self.writer.write(n, {**row, **rates, **about, **self.goodput.read(n)})
+        progress.remark = f"loss {row['loss']:.4g}"
 
     def _due(self, n: int) -> bool:
         """Whether the hooks are to see the state after step n."""
@@ -314,7 +343,7 @@ class _Run:
         """
         found: dict[str, Any] = {}
         for evaluate in self.evals:
-            with watch.phase("evaluate"):
+            with watch.phase("evaluate"), self.goodput.spent("evaluate"):
                 found |= evaluate(state, n)
         if found:
             self.writer.write(n, {f"eval/{k}": float(v) for k, v in found.items()})

@@ -8,6 +8,8 @@ checkpoint needs all of them at the same step. Whoever notices a signal at step 
 "stop at n + 3" where all can read it, unless a stop is written already. Three are
 enough: a process that asks at step m has waited for step m - 2, which every process has
 taken part in and so has asked at m - 3. Nobody gets to n + 3 before the note is there.
+Looking for a note is a question to process 0, so short steps ask only at every k-th of
+them; the stop is then the first such step from n + 3 on.
 
 JAX's own preemption service is not used: it can name a step that one of the processes
 has passed, which then waits for the others for ever.
@@ -54,10 +56,16 @@ class PreemptionGuard:
     """Notes SIGTERM and SIGINT while it is entered, in the main thread.
 
     With several processes all must enter one, and ask it at every step.
+
+    Args:
+      every: Steps at whose multiples notes of other processes are looked for; the same
+        for all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: int = 1) -> None:
+        self._every = every
         self._signum: int | None = None
+        self._told = False
         self._previous: dict[int, Any] = {}
         self._board = _Board() if jax.process_count() > 1 else None
 
@@ -84,9 +92,13 @@ class PreemptionGuard:
         """
         if self._board is None:
             return self._signum
+        if self._signum is not None and not self._told:
+            first = -(-(step + AHEAD) // self._every) * self._every
+            self._board.write(first, self._signum)
+            self._told = True
+        if step % self._every:
+            return None
         stop = self._board.read()
-        if stop is None and self._signum is not None:
-            stop = self._board.write(step + AHEAD, self._signum)
         return stop[1] if stop is not None and step >= stop[0] else None
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
@@ -112,11 +124,10 @@ class _Board:
         step, signum = notes[0][1].split()
         return int(step), int(signum)
 
-    def write(self, step: int, signum: int) -> tuple[int, int] | None:
-        """Writes the note unless there is one; returns the one that holds."""
+    def write(self, step: int, signum: int) -> None:
+        """Writes the note unless there is one."""
         try:
             self._client.key_value_set(f"{self._folder}/note", f"{step} {signum}")
         except jax.errors.JaxRuntimeError as error:
             if "ALREADY_EXISTS" not in str(error):
                 raise
-        return self.read()

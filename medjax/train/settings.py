@@ -34,6 +34,9 @@ class TrainConfig:
     """Save every n steps and after the last."""
     keep: int = 2
     """Checkpoints to keep."""
+    stop_every: int = 1
+    """With several processes: ask every n steps whether another one was told to leave.
+    More than 1 is for steps of a few milliseconds: leaving takes up to n + 3 steps."""
     seed: int = 0
     """Seed of initialisation and of all randomness in the steps."""
     accumulate: int = 1
@@ -59,6 +62,7 @@ class TrainConfig:
             "log_every",
             "checkpoint_every",
             "keep",
+            "stop_every",
             "accumulate",
             "shapes",
         ):

@@ -15,13 +15,15 @@ processes wait for each other in different programs. The streams of `medjax.data
 each process reads its part of one global order that the seed alone decides.
 """
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from medjax.train import speed, watch
+from medjax.train import watch
+from medjax.train.plan.flops import count_flops
 from medjax.train.state import TrainState
 from medjax.typing import Key
 
@@ -30,18 +32,33 @@ logger = logging.getLogger(__name__)
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """A step for one shape of batch.
+
+    Attributes:
+      run: ``run(state, batch, key, proceed) -> state, metrics``.
+      useful: FLOPs of products, convolutions and transforms, per device and step.
+      computed: The same with what is computed a second time to save memory.
+    """
+
+    run: Any
+    useful: float
+    computed: float
+
+
 class CompiledSteps:
     """The programs of one step, by the shapes of its batch.
 
     Args:
       step: Jitted ``step(state, batch, key, proceed)``.
       limit: How many shapes there may be.
-      repeats: Microbatches, which the compiler's count of FLOPs sees once.
+      devices: That share the work.
     """
 
-    def __init__(self, step: Any, *, limit: int, repeats: int = 1) -> None:
-        self._step, self._limit, self._repeats = step, limit, repeats
-        self._programs: dict[Shapes, tuple[Any, float | None]] = {}
+    def __init__(self, step: Any, *, limit: int, devices: int) -> None:
+        self._step, self._limit, self._devices = step, limit, devices
+        self._programs: dict[Shapes, CompiledStep] = {}
 
     def __len__(self) -> int:
         return len(self._programs)
@@ -52,8 +69,8 @@ class CompiledSteps:
         batch: Mapping[str, jax.Array],
         key: Key,
         proceed: jax.Array,
-    ) -> tuple[Any, float | None]:
-        """The program for a batch and its FLOPs; compiled where the shapes are new.
+    ) -> CompiledStep:
+        """The program for a batch; compiled where the shapes are new.
 
         Raises:
           ValueError: The batch has another number of examples than the first, or
@@ -65,9 +82,12 @@ class CompiledSteps:
             if self._programs:
                 logger.info("compiling the step for batches of %s", dict(shapes))
             with watch.phase("compile"):
-                program = self._step.lower(state, batch, key, proceed).compile()
-            flops = speed.step_flops(program, repeats=self._repeats)
-            self._programs[shapes] = program, flops
+                traced = self._step.trace(state, batch, key, proceed)
+                program = traced.lower().compile()
+            work = count_flops(traced.jaxpr)
+            self._programs[shapes] = CompiledStep(
+                program, work.useful / self._devices, work.total / self._devices
+            )
         return self._programs[shapes]
 
     def _check(self, shapes: Shapes) -> None:

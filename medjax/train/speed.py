@@ -1,8 +1,9 @@
 """How fast, and how full: throughput, model FLOP utilisation, memory, parameters.
 
 Model FLOP utilisation (Chowdhery et al., PaLM, appendix B) is the rate of useful
-floating-point work over the chip's peak. The work here is what the compiler counts in
-the compiled step (so recomputation under remat counts as work), the peak is the chip's
+floating-point work over the chip's peak, hardware FLOP utilisation the same with what
+is computed a second time to save memory. The work is counted on the step's jaxpr
+(:mod:`medjax.train.plan.flops`), loops as often as they run; the peak is the chip's
 dense bfloat16 rate, whatever dtype the model computes in.
 """
 
@@ -35,28 +36,16 @@ PEAK_FLOPS = {
 """Dense bfloat16 FLOP/s by prefix of `device_kind` (vendors' data sheets)."""
 
 
+TIMED = ("steps_per_s", "examples_per_s", "input_wait", "eta_s", "mfu", "hfu")
+"""What `Clock` says in a row: never the same in two runs."""
+
+
 def peak_flops(device: Any) -> float | None:
     """Peak dense bfloat16 FLOP/s of a device, None where it is not in the table."""
     # Whole words only: an L40S is no L4.
     name = f"{device.device_kind} "
     kinds = [kind for kind in PEAK_FLOPS if name.startswith(f"{kind} ")]
     return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
-
-
-def step_flops(compiled: Any, *, repeats: int = 1) -> float | None:
-    """FLOPs that one device spends on one step, None where the backend keeps silent.
-
-    Args:
-      compiled: The compiled step (``jit(...).lower(...).compile()``).
-      repeats: Iterations of the accumulation loop: the compiler counts a loop's body
-        once (so a model that scans over its layers shows too few).
-
-    Returns:
-      FLOPs per device and step.
-    """
-    cost: Any = compiled.cost_analysis()
-    flops = float(cost.get("flops", 0.0)) if cost else 0.0
-    return flops * repeats if flops > 0 else None
 
 
 def peak_memory(compiled: Any) -> int | None:
@@ -103,18 +92,20 @@ class Clock:
         self._start += time.perf_counter() - began
 
     def read(
-        self, *, examples: int, remaining: int, flops: float | None
+        self, *, examples: int, remaining: int, flops: float, computed: float
     ) -> dict[str, float | None]:
         """Rates of the window since the last call, which it ends.
 
         Args:
           examples: Global batch size.
           remaining: Steps to go.
-          flops: FLOPs per device and step, or None.
+          flops: Useful FLOPs per device and step.
+          computed: Those with what is computed a second time.
 
         Returns:
           ``steps_per_s``, ``examples_per_s``, ``input_wait`` (share of the time spent
-          waiting for data), ``eta_s`` and ``mfu`` (None where unknown).
+          waiting for data), ``eta_s``, ``mfu`` and ``hfu`` (None where the peak is not
+          known).
         """
         now = time.perf_counter()
         seconds = max(now - self._start, 1e-9)
@@ -125,7 +116,8 @@ class Clock:
             "examples_per_s": rate * examples,
             "input_wait": min(self._waited / seconds, 1.0),
             "eta_s": remaining / rate if rate else None,
-            "mfu": flops * rate / peak if flops and peak else None,
+            "mfu": flops * rate / peak if peak else None,
+            "hfu": computed * rate / peak if peak else None,
         }
         self._start, self._steps, self._waited = now, 0, 0.0
         return reading

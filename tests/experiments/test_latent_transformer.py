@@ -31,10 +31,11 @@ from medjax.mri.series import fully_sampled
 from medjax.mri.systems import ReconstructionKernels, build
 from medjax.mri.unrolled import UnrolledConfig
 from medjax.report.run import without_nan
+from medjax.train import goodput, speed
 from medjax.train.log import read_metrics
 from medjax.train.optimizer import OptimizerConfig
 
-TIMED = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
+TIMED = {*speed.TIMED, *goodput.ROW}
 DATA = ScansConfig(
     series="t2",
     height=24,

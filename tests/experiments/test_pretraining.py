@@ -19,6 +19,7 @@ from experiments import convirt, gloria, imitate, mflag, mgca
 from experiments.compare.pretraining import table
 from experiments.compare.publishing import summarise
 from medjax.report.run import without_nan
+from medjax.train import goodput, speed
 from medjax.train.log import Writer, read_metrics
 from medjax.train.optimizer import OptimizerConfig
 from medjax.vlp import pretraining, show
@@ -27,7 +28,7 @@ from medjax.vlp.pretraining import run
 from medjax.vlp.tokens import SPECIAL
 from medjax.vlp.words import continuing_pieces
 
-TIMED = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
+TIMED = {*speed.TIMED, *goodput.ROW}
 
 
 @pytest.fixture(scope="module")

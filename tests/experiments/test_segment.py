@@ -28,12 +28,13 @@ from medjax.segmentation.lesionmix.populate import PopulateConfig
 from medjax.segmentation.phantoms.lesions import LesionConfig
 from medjax.segmentation.several import EnsembleConfig
 from medjax.segmentation.training import described, fitted, opened, run
+from medjax.train import goodput, speed
 from medjax.train.log import read_metrics
 from medjax.train.mesh import MeshConfig
 from medjax.train.optimizer import OptimizerConfig
 
 BRAINS = LesionConfig(shape=(40, 40), slots=6)
-TIMED = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
+TIMED = {*speed.TIMED, *goodput.ROW}
 
 
 @pytest.fixture(scope="module", autouse=True)

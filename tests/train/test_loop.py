@@ -1,5 +1,6 @@
 """The loop in one process: resume, topology, accumulation, guards, records."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,9 +15,11 @@ from jax.sharding import PartitionSpec
 
 from medjax import train
 from medjax.report.run import MEASURED
+from medjax.train import preemption
 from medjax.train.feed import Feed
 from medjax.train.log import Writer, truncate
 from medjax.train.preemption import PreemptionGuard
+from medjax.train.shapes import CompiledSteps
 from medjax.train.speed import peak_flops
 from tests.train.tiny import Stream, init, loss, quiet_loss
 
@@ -33,7 +36,7 @@ def run(workdir, steps=6, *, loss=loss, data=None, optimizer=OPTIMIZER, **option
         data or Stream(),
         workdir=workdir,
         optimizer=optimizer,
-        train=train.TrainConfig(steps=steps, log_every=1, **loop),
+        train=train.TrainConfig(steps=steps, **{"log_every": 1, **loop}),
         **options,
     )
 
@@ -241,6 +244,44 @@ def test_the_step_is_traced_once_and_leaves_its_records(tmp_path):
     assert written["mesh"] == {"data": 8, "fsdp": 1, "model": 1}
 
 
+def test_rows_are_one_step_late_and_take_one_transfer(tmp_path, monkeypatch):
+    """The device has its next step before the host reads what the last one gave."""
+    happened = []
+    of, write, get = CompiledSteps.of, Writer.write, jax.device_get
+
+    def watched(*arguments):
+        found = of(*arguments)
+
+        def step(*given):
+            happened.append("step")
+            return found.run(*given)
+
+        step.memory_analysis = found.run.memory_analysis
+        return dataclasses.replace(found, run=step)
+
+    def written(writer, n, scalars):
+        happened.append(f"row {n}")
+        write(writer, n, scalars)
+
+    def fetched(tree):
+        if "finite" in tree:
+            happened.append(f"{len(tree)} numbers")
+        return get(tree)
+
+    monkeypatch.setattr(CompiledSteps, "of", watched)
+    monkeypatch.setattr(Writer, "write", written)
+    monkeypatch.setattr(jax, "device_get", fetched)
+    run(tmp_path, 4, checkpoint_every=9, log_every=2)
+    row = [word for word in happened if word.endswith("numbers")][0]
+    guard = "1 numbers"
+    assert happened == [
+        *("step", "step", row, "row 1"),
+        *("step", row, "row 2"),
+        *("step", guard, row, "row 4"),
+    ]
+    assert row != guard
+
+
 def test_resuming_with_settings_that_matter_is_refused(tmp_path):
     run(tmp_path, 2)
     faster = train.OptimizerConfig(lr=2e-2)
@@ -443,3 +484,40 @@ def test_peaks_are_known_by_the_longest_name(kind, peak):
         device_kind = kind
 
     assert peak_flops(Device()) == peak
+
+
+class Notes:
+    """The store of the coordination service, as far as notes need it."""
+
+    def __init__(self):
+        self.notes, self.asked = [], 0
+
+    def key_value_dir_get(self, folder):
+        self.asked += 1
+        return self.notes
+
+    def key_value_set(self, key, value):
+        if self.notes:
+            raise jax.errors.JaxRuntimeError("ALREADY_EXISTS")
+        self.notes.append((key, value))
+
+
+def test_processes_stop_together_though_they_ask_every_few_steps(monkeypatch):
+    """Two processes, one of which is two steps ahead, as far as it can get."""
+    store = Notes()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(preemption, "coordination_client", lambda: store)
+    for every, noticed, stop in [(1, 5, 8), (4, 5, 8), (4, 6, 12), (10, 1, 10)]:
+        store.notes, store.asked = [], 0
+        behind, ahead = PreemptionGuard(every), PreemptionGuard(every)
+        left = {}
+        for step in range(1, 30):
+            for name, guard, at in (
+                ("ahead", ahead, step + 2),
+                ("behind", behind, step),
+            ):
+                if name == "behind" and at == noticed:
+                    behind._signum = signal.SIGTERM
+                if name not in left and guard.requested(at) is not None:
+                    left[name] = at
+        assert left == {"ahead": stop, "behind": stop}, every

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from medjax import train
+from medjax.train import goodput, speed
 from medjax.train.preemption import AHEAD
 from tests import processes
 from tests.train.tiny import Stream, init, quiet_loss
@@ -23,7 +24,7 @@ def start(workdir, *, log, **options):
 
 def rows(workdir):
     """What a run computed, without how long it took."""
-    timing = {"steps_per_s", "examples_per_s", "input_wait", "eta_s"}
+    timing = {*speed.TIMED, *goodput.ROW}
     return [
         {name: value for name, value in row.items() if name not in timing}
         for row in train.read_metrics(workdir)

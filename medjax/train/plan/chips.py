@@ -1,0 +1,176 @@
+"""What chips can do, one source per figure; what no source was read for is assumed.
+
+Rates are of one *device*, as JAX counts devices: a TensorCore of a v4 and of a 7x, a
+chip of the others. Links are per device and direction.
+"""
+
+import dataclasses
+from typing import Literal
+
+from medjax.train.speed import PEAK_FLOPS
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A number and where it comes from."""
+
+    value: float
+    source: str
+    assumed: bool = False
+    """Remembered or guessed; a plan shows it as that."""
+
+
+def told(value: float, source: str) -> Figure:
+    """A figure that a source has."""
+    return Figure(value, source)
+
+
+def assumed(value: float, why: str = "remembered") -> Figure:
+    """A figure that no source was read for."""
+    return Figure(value, why, assumed=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device of a kind.
+
+    Attributes:
+      kind: JAX's device kind.
+      platform: Of the device.
+      peak: bfloat16 FLOP/s, dense.
+      peak_float32: float32 FLOP/s of matrix products.
+      memory: Bytes.
+      bandwidth: Of the memory, bytes/s.
+      link: Of the fast network, bytes/s.
+      latency: Of one hop or step on it, s.
+      far_link: Of the network between slices or hosts, bytes/s.
+      far_latency: Of one step on that, s.
+      efficiency: Share of the peak that a class of work is taken to reach.
+      hidden: Bytes that the compiler's count leaves out.
+    """
+
+    kind: str
+    platform: Literal["tpu", "gpu", "cpu"]
+    peak: Figure
+    peak_float32: Figure
+    memory: Figure
+    bandwidth: Figure
+    link: Figure
+    latency: Figure
+    far_link: Figure
+    far_latency: Figure
+    efficiency: dict[str, Figure]
+    hidden: Figure = Figure(0.0, "none")
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """All figures by name."""
+        own = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if isinstance(getattr(self, f.name), Figure)
+        }
+        return own | {f"efficiency, {k}": v for k, v in self.efficiency.items()}
+
+
+SHEET = "vendor's data sheet"
+CLOUD = "cloud.google.com/tpu/docs, v5p"
+ON_TPU = {
+    "convolution": assumed(0.30),
+    "matmul": assumed(0.45),
+    "fft": assumed(0.02),
+}
+ON_GPU = {
+    # 2470 img/s of ResNet-50 on an A100 x 24.6 GFLOP / 312 TFLOP/s.
+    "convolution": told(0.20, "NVIDIA DeepLearningExamples, ResNet-50 on A100"),
+    "matmul": assumed(0.45),
+    "fft": assumed(0.05),
+}
+SIX = "six bfloat16 passes"
+
+
+def _tpu(
+    kind: str,
+    memory: Figure,
+    bandwidth: Figure,
+    link: Figure,
+    far_link: Figure,
+) -> Chip:
+    peak = PEAK_FLOPS[kind]
+    return Chip(
+        kind=kind,
+        platform="tpu",
+        peak=told(peak, SHEET),
+        peak_float32=told(peak / 6, SIX),
+        memory=memory,
+        bandwidth=bandwidth,
+        link=link,
+        latency=assumed(1e-6),
+        far_link=far_link,
+        far_latency=assumed(25e-6),
+        efficiency=ON_TPU,
+    )
+
+
+def _hopper(kind: str, memory: Figure, bandwidth: Figure) -> Chip:
+    return Chip(
+        kind=kind,
+        platform="gpu",
+        peak=told(PEAK_FLOPS[kind], SHEET),
+        peak_float32=told(67e12, SHEET),
+        memory=memory,
+        bandwidth=bandwidth,
+        link=assumed(450e9),
+        latency=assumed(10e-6),
+        far_link=assumed(50e9, "remembered: eight 400 Gb/s cards a node"),
+        far_latency=assumed(25e-6),
+        efficiency=ON_GPU,
+        # cuDNN's workspaces are not among the compiler's temporaries.
+        hidden=assumed(1e9, "workspace of cuDNN"),
+    )
+
+
+GIB = 2**30
+CHIPS = {
+    "v4": _tpu(
+        "TPU v4",
+        assumed(16 * GIB),
+        assumed(614e9),
+        assumed(150e9),
+        assumed(3.1e9),
+    ),
+    "v5e": _tpu(
+        "TPU v5e", assumed(16e9), assumed(819e9), assumed(200e9), assumed(3.1e9)
+    ),
+    "v5p": _tpu(
+        "TPU v5p",
+        told(95 * GIB, CLOUD),
+        told(2765e9, CLOUD),
+        told(600e9, f"{CLOUD}: 1200 GB/s in both directions"),
+        told(6.25e9, f"{CLOUD}: 50 Gb/s"),
+    ),
+    "v6e": _tpu(
+        "TPU v6e", assumed(32e9), assumed(1640e9), assumed(400e9), assumed(6.25e9)
+    ),
+    "h100": _hopper("NVIDIA H100", told(80 * GIB, SHEET), told(3352e9, SHEET)),
+    "h200": _hopper("NVIDIA H200", told(141e9, SHEET), told(4800e9, SHEET)),
+    # A host device stands for a core; only what is calibrated here means anything.
+    "cpu": Chip(
+        kind="cpu",
+        platform="cpu",
+        peak=assumed(50e9),
+        peak_float32=assumed(50e9),
+        memory=assumed(8e9),
+        bandwidth=assumed(10e9),
+        link=assumed(5e9),
+        latency=assumed(50e-6),
+        far_link=assumed(1e9),
+        far_latency=assumed(200e-6),
+        efficiency={
+            "convolution": assumed(0.5),
+            "matmul": assumed(0.5),
+            "fft": assumed(0.1),
+        },
+    ),
+}
+"""By the first part of a topology's name."""
