@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import jax
 
 from medjax_kernels import compat
+from medjax_kernels.chips import H200
 
 
 class Case(NamedTuple):
@@ -69,38 +70,6 @@ CHIPS = {
     "h200": Chip("gpu", "", "NVIDIA H200"),
 }
 OPS = ("data_consistency", "contrastive", "word_region")
-
-H200 = f"""
-gpu_device_info {{
-  name: "NVIDIA H200"
-  core_count: 132
-  clock_rate_ghz: 1.98
-  cuda_compute_capability {{ major: 9 feature_extension: ACCELERATED_FEATURES }}
-  threads_per_block_limit: 1024
-  threads_per_core_limit: 2048
-  threads_per_warp: 32
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-  shared_memory_per_block: 49152
-  shared_memory_per_core: 233472
-  shared_memory_per_block_optin: {compat.H200_SHARED_MEMORY}
-  l2_cache_size: 52428800
-  memory_bandwidth: 4800000000000
-  device_memory_size: 151397597184
-  driver_version: "13.0.0"
-  runtime_version: "12.8.0"
-  compile_time_toolkit_version: "12.8.0"
-  dnn_version: "9.10.0"
-}}
-platform_name: "CUDA"
-dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
-device_description_str: "NVIDIA H200"
-"""
-"""The chip as XLA's GpuTargetConfigProto; figures of its ``h200.txtpb``."""
 
 
 class MissingCompilerError(RuntimeError):

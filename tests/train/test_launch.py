@@ -181,7 +181,7 @@ def test_hosts_of_gpus_are_replicas_unless_told_otherwise():
     ],
 )
 def test_slices_of_a_tpu_are_replicas(topology, slices, config, outer, monkeypatch):
-    pytest.importorskip("libtpu", reason="libtpu is not installed: pip install .[aot]")
+    pytest.importorskip("libtpu", reason="libtpu is not installed: pip install .[plan]")
     from jax.experimental import topologies
 
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")

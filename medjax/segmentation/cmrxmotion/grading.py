@@ -72,6 +72,16 @@ def grades_of(scans: Sequence[Scan]) -> Int[np.ndarray, " n"]:
     return np.array([scan.grade for scan in scans], np.int32)
 
 
+def grader_run(experiment: Experiment, config: GradingConfig) -> Experiment:
+    """The training of a grader, as a run like others; its folder is the caller's."""
+    return dataclasses.replace(
+        experiment,
+        optimizer=config.optimizer,
+        epochs=None,
+        train=dataclasses.replace(experiment.train, steps=config.steps),
+    )
+
+
 def trained_grader(
     experiment: Experiment,
     system: QualityConfig,
@@ -89,13 +99,8 @@ def trained_grader(
         config: length and batch.
     """
     built = QualitySystem(system)
-    run = dataclasses.replace(
-        experiment,
-        optimizer=config.optimizer,
-        epochs=None,
-        train=dataclasses.replace(experiment.train, steps=config.steps),
-        workdir=experiment.workdir / f"grade-{system.head}",
-    )
+    folder = experiment.workdir / f"grade-{system.head}"
+    run = dataclasses.replace(grader_run(experiment, config), workdir=folder)
     size = min(config.batch_size, len(stacks))
     mesh = make_mesh(run.mesh)
     stream = build_pipeline(

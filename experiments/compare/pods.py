@@ -1,0 +1,254 @@
+"""The planner held to what can be measured here: host devices and gloo processes.
+
+    python -m experiments.compare.pods --publish
+
+Floating-point work of real losses beside XLA's own count of the same programs; bytes
+that the compiled step sums beside those of its gradients; the time of all-reduces
+between two processes, fitted by a latency and a rate, beside that between four; a step
+on two host devices predicted from one. Times are of this machine, on which other work
+may run: the page says what they were, not what they should be.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments import convirt, imitate, varnet
+from experiments.bench.reducing import between
+from experiments.plan import workload_of
+from medjax.data.whole import whole
+from medjax.train.collectives import read_collectives
+from medjax.train.ending import ends_in_words
+from medjax.train.plan.compiling import compiled_step, traced_step
+from medjax.train.plan.flops import count_flops
+from medjax.train.plan.memory import whole_bytes
+from medjax.train.plan.planner import program_on
+from medjax.train.plan.topologies import topology
+from medjax.train.plan.traffic import transfer
+from medjax.train.program import Program
+from medjax.train.state import partition, run_keys
+
+PAGE = Path("experiments/results/pods.md")
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What is measured."""
+
+    steps: int = 5
+    """Of each program that is timed; the fastest counts."""
+    publish: bool = False
+    """Write the page of results."""
+    out: Path = Path("runs/pods.json")
+    """Where the numbers go; parts that are there are not measured again."""
+
+
+def work() -> list[dict[str, Any]]:
+    """FLOPs of the steps of three systems, beside XLA's of the same lowered program.
+
+    XLA counts a loop's body once, and elementwise operations too.
+    """
+    found = []
+    for name, door in {
+        "imitate": imitate,
+        "convirt": convirt,
+        "varnet": varnet,
+    }.items():
+        workload = workload_of(door.PRESETS["tiny"])
+        program = program_on(workload, topology("cpu-1"))
+        traced = traced_step(program)
+        with jax.set_mesh(program.mesh):
+            cost = traced.lower().cost_analysis()
+        ours = count_flops(traced.jaxpr).total
+        found.append({"step": name, "planned": ours, "xla": float(cost["flops"])})
+    return found
+
+
+def summed(devices: Sequence[int] = (2, 4, 8)) -> list[dict[str, Any]]:
+    """Bytes that all-reduces of a data-parallel step sum, beside its gradients'."""
+    found = []
+    workload = workload_of(convirt.PRESETS["tiny"])
+    for count in devices:
+        machine = topology(f"cpu-{count}")
+        program = program_on(workload, machine)
+        text = compiled_step(program, machine).as_text()
+        every = [c for c in read_collectives(text) if c.kind == "all-reduce"]
+        trained, _ = partition(program.state.params, workload.system.frozen)
+        found.append(
+            {
+                "devices": count,
+                "all_reduces": sum(one.count for one in every),
+                "bytes": sum(one.total_bytes for one in every),
+                "gradients": whole_bytes(trained),
+            }
+        )
+    return found
+
+
+def timed(program: Program, run: Any, steps: int) -> float:
+    """Seconds of the fastest of some steps."""
+    init_key, key = run_keys(0)
+    batch = {
+        name: jax.device_put(jnp.ones(x.shape, x.dtype), x.sharding)
+        for name, x in program.batch.items()
+    }
+    with jax.set_mesh(program.mesh):
+        state = program.initialise(init_key, batch)
+        key = jax.device_put(key, program.key.sharding)
+        proceed = jax.device_put(jnp.ones((), bool), program.proceed.sharding)
+        best = float("inf")
+        for _ in range(steps + 1):
+            began = time.perf_counter()
+            state, metrics = run(state, batch, key, proceed)
+            jax.block_until_ready(metrics)
+            best = min(best, time.perf_counter() - began)
+    return best
+
+
+def scaled(steps: int) -> dict[str, float]:
+    """A step of 2 host devices with as many rows each, predicted from one device."""
+    config, found = convirt.PRESETS["tiny"], {}
+    for count in (1, 2):
+        machine = topology(f"cpu-{count}")
+        each = config.with_data(batch_size=32 * count)
+        program = program_on(workload_of(each), machine)
+        found[f"devices_{count}_s"] = timed(
+            program, compiled_step(program, machine), steps
+        )
+    return found
+
+
+def network() -> dict[str, Any]:
+    """Latency and rate fitted between two processes, and what they say of four."""
+    two, four = between(2), between(4)
+    # transfer() of an all-reduce between 2: 2 (latency + S / 2 / rate).
+    rows = np.array([[2.0, size] for size in two])
+    weights = 1 / np.array(list(two.values()))
+    latency, slope = np.linalg.lstsq(
+        rows * weights[:, None], np.ones(len(two)), rcond=None
+    )[0]
+    latency, rate = max(float(latency), 0.0), 1 / max(float(slope), 1e-15)
+    told = [
+        {
+            "bytes": size,
+            "two_s": two[size],
+            "four_s": four[size],
+            "predicted_s": transfer(
+                "all-reduce", size, 1, 4, rate=rate, latency=latency
+            ),
+        }
+        for size in two
+    ]
+    return {"latency_s": latency, "rate": rate, "all_reduces": told}
+
+
+def page(found: dict[str, Any]) -> str:
+    """The results, for a reader."""
+
+    def off(a: float, b: float) -> str:
+        return f"{100 * (a / b - 1):+.1f} %"
+
+    flops = "\n".join(
+        f"| {r['step']} | {r['planned'] / 1e9:.3f} | {r['xla'] / 1e9:.3f} | "
+        f"{off(r['planned'], r['xla'])} |"
+        for r in found["work"]
+    )
+    sums = "\n".join(
+        f"| {r['devices']} | {r['all_reduces']} | {r['bytes']:,} | "
+        f"{r['gradients']:,} | {off(r['bytes'], r['gradients'])} |"
+        for r in found["summed"]
+    )
+    net = found["network"]
+    reduced = "\n".join(
+        f"| {r['bytes']:,} | {1e3 * r['two_s']:.2f} | {1e3 * r['four_s']:.2f} | "
+        f"{1e3 * r['predicted_s']:.2f} | {off(r['predicted_s'], r['four_s'])} |"
+        for r in net["all_reduces"]
+    )
+    step = found["scaled"]
+    one, two = step["devices_1_s"], step["devices_2_s"]
+    loads = found["load"]
+    beside = "other work ran beside it" if min(loads) > 1 else "nothing else ran"
+    return f"""# The planner held to what can be measured
+
+```
+python -m experiments.compare.pods --publish
+```
+
+(resumable) on {os.cpu_count()} cores, with loads of {min(loads):.1f} to
+{max(loads):.1f} when its parts began: {beside}. What `experiments.plan` says of
+machines that are not here is a prediction; nothing on this page is a time of an
+accelerator, and no claim about its error there is made.
+
+Work of a step of each `tiny` preset, GFLOP. XLA counts elementwise operations too, and
+what a loop does once:
+
+| step | planned | XLA | planned is |
+|---|---|---|---|
+{flops}
+
+All-reduces of ConVIRT's `tiny` step, bytes on each device. Beyond gradients there are
+statistics of BatchNorm and the loss:
+
+| devices | all-reduces | bytes | of gradients | more by |
+|---|---|---|---|---|
+{sums}
+
+All-reduces between gloo processes of one host, ms. A latency of
+{1e6 * net["latency_s"]:.0f} µs and a rate of {net["rate"] / 1e6:.0f} MB/s, fitted to
+two processes, predict four, which share {os.cpu_count()} cores:
+
+| bytes | two | four | predicted | off by |
+|---|---|---|---|---|
+{reduced}
+
+A step of ConVIRT's `tiny` with 32 films on each device: {1e3 * one:.0f} ms on one
+host device, {1e3 * two:.0f} ms on two ({off(two, one)}; a calibration on one predicts
+no change but for the network). Host devices of one machine share its cores, and one of
+them alone already uses several, so that this is a test of the machine as much as of the
+planner.
+"""
+
+
+@ends_in_words
+def main() -> None:
+    """Measures what was not measured before."""
+    config = tyro.cli(
+        Comparison, description=__doc__, prog="python -m experiments.compare.pods"
+    )
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    found = {}
+    if config.out.exists():
+        found = json.loads(config.out.read_text())
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    parts = {
+        "network": network,
+        "work": work,
+        "summed": summed,
+        "scaled": lambda: scaled(config.steps),
+    }
+    for name, measure in parts.items():
+        if name in found:
+            continue
+        loads = [*found.get("load", []), os.getloadavg()[0]]
+        found |= {name: measure(), "load": loads}
+        with whole(config.out) as draft:
+            draft.write_text(json.dumps(found, indent=1) + "\n")
+    print(page(found))
+    if config.publish:
+        with whole(PAGE) as draft:
+            draft.write_text(page(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Every experiment is planned from its flags, on the shapes that its data have."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import convirt, plan, varnet
+from medjax.heart import workload as heart
+from medjax.heart.data import open_anatomies
+from medjax.heart.motion_data import MotionRows, open_motion
+from medjax.mri.scans import open_scans, training_batches
+from medjax.train.mesh import MeshConfig
+from medjax.train.plan.planner import program_on
+from medjax.train.plan.topologies import topology
+from medjax.vlp.corpus import open_corpus
+
+TWO = topology("cpu-2")
+DOORS = plan.planned()
+
+
+def test_every_trained_system_has_a_plan():
+    assert set(DOORS) >= {
+        "cheart",
+        "cmrxmotion",
+        "convirt",
+        "deepmesh",
+        "gloria",
+        "graph_motion",
+        "hierarchical",
+        "imitate",
+        "latent_transformer",
+        "mflag",
+        "mgca",
+        "promptmr",
+        "segment",
+        "varnet",
+    }
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_flags_alone_describe_the_step(name):
+    """The state and the step's arguments, of the smallest preset on two devices."""
+    config = DOORS[name].PRESETS["tiny"]
+    workload = plan.workload_of(config)
+    program = program_on(workload, TWO)
+    assert workload.batch_size % 2 == 0
+    assert all(x.shape[0] == workload.batch_size for x in program.batch.values())
+    assert len(jax.tree.leaves(program.state.params)) > 4
+
+
+def same(row, batch):
+    """Whether a row of the data is what a batch was said to hold."""
+    found = {k: (np.shape(v), np.asarray(v).dtype) for k, v in row.items()}
+    told = {k: (x.shape[1:], x.dtype) for k, x in batch.items()}
+    assert found == told
+
+
+def test_a_reconstruction_is_planned_on_the_shapes_of_its_data():
+    config = varnet.PRESETS["tiny"]
+    data = dataclasses.replace(config.data, patients=2, test_patients=1)
+    config = dataclasses.replace(config, data=data)
+    batch = next(iter(training_batches(open_scans(data), data)))
+    workload = plan.workload_of(config)
+    assert workload.rows == 2
+    same({k: v[0] for k, v in batch.items() if k != "index"}, workload.batch)
+
+
+def test_hearts_are_planned_on_the_shapes_of_their_data(tmp_path):
+    config = DOORS["cheart"].PRESETS["tiny"]
+    data = dataclasses.replace(config.data, people=2, test_people=1)
+    config = dataclasses.replace(config, data=data)
+    same(open_anatomies(data).train[0], heart.generation(config).batch)
+    config = DOORS["graph_motion"].PRESETS["tiny"]
+    data = dataclasses.replace(config.data, people=1, test_people=1)
+    config = dataclasses.replace(config, data=data)
+    workload = heart.tracking(config)
+    rows = MotionRows(open_motion(data, tmp_path).train, workload.system.fields)
+    assert workload.rows == len(rows)
+    same(rows[0], workload.batch)
+    with pytest.raises(ValueError, match="stage is 'ed', expected one of"):
+        heart.tracking(config, stage="ed")
+
+
+def test_films_and_reports_are_planned_on_the_shapes_of_their_data(tmp_path):
+    config = convirt.PRESETS["tiny"].with_data(patients=40)
+    workload = plan.workload_of(config)
+    corpus = open_corpus(
+        config.data, tmp_path, tokenizer=None, max_tokens=config.text.max_length
+    )
+    source = corpus.source("train", ("image", *workload.system.tokens))
+    assert workload.rows == len(source)
+    same(source[0], workload.batch)
+
+
+def test_the_command_plans_and_writes(tmp_path, capsys):
+    path = tmp_path / "plan.json"
+    words = "convirt tiny --topology cpu-2 --quick --rows 1000 --data.batch-size 128"
+    assert plan.main([*words.split(), "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert found["batch"] == 128 and found["run"]["steps_per_epoch"] == 7
+    assert found["topology"]["devices"] == 2 and not found["compiled"]
+    out = capsys.readouterr().out
+    assert "nothing was compiled" in out and "a batch of 128 is 13%" in out
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("imitate --topology v9-3", "topology: 'v9-3', expected a name like"),
+        ("nobody --topology cpu-2", "experiment: 'nobody', expected one of"),
+        ("--topology cpu-2", "expected an experiment first"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(words, message, capsys):
+    assert plan.main(words.split()) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_batch_that_does_not_split_is_refused():
+    config = dataclasses.replace(convirt.PRESETS["tiny"], mesh=MeshConfig(data=8))
+    config = config.with_data(batch_size=20)
+    with pytest.raises(ValueError, match="20 examples do not split over the 8"):
+        program_on(plan.workload_of(config), topology("cpu-8"))

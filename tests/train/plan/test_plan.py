@@ -1,0 +1,279 @@
+"""A plan of a perceptron for eight host devices, held to closed forms and to a run."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental import serialize_executable
+
+from medjax.train import MeshConfig, OptimizerConfig, TrainConfig, fit
+from medjax.train.collectives import Collective
+from medjax.train.experiment import Experiment
+from medjax.train.plan.compiling import compiled_step
+from medjax.train.plan.memory import whole_bytes
+from medjax.train.plan.planner import make_plan, program_on
+from medjax.train.plan.roofline import calibrated, predict
+from medjax.train.plan.suggest import candidates, suggest
+from medjax.train.plan.table import as_json, told
+from medjax.train.plan.topologies import devices, topology
+from medjax.train.plan.traffic import grouped, transfer
+from medjax.train.state import run_keys
+from medjax.train.workload import Workload, spec
+from medjax_kernels.aot import MissingCompilerError
+from tests.train import tiny
+
+CPU = topology("cpu-8")
+PARAMETERS = 4 * (8 * 32 + 32 + 32 * 4)
+"""Bytes of the perceptron."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    chunk: int | None = None
+    remat: bool = False
+    batch_size: int = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Perceptron(Experiment):
+    data: Inner = Inner()
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    init = staticmethod(tiny.init)
+    loss = staticmethod(tiny.quiet_loss)
+    frozen = ()
+    apply = {}
+
+
+def workload(rows=64, **changes):
+    config = Perceptron(
+        about="",
+        workdir=Path("none"),
+        optimizer=OptimizerConfig(lr=1e-2),
+        train=TrainConfig(steps=100),
+        **changes,
+    )
+    size = config.data.batch_size
+    batch = {
+        "x": spec((size, 8), np.float32),
+        "y": spec((size, 4), np.float32),
+    }
+    return Workload(System(), batch, rows, config)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("plans")
+    made = make_plan(workload(), CPU, cache=cache, weak=[8, 16])
+    (kept,) = cache.glob("*.json")
+    return made, kept, cache
+
+
+def test_memory_work_and_traffic_are_those_of_closed_forms(plan):
+    made, _, _ = plan
+    # Two moments, a count each of Adam and of the schedule, the step, and the mean.
+    assert made.memory.state == 3 * PARAMETERS + 4 + 4 + 4 + 4 * 8
+    assert made.memory.batch == (64 // 8) * 4 * (8 + 4 + 1), "with the row number"
+    forward = 2 * 64 * (8 * 32 + 32 * 4)
+    # Backward: both gradients of weights, and what goes through the second layer.
+    assert made.work.total == 2 * forward + 2 * 64 * 32 * 4
+    reduced = [one for one in made.traffic if one.kind == "all-reduce"]
+    assert {one.axes for one in reduced} == {("data",)}
+    moved = sum(one.bytes for one in made.traffic)
+    assert PARAMETERS <= moved <= PARAMETERS + 64, "gradients once, and the loss"
+
+
+def test_what_a_compiler_said_is_kept_and_believed(plan):
+    made, kept, cache = plan
+    content = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**content, "temporaries": 12_345_678}))
+    again = make_plan(workload(), CPU, cache=cache)
+    assert again.memory.temporaries == 12_345_678
+    assert again.traffic == made.traffic
+    kept.write_text("{")
+    assert make_plan(workload(), CPU, cache=cache).memory == made.memory
+
+
+def test_more_devices_with_as_many_rows_take_longer_only_for_the_network(plan):
+    made, _, _ = plan
+    (_, same), (_, twice) = made.weak
+    assert same == made.step
+    assert twice.compute == pytest.approx(same.compute)
+    assert twice.exchange > same.exchange
+
+
+def test_page_and_file_have_all_that_is_asked_of_a_plan(plan):
+    made, _, _ = plan
+    found = json.loads(json.dumps(as_json(made)))
+    assert found["run"] == {
+        "rows": 64,
+        "steps_per_epoch": 1,
+        "steps": 100,
+        "chip_hours": pytest.approx(100 * made.step.seconds * 8 / 3600),
+    }
+    assert found["memory"]["fits"] is True
+    page = told(made)
+    assert "assumed" in page and "remembered" in page
+    assert "a batch of 64 is 100% of the 64 rows" in page
+
+
+def test_without_a_compilation_gradients_and_state_are_the_same(plan):
+    made, _, _ = plan
+    quick = make_plan(workload(), CPU, quick=True)
+    assert quick.memory.temporaries is None and quick.memory.fits is None
+    assert quick.memory.state == made.memory.state
+    (one,) = quick.traffic
+    assert (one.kind, one.bytes, one.axes) == ("all-reduce", PARAMETERS, ("data",))
+
+
+def test_what_is_planned_is_what_runs(tmp_path):
+    """The planned step, compiled from shapes, kept as bytes, and loaded again."""
+    stream = tiny.Stream(batch=64)
+    # Another rate: a program that no cache of compiled ones has, which would have lost
+    # the parts that are serialised.
+    slower = OptimizerConfig(lr=3e-3)
+    work = workload()
+    work = dataclasses.replace(
+        work, config=dataclasses.replace(work.config, optimizer=slower)
+    )
+    first = next(stream)
+    program = program_on(work, CPU)
+    kept = serialize_executable.serialize(compiled_step(program, CPU))
+    step = serialize_executable.deserialize_and_load(
+        *kept, execution_devices=devices(CPU)
+    )
+
+    def placed(x, like):
+        return jax.device_put(x, like.sharding)
+
+    init_key, key = run_keys(work.config.train.seed)
+    batch = {name: placed(first[name], program.batch[name]) for name in program.batch}
+    state = program.initialise(init_key, batch)
+    _, metrics = step(
+        state,
+        batch,
+        placed(key, program.key),
+        placed(np.ones((), bool), program.proceed),
+    )
+    trained = fit(
+        tiny.init,
+        tiny.quiet_loss,
+        tiny.Stream(batch=64),
+        workdir=tmp_path,
+        optimizer=work.config.optimizer,
+        train=TrainConfig(steps=1),
+        mesh=MeshConfig(),
+    )
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["loss"] == float(metrics["loss"])
+    assert whole_bytes(program.state) == sum(x.nbytes for x in jax.tree.leaves(trained))
+
+
+def test_a_calibration_gives_back_what_it_was_made_of(plan):
+    made, _, _ = plan
+    chip = calibrated(made.chip, made.work.flops, 0.25)
+    step = predict(made.work.flops, (), chip, devices=1)
+    assert step.seconds == pytest.approx(0.25)
+    assert not chip.efficiency["matmul"].assumed
+
+
+@pytest.mark.parametrize(
+    "kind, seconds",
+    [
+        # Three rounds of 1 ms for each of two; 7/8 of 800 bytes at 1000 bytes/s.
+        ("all-gather", 2 * 3e-3 + 0.7),
+        ("reduce-scatter", 2 * 3e-3 + 0.7),
+        ("all-reduce", 2 * (2 * 3e-3 + 0.7)),
+        ("collective-permute", 2 * 1e-3 + 0.8),
+    ],
+)
+def test_time_of_a_collective(kind, seconds):
+    found = transfer(kind, 800, 2, 8, rate=1000.0, latency=1e-3)
+    assert found == pytest.approx(seconds)
+    assert transfer(kind, 800, 2, 1, rate=1000.0, latency=1e-3) == 0
+
+
+def test_flags_that_fit_are_found_in_eight_tries_at_most():
+    config = workload().config
+    asked = []
+
+    def limited(limit):
+        def fits(changed):
+            asked.append(changed)
+            need = changed.data.batch_size
+            need /= 2 if changed.data.remat else 1
+            need /= 2 if changed.data.chunk else 1
+            return need / changed.mesh.fsdp**0.5 <= limit
+
+        asked.clear()
+        return suggest(config, fits, batch=64, islands=4, shards=8)
+
+    assert limited(64).flags == ()
+    assert limited(32).flags == ("--data.chunk 1024",)
+    both = limited(8)
+    assert both.flags == ("--data.chunk 1024", "--data.remat", "--mesh.fsdp 4")
+    small = limited(4)
+    assert small.config.data.batch_size == 32 and small.tried <= 8
+    assert small.flags[-1] == "--data.batch-size 32"
+    assert limited(0.1) is None
+    assert len(asked) <= 8
+    assert len(list(candidates(both.config, 4))) == 1, "there is nothing left to change"
+
+
+@pytest.mark.parametrize(
+    "name, count, hosts, islands",
+    [
+        ("v5e-16", 16, 4, 1),
+        ("v5e-256", 256, 64, 1),
+        ("v5p-512", 256, 64, 1),
+        ("v4-128", 128, 16, 1),
+        ("v6e-256x4", 1024, 256, 4),
+        ("h200-8x8", 64, 8, 8),
+        ("h100-4x8", 32, 4, 4),
+        ("cpu-8", 8, 1, 1),
+    ],
+)
+def test_every_machine_is_described(name, count, hosts, islands):
+    machine = topology(name)
+    assert (machine.devices, machine.hosts, machine.islands) == (count, hosts, islands)
+    try:
+        found = devices(machine)
+    except MissingCompilerError as error:
+        pytest.skip(str(error))
+    assert len(found) == count
+    assert len({device.process_index for device in found}) == hosts
+    kind = machine.chip.kind.removesuffix("e").removesuffix("p")
+    assert machine.platform == "cpu" or found[0].device_kind.startswith(kind)
+
+
+@pytest.mark.parametrize("name", ["v5p", "v7-8", "v5e-17", "v5p-3", "cpu-2x4", "h200"])
+def test_machines_that_there_are_not_are_refused(name):
+    with pytest.raises(ValueError, match="topology: .*expected"):
+        topology(name)
+
+
+def test_what_spans_hosts_is_on_the_slow_network():
+    machine = topology("h200-2x4")
+    try:
+        devices(machine)
+    except MissingCompilerError as error:
+        pytest.skip(str(error))
+    program = program_on(workload(mesh=MeshConfig(data=2, fsdp=4)), machine)
+
+    def one(groups):
+        shapes = (("f32", (100,)),)
+        return Collective("all-reduce", "r", shapes, 40_000, 3, groups, True)
+
+    inside = one(((0, 1, 2, 3), (4, 5, 6, 7)))
+    across = one(((0, 4), (1, 5), (2, 6), (3, 7)))
+    fast, slow = grouped([inside, across], program.mesh, batch=64)
+    assert (fast.network, fast.axes, fast.devices) == ("fast", ("fsdp",), 4)
+    assert (slow.network, slow.axes, slow.devices) == ("slow", ("data",), 2)
+    assert (fast.count, fast.bytes, fast.asynchronous) == (3, 120_000, 3)
+    quick = make_plan(workload(mesh=MeshConfig(data=2, fsdp=4)), machine, quick=True)
+    assert {one.network for one in quick.traffic} == {"slow"}
