@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.memory is not None:
         limit = assumed(1e9 * options.memory, "--memory")
         chip = dataclasses.replace(chip, memory=limit)
-    how = {
+    how: dict[str, Any] = {
         "rows": options.rows,
         "chip": chip,
         "cache": None if options.no_cache else CACHE.expanduser(),

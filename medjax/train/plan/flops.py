@@ -12,7 +12,7 @@ padding nor on the zeros that a transposed one puts between its inputs.
 import dataclasses
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -79,7 +79,7 @@ def count_flops(jaxpr: Any) -> Count:
 
 class _Counter:
     def __init__(self) -> None:
-        self.flops: Counter[Work] = Counter()
+        self.flops: dict[Work, float] = defaultdict(float)
         self.unknown = 0
 
     def walk(self, jaxpr: Any, times: float, names: str) -> None:
@@ -109,7 +109,8 @@ class _Counter:
         for one, branch in zip(found, branches, strict=True):
             one.walk(branch.jaxpr, times, names)
         most = max(found, key=lambda one: sum(one.flops.values()))
-        self.flops += most.flops
+        for work, flops in most.flops.items():
+            self.flops[work] += flops
         self.unknown += most.unknown
 
     def _loop(self, eqn: Any, times: float, names: str) -> None:
