@@ -39,7 +39,7 @@ from medjax.train.settings import TrainConfig
 MIRRORS = dataclasses.replace(NONE, mirror=True)
 
 # Answers that differ as annotators do: with one draw of noise of single pixels, as the
-# paper's text reads, they are all alike.
+# paper's text reads, they are all alike. Each draw of an update costs a decoder.
 SPREAD = Hierarchy(draws=4, together=0.5)
 
 TINY = Uncertainty(

@@ -65,9 +65,6 @@ def command(
     config = tyro.cli(flags, description=about)
     launch(config.launch)
     with hold(config.workdir):
-        # The seeds of a method are one program: the first one compiles it for all.
-        compiled = config.workdir / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(compiled))
         results = compare(config)
         shown = table(results)
         conclude(name, results, shown, config.workdir, publish=config.publish)

@@ -39,6 +39,9 @@ ROUNDING = "compare_rounding.json"
 UNROLLED, MAPS = "cpu/bench-unrolled.json", "cpu/bench-maps.json"
 INPUT = "cpu/bench-input.json"
 FIT, CHEART = "cpu/heart-fit.json", "cpu/cheart-tiny.json"
+MASKS = tuple(
+    f"cpu/bench-segmentation-{task}.json" for task in ("lesions", "tiles", "motion")
+)
 FRONT = "README.md"
 TABLES: Mapping[str, Table] = {
     "compare_pretraining": Table("results/vlp.md", (PRETRAINING,), pretraining.table),
@@ -53,6 +56,7 @@ TABLES: Mapping[str, Table] = {
     "heart_fit": Table("results/heart.md", (FIT,), bench.fit),
     "bench_heart": Table("results/heart.md", ("cpu/bench-heart.json",), bench.heart),
     "cheart_tiny": Table("results/heart.md", (CHEART,), bench.completion),
+    "bench_segmentation": Table("results/segmentation.md", MASKS, bench.segmentation),
     "front_vlp": Table(FRONT, (PRETRAINING,), front.vlp),
     "front_mri": Table(FRONT, (RECONSTRUCTION,), front.mri),
     "front_speed": Table(
