@@ -74,7 +74,7 @@ class Goodput:
         self._path, self._clock = folder / NAME, clock
         self._charged = _beginning() if began is None else began
         self._now_in = "start"
-        self.seconds = dict.fromkeys((*LOST, STEPS), 0.0)
+        self.seconds: dict[str, float] = {name: 0.0 for name in (*LOST, STEPS)}
         self.starts = 1
         kept = self._kept()
         if kept is None:

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from medjax.train.plan.chips import Chip
@@ -64,7 +65,7 @@ def whole_bytes(tree: Any) -> int:
 
 def _itemsize(dtype: Any) -> int:
     # A key is two words of 32 bits.
-    return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else _size(dtype)
+    return 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else _size(dtype)
 
 
 def _size(dtype: Any) -> int:
