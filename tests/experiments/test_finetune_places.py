@@ -11,6 +11,7 @@ import medjax
 from experiments.finetune import PRESETS
 from medjax.data.boundary import DataError
 from medjax.train.experiment import command
+from medjax.train.leaving import abilities
 from medjax.vlp.finetuned import open_classifier
 from medjax.vlp.placed import PlacedFilms
 from medjax.vlp.placing import asks_for_places, at_size, run_places, scores_of
@@ -44,6 +45,7 @@ def test_masks_are_learned_opened_and_asked(monkeypatch, start, tmp_path):
     kept = json.loads((tmp_path / "run/evaluation.json").read_text())
     assert kept["splits"]["sha256"] == results["splits"]["sha256"]
     assert (tmp_path / "run/report.html").read_text().count("data:image/png") >= 3
+    assert "find" in abilities(tmp_path / "run", config.uses)
     model = medjax.load(tmp_path / "run")
     films = np.random.default_rng(0).integers(0, 256, (2, 32, 32), np.uint8)
     said = model.masks(films)
