@@ -13,6 +13,7 @@ processes, to rounding. The result is a table in ``drill.json`` and ``drill.md``
 
 import dataclasses
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -38,6 +39,8 @@ from medjax.train.goodput import NAME as ACCOUNT
 WORKER = "a process of the drill"
 PATIENCE = 120.0
 """Seconds in which the others have to be gone."""
+JOINING = 60
+"""Seconds in which all have to have joined."""
 CLOSE = 1e-5
 """Relative difference of losses that other sums of the same numbers may make."""
 
@@ -89,6 +92,8 @@ def work(workdir: Path, coordinator: str, process: int, settings: Drill) -> None
             coordinator=address,
             num_processes=count if address else None,
             process_id=process if address else None,
+            # Not the usual half hour for one that was killed before it joined.
+            initialization_timeout=JOINING,
             heartbeat_timeout=settings.heartbeat,
             compile_cache=str(settings.workdir / "compiled"),
         )
@@ -138,6 +143,7 @@ def start(workdir: Path, settings: Drill, log: Path) -> list[subprocess.Popen[by
                     [sys.executable, "-m", "experiments.drill", *words],
                     stdout=output,
                     stderr=subprocess.STDOUT,
+                    env={**os.environ, "JAX_PLATFORMS": "cpu"},
                 )
             )
     return running
