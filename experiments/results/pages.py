@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench import tables as bench
-from experiments.compare import pretraining, reconstruction, rounding
+from experiments.compare import pretraining, reconstruction, rounding, uncertainty
 from experiments.results import front
 from medjax.data.boundary import reading
 
@@ -35,7 +35,7 @@ class Table:
 
 PRETRAINING, RECONSTRUCTION = "compare_pretraining.json", "compare_reconstruction.json"
 STEPS = tuple(f"cpu/bench-step{kind}.json" for kind in ("", "-frozen", "-compile"))
-ROUNDING = "compare_rounding.json"
+ROUNDING, UNCERTAINTY = "compare_rounding.json", "compare_uncertainty.json"
 UNROLLED, MAPS = "cpu/bench-unrolled.json", "cpu/bench-maps.json"
 INPUT = "cpu/bench-input.json"
 FIT, CHEART = "cpu/heart-fit.json", "cpu/cheart-tiny.json"
@@ -56,6 +56,9 @@ TABLES: Mapping[str, Table] = {
     "heart_fit": Table("results/heart.md", (FIT,), bench.fit),
     "bench_heart": Table("results/heart.md", ("cpu/bench-heart.json",), bench.heart),
     "cheart_tiny": Table("results/heart.md", (CHEART,), bench.completion),
+    "compare_uncertainty": Table(
+        "results/segmentation.md", (UNCERTAINTY,), uncertainty.table
+    ),
     "bench_segmentation": Table("results/segmentation.md", MASKS, bench.segmentation),
     "front_vlp": Table(FRONT, (PRETRAINING,), front.vlp),
     "front_mri": Table(FRONT, (RECONSTRUCTION,), front.mri),
