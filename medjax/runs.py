@@ -17,6 +17,7 @@ def load(run: str | Path) -> Any:
         A `medjax.vlp.pretrained.Pretrained` (``embed_images``, ``embed_texts``,
         ``zero_shot``, ``nearest``), a `medjax.vlp.finetuned.Finetuned` (``predict``),
         a `medjax.vlp.placed_run.Places` (``masks``, ``boxes``),
+        a `medjax.vlp.diffusion.generator.DiffusionGenerator` (called with reports),
         a `medjax.mri.learned.Learned` (``reconstruct``), a
         `medjax.segmentation.pretrained.Segmenter` (``predict``, ``samples``,
         ``uncertainty``), a
@@ -50,6 +51,13 @@ def load(run: str | Path) -> Any:
         from medjax.vlp.placed_run import open_places
 
         return open_places(run)
+    from medjax.vlp.rendering.drawing import FAMILY as GENERATOR
+    from medjax.vlp.rendering.drawing import TRAINED
+
+    if family == GENERATOR:
+        from medjax.vlp.diffusion.generator import DiffusionGenerator
+
+        return DiffusionGenerator.load(run / TRAINED)
     from medjax.mri.systems import FAMILIES as RECONSTRUCTIONS
 
     if family in RECONSTRUCTIONS:
@@ -82,7 +90,7 @@ def load(run: str | Path) -> Any:
         return open_tracker(run)
     hearts = (*HEARTS, *TRACKERS)
     masks = (*SEGMENTATIONS, *GRADERS)
-    films = (*PAIRS, CLASSIFIER, *PLACES)
+    films = (*PAIRS, CLASSIFIER, *PLACES, GENERATOR)
     known = ", ".join([*films, *RECONSTRUCTIONS, *masks, *hearts])
     raise DataError(
         f"{run / RECORD}: a run of {family!r}, which this version does not know; it "

@@ -26,6 +26,7 @@ from medjax.vlp.features import report_features
 from medjax.vlp.heat_maps import word_cards
 from medjax.vlp.report_tower import LanguageConfig, train_language_model
 from medjax.vlp.show import show
+from medjax.vlp.synthetic.films import OtherFilms
 from medjax.vlp.system import PretrainingSystem
 from medjax.vlp.systems import Build, PairRecord
 from medjax.vlp.towers import (
@@ -131,7 +132,11 @@ TINY = Pretraining(
 
 
 def run(
-    config: Pretraining, build: Build, *, devices: Sequence[Any] | None = None
+    config: Pretraining,
+    build: Build,
+    *,
+    devices: Sequence[Any] | None = None,
+    films: OtherFilms | None = None,
 ) -> dict[str, Any]:
     """Pre-trains, evaluates and reports; goes on where an earlier call stopped.
 
@@ -139,6 +144,8 @@ def run(
       config: the run.
       build: makes the system from its configuration and its towers'.
       devices: what to run on; default all there are.
+      films: other films of the training reports, to train on; the evaluation sees those
+        of the data all the same.
 
     Returns:
       The evaluation, as in ``evaluation.json``.
@@ -195,21 +202,24 @@ def run(
             mesh=mesh,
             batch_size=config.evaluation.batch_size,
         )
+    rows, transform = Rows(source, columns), source.transform
+    if films is not None:
+        rows, transform = films(rows, transform)
     stream = build_pipeline(
-        Rows(source, columns),
+        rows,
         PipelineConfig(
             batch_size=config.data.batch_size,
             seed=config.data.seed,
             workers=config.data.workers,
         ),
-        transform=source.transform,
+        transform=transform,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     state = config.fit(
         system,
         stream,
-        rows=len(source),
+        rows=len(rows),
         batch_size=config.data.batch_size,
         mesh=mesh,
         pretrained=towers or None,

@@ -7,7 +7,6 @@ shapes are the same on one device and on many, and films the same bytes wherever
 compiler makes the same program of them; a chip of another kind rounds otherwise.
 """
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -60,7 +59,8 @@ class DiffusionGenerator:
         Raises:
           ValueError: another size than the network makes.
         """
-        self.networks, self.section = pipeline.networks, pipeline.section
+        self.networks = pipeline.networks.with_dtype(sampling.dtype)
+        self.section = pipeline.section
         self.size = self.networks.image_size
         if size not in (None, self.size):
             raise ValueError(
@@ -123,13 +123,6 @@ class DiffusionGenerator:
                 made.append(np.asarray(out)[: len(reports) - start])
                 progress.advance(len(made[-1]))
         return np.concatenate(made)
-
-    def with_params(self, params: Params) -> "DiffusionGenerator":
-        """The same program with other weights."""
-        other = copy.copy(self)
-        other._params = jax.device_put(params, replicated(self._mesh))
-        other._identity = ""
-        return other
 
     def described(self) -> dict[str, Any]:
         """What decides its films beside the reports and the seed, as JSON holds it."""

@@ -146,6 +146,8 @@ class SamplingConfig:
     guidance, and half the work."""
     group: int = 8
     """Films that a device makes together. Part of what a film's last bits depend on."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the networks' computation; what is summed over steps is float32."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "group"):

@@ -1,0 +1,302 @@
+"""Pre-training on synthetic radiographs made from real reports, beside real ones.
+
+The question of Liu, Shah, Bai and Arcucci (arXiv 2310.07027): does a vision-language
+system that never saw a real film, but one generated from each report, do as well as one
+that saw the real films? ``python -m experiments.synthetic_pretraining`` asks it on
+embedded data: films that are drawn from reports are "real", a latent diffusion model
+that was trained on them makes the synthetic ones.
+
+All arms have the same reports, splits, steps, batches, initial weights and random
+sentences; only the films of the training split differ. All probes are on real films.
+
+==============  ================================================================
+``real``        the films that there are
+``synthetic``   one generated film of each report
+``several``     ``--copies`` generated films of each report, one drawn per epoch
+``mixed``       the real film or the generated one, drawn per epoch
+``shuffled``    generated films of other patients' reports: nothing can be learnt
+``null``        films of noise
+``curated``     as ``synthetic``, of the films that the filters keep
+==============  ================================================================
+
+With no flag it is small and its numbers mean little: minutes of a CPU, one system
+and one seed. A table takes hours::
+
+    python -m experiments.synthetic_pretraining --patients 3000 --preset small \\
+        --generator-steps 3000 --steps 200 --language-steps 300 --held-out 1000 \\
+        --systems convirt gloria mgca imitate mflag --seeds 0 1 2 --publish \\
+        --arms real synthetic several mixed shuffled null curated random
+
+Every stage is kept in ``--workdir``, and the same command goes on. ``--generator`` is a
+run of ``experiments.generator`` (its films have to be of other patients) or
+``diffusion:FOLDER``; without it one is trained here, on the training split.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from experiments import convirt, generator, gloria, imitate, mflag, mgca
+from experiments.compare.pretraining import headline, untrained
+from experiments.compare.publishing import (
+    command,
+    finished,
+    keep,
+    machine,
+    summarise,
+)
+from experiments.synthetic_films import Made, judge, real_films
+from experiments.synthetic_tables import ARMS, answer, table
+from experiments.synthetic_tables import SYSTEMS as NAMES
+from medjax.train.launch import LaunchConfig, cpu_devices
+from medjax.train.mesh import make_mesh
+from medjax.vlp.corpus import Corpus, CorpusConfig, open_corpus
+from medjax.vlp.diffusion.run import run as train_generator
+from medjax.vlp.diffusion.schedule import SamplingConfig
+from medjax.vlp.pretrained import Pretrained, open_pair
+from medjax.vlp.pretraining import TINY, Build, Pretraining, run
+from medjax.vlp.report_tower import train_language_model
+from medjax.vlp.synthetic.films import OtherFilms
+
+Arm = Literal[
+    "real", "synthetic", "several", "mixed", "shuffled", "null", "curated", "random"
+]
+System = Literal["convirt", "gloria", "mgca", "imitate", "mflag"]
+SYSTEMS: Mapping[System, tuple[Pretraining, Build]] = {
+    "convirt": (convirt.PRESETS["tiny"], convirt.convirt),
+    "gloria": (gloria.PRESETS["tiny"], gloria.gloria),
+    "mgca": (mgca.PRESETS["tiny"], mgca.mgca),
+    "imitate": (imitate.PRESETS["tiny"], imitate.imitate),
+    "mflag": (mflag.PRESETS["tiny"], mflag.mflag),
+}
+WITNESS = 1000
+"""Seed of the model whose features judge the films: no arm has it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Which arms, systems and seeds, and how much of everything."""
+
+    arms: tuple[Arm, ...] = ("real", "synthetic", "mixed", "shuffled", "random")
+    """What to train on."""
+    systems: tuple[System, ...] = ("convirt",)
+    """What to train."""
+    seeds: tuple[int, ...] = (0,)
+    """One run of each arm and system per seed."""
+    steps: int = 40
+    """Updates of each system."""
+    language_steps: int = 60
+    """Updates of the report tower, once per seed."""
+    patients: int = 400
+    """Invented patients; one in ten validates, two in ten are held out."""
+    generator: str | None = None
+    """run:PATH or diffusion:FOLDER; None: trained here."""
+    preset: Literal["tiny", "small"] = "tiny"
+    """Of the generator that is trained here."""
+    generator_steps: int = 150
+    """Updates of it."""
+    copies: int = 2
+    """Synthetic films of each report in the arm ``several``."""
+    sampling: SamplingConfig = SamplingConfig(steps=10, guidance=2.0)
+    """How they are drawn from noise."""
+    render_seed: int = 0
+    """Of the noise."""
+    held_out: int = 100
+    """Held-out reports that films are made of, to be judged."""
+    workdir: Path = Path("runs/synthetic-pretraining")
+    """One folder per stage and run in it; the same command goes on."""
+    publish: bool = False
+    """Write the committed results and the tables of their pages as well."""
+    launch: LaunchConfig = LaunchConfig(cpu_devices=cpu_devices())
+    """How this process starts."""
+
+
+def compare(config: Comparison) -> dict[str, Any]:
+    """Runs what is not finished yet.
+
+    Args:
+      config: what to compare.
+
+    Returns:
+      ``budget``, ``films`` (what was asked of them), ``runs``, ``summary``, ``answer``.
+    """
+    data = dataclasses.replace(TINY.data, patients=config.patients)
+    corpus = open_corpus(
+        data, config.workdir / "data", tokenizer=None, max_tokens=TINY.text.max_length
+    )
+    name = config.generator or trained_generator(config, corpus)
+    made = Made(
+        corpus,
+        name,
+        sampling=config.sampling,
+        seed=config.render_seed,
+        folder=config.workdir / "films",
+    )
+    witness = trained_witness(config, corpus, data)
+
+    def features(films: np.ndarray) -> np.ndarray:
+        return np.asarray(witness.image_features(films), np.float64)
+
+    judged = judge(
+        corpus,
+        made,
+        features,
+        held_out=config.held_out,
+        pictures=config.workdir / "films.html",
+    )
+    rows = [
+        _finished_run(arm, system, seed, config, data, corpus, made, judged)
+        for seed in config.seeds
+        for system in config.systems
+        for arm in config.arms
+    ]
+    budget = {
+        "steps": config.steps,
+        "batch_size": data.batch_size,
+        "report_tower_steps": config.language_steps,
+        "patients": config.patients,
+        "studies": dict(corpus.metadata["splits"]),
+        "image_size": data.image_size,
+        "generator_steps": config.generator_steps,
+        "generator": made.described,
+        "copies": config.copies,
+        **machine(),
+    }
+    results = {
+        "budget": budget,
+        "films": {k: v for k, v in judged.items() if k != "kept"},
+        "runs": rows,
+        "summary": summarise(rows),
+    }
+    results["answer"] = answer(results)
+    return results
+
+
+def trained_generator(config: Comparison, corpus: Corpus) -> str:
+    """A generator of the training films, trained here or found trained."""
+    preset = generator.PRESETS[config.preset]
+    folder = config.workdir / "generator"
+    train_generator(
+        dataclasses.replace(
+            preset,
+            data=dataclasses.replace(preset.data, root=corpus.folder),
+            train=dataclasses.replace(preset.train, steps=config.generator_steps),
+            workdir=folder,
+        )
+    )
+    return f"run:{folder}"
+
+
+def trained_witness(
+    config: Comparison, corpus: Corpus, data: CorpusConfig
+) -> Pretrained:
+    """A model of real films that takes no part in the comparison."""
+    folder = config.workdir / "witness"
+    if finished(folder, [config.steps], "steps") is None:
+        preset, build = SYSTEMS["convirt"]
+        run(asked(preset, WITNESS, config, data, corpus, folder), build)
+        keep(folder / "result.json", {"budget": [config.steps]})
+    return open_pair(folder)
+
+
+def asked(
+    preset: Pretraining,
+    seed: int,
+    config: Comparison,
+    data: CorpusConfig,
+    corpus: Corpus,
+    folder: Path,
+) -> Pretraining:
+    """The run of a system, with the report tower of its seed."""
+    tower = train_language_model(
+        corpus,
+        TINY.text,
+        dataclasses.replace(TINY.language, steps=config.language_steps),
+        workdir=config.workdir / f"language-{seed}",
+        mesh=make_mesh(),
+        seed=seed,
+    )
+    return dataclasses.replace(
+        preset,
+        text=dataclasses.replace(preset.text, checkpoint=str(tower)),
+        data=dataclasses.replace(data, root=corpus.folder, seed=seed),
+        train=dataclasses.replace(preset.train, steps=config.steps, seed=seed),
+        evaluation=dataclasses.replace(preset.evaluation, seed=seed),
+        workdir=folder,
+    )
+
+
+def films_of(
+    arm: Arm, config: Comparison, corpus: Corpus, made: Made, kept: np.ndarray
+) -> OtherFilms | None:
+    """What an arm trains on; None: the films that there are."""
+    if arm in ("real", "random"):
+        return None
+    one = made.films("train", 0)[:, None]
+    if arm == "several":
+        more = [made.films("train", i)[:, None] for i in range(1, config.copies)]
+        return OtherFilms(np.concatenate([one, *more], axis=1))
+    if arm == "mixed":
+        real = real_films(corpus, "train")[:, None]
+        return OtherFilms(np.concatenate([real, one], axis=1))
+    if arm == "shuffled":
+        patients = np.asarray(corpus.column("train", "patient"))
+        return OtherFilms(one[others(patients)])
+    if arm == "null":
+        rng = np.random.default_rng(config.render_seed)
+        return OtherFilms(rng.integers(0, 256, one.shape).astype(np.uint8))
+    return OtherFilms(one, kept if arm == "curated" else None)
+
+
+def others(patients: np.ndarray) -> np.ndarray:
+    """For every row one of another patient, each once: half a set further on."""
+    order = np.argsort(patients, kind="stable")
+    found = np.empty_like(order)
+    found[order] = np.roll(order, len(order) // 2)
+    return found
+
+
+def _finished_run(
+    arm: Arm,
+    system: System,
+    seed: int,
+    config: Comparison,
+    data: CorpusConfig,
+    corpus: Corpus,
+    made: Made,
+    judged: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The row of one arm, system and seed: from its folder, else trained."""
+    folder = config.workdir / f"{system}-{arm}-{seed}"
+    budget = [config.steps, config.language_steps, config.patients, made.described]
+    budget += [config.copies, config.render_seed]
+    what = "(steps, language_steps, patients, generator, copies, render_seed)"
+    if (known := finished(folder, budget, what)) is not None:
+        return known["row"]
+    preset, build = SYSTEMS[system]
+    mine = dataclasses.replace(
+        asked(preset, seed, config, data, corpus, folder),
+        about=f"{NAMES[system]} on {ARMS[arm]}, seed {seed}",
+    )
+    if arm == "random":
+        results = untrained(mine, build)
+    else:
+        films = films_of(arm, config, corpus, made, judged["kept"])
+        results = run(mine, build, films=films)
+    row = {"system": f"{system}/{arm}", "seed": seed, **headline(results)}
+    keep(folder / "result.json", {"budget": budget, "row": row})
+    return row
+
+
+def main() -> int:
+    """Compares, prints the tables, keeps the numbers."""
+    name = "synthetic_pretraining"
+    return command(name, Comparison, compare, table, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""What `experiments.synthetic_pretraining` found, in Markdown and in a paragraph."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.bench.tables import markdown
+from experiments.compare.publishing import cell
+
+SYSTEMS: Mapping[str, str] = {
+    "convirt": "ConVIRT",
+    "gloria": "GLoRIA",
+    "mgca": "MGCA",
+    "imitate": "IMITATE",
+    "mflag": "M-FLAG",
+}
+ARMS: Mapping[str, str] = {
+    "real": "real films",
+    "synthetic": "one synthetic film per report",
+    "several": "several per report",
+    "mixed": "real and synthetic",
+    "shuffled": "synthetic, of others' reports",
+    "null": "films of noise",
+    "curated": "synthetic, curated",
+    "random": "random initialisation",
+}
+
+
+def answer(results: Mapping[str, Any]) -> str:
+    """Whether synthetic films are on par with real ones here, in a paragraph."""
+    told = []
+    score = "probe 100 %"
+    by = {entry["system"]: entry for entry in results["summary"]}
+    for system in dict.fromkeys(name.split("/")[0] for name in by):
+        arms = {a: by[f"{system}/{a}"] for a in ARMS if f"{system}/{a}" in by}
+        if not {"real", "synthetic", "random"} <= arms.keys():
+            continue
+        real, synthetic, random = (
+            arms[arm][score]["mean"] for arm in ("real", "synthetic", "random")
+        )
+        gain = (synthetic - random) / (real - random) if real > random else float("nan")
+        told.append(
+            f"{SYSTEMS[system]} probed with all labels reaches a macro AUC of "
+            f"{real:.3f} after real films, {synthetic:.3f} after synthetic ones "
+            f"({synthetic / real:.1%} of it) and {random:.3f} untrained: synthetic "
+            f"films give {gain:.0%} of what real ones add."
+        )
+        if "shuffled" in arms:
+            told[-1] += (
+                f" Of others' reports they give {arms['shuffled'][score]['mean']:.3f}."
+            )
+        if "mixed" in arms:
+            told[-1] += (
+                f" Real and synthetic together: {arms['mixed'][score]['mean']:.3f}."
+            )
+    seeds = max(entry["seeds"] for entry in results["summary"])
+    agreement = results["films"]["agreement"]
+    told.append(
+        "The generator's films agree with their reports to "
+        f"{agreement['synthetic']:.3f} (real films {agreement['real']:.3f}, others' "
+        f"reports {agreement['shuffled']:.3f}), so this is an answer about a generator "
+        f"of that quality, from {seeds} seed{'s' if seeds > 1 else ''}, on drawn "
+        "films. The "
+        "paper says that synthetic films are on par with real ones, of a generator "
+        "that knew far more radiographs, on MIMIC-CXR: that is not settled here."
+    )
+    return " ".join(told)
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Transfer, fidelity and memorisation in Markdown, and the answer."""
+    films, summary = results["films"], results["summary"]
+    names = [name for name in summary[0] if name not in ("system", "seeds")]
+    transfer = []
+    for entry in summary:
+        system, arm = entry["system"].split("/")
+        cells = [cell(entry[name]) for name in names]
+        transfer.append([SYSTEMS[system], ARMS[arm], *cells])
+    distances = films["distances"]
+    floor = max(distances["real"]["frechet"], 1e-12)
+    near = [
+        [
+            name,
+            f"{row['frechet']:.2f}",
+            f"{row['frechet'] / floor:.1f}",
+            f"{row['kernel']:.4f} ± {row['kernel_sd']:.4f}",
+            str(row["n"]),
+        ]
+        for name, row in distances.items()
+    ]
+    asked = [[name, f"{value:.3f}"] for name, value in films["agreement"].items()]
+    copies = [
+        [
+            name,
+            f"{row['share']:.1%}",
+            f"{row['expected']:.1%}",
+            f"{row['ratio']['made']:.3f} / {row['ratio']['held out']:.3f}",
+            f"{row['planted copies found']:.0%}",
+        ]
+        for name, row in films["memorisation"].items()
+    ]
+    like = films["likeness"]
+    return "\n\n".join(
+        [
+            markdown(["system", "trained on", *names], transfer),
+            markdown(
+                ["films", "Fréchet distance", "in floors", "kernel distance", "n"], near
+            ),
+            markdown(["films and reports", "agreement (macro AUC)"], asked),
+            markdown(
+                [
+                    "nearest training film by",
+                    "suspects",
+                    "expected of real films",
+                    "first / second distance, made / held out",
+                    "planted copies found",
+                ],
+                copies,
+            ),
+            markdown(
+                ["filter", "kept", "left out"],
+                [[str(part) for part in line] for line in films["curation"]],
+            ),
+            f"Likeness of films of one report (structural similarity): synthetic "
+            f"{like['synthetic']:.3f}, real {like['real']:.3f}.",
+            results["answer"],
+        ]
+    )

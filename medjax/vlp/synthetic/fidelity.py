@@ -1,0 +1,99 @@
+"""How near made films are to real ones, and whether they show what reports say.
+
+Everything is a function of features that were computed once, by a model that was
+trained on real films alone and takes no part in the comparison. Each number comes with
+what it would be for real films: distances with that of two real sets of the same size,
+agreement with that of real films, likeness with that of films of one report.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from medjax.metrics.frechet import frechet_distance, kernel_distance
+from medjax.metrics.images import ssim
+from medjax.vlp.probes import LinearProbeConfig, linear_probe
+
+Features = Float[np.ndarray, "_ _"]
+
+
+def distances(
+    real: Features, sets: Mapping[str, Features], *, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Fréchet and kernel distance of sets to one half of the real films.
+
+    Args:
+        real: features of real films; its other half is the floor, ``real``.
+        sets: features of others, by name.
+        seed: of the halves.
+
+    Returns:
+        For each set ``frechet``, ``kernel``, ``kernel_sd`` and ``n``; all sets are cut
+        to the size of a half, since the Fréchet distance of few films is too large.
+    """
+    order = np.random.default_rng(seed).permutation(len(real))
+    half = len(real) // 2
+    first, second = real[order[:half]], real[order[half : 2 * half]]
+    found = {}
+    for name, features in {"real": second, **sets}.items():
+        mean, deviation = kernel_distance(first, features[:half], seed=seed)
+        found[name] = {
+            "frechet": frechet_distance(first, features[:half]),
+            "kernel": mean,
+            "kernel_sd": deviation,
+            "n": min(half, len(features)),
+        }
+    return found
+
+
+def report_agreement(
+    known: Mapping[str, tuple[Features, Float[np.ndarray, "_ k"]]],
+    films: Features,
+    labels: Float[np.ndarray, "_ k"],
+    names: Sequence[str],
+) -> float:
+    """Macro AUC of a linear classifier of real films, on films and their reports.
+
+    Args:
+        known: features and labels of real films, "train" and "valid".
+        films: features of the films that are asked about.
+        labels: what their reports say.
+        names: of the findings.
+    """
+    features = {split: pair[0] for split, pair in known.items()} | {"test": films}
+    targets = {split: pair[1] for split, pair in known.items()} | {"test": labels}
+    probe = linear_probe(
+        features,
+        targets,
+        names=names,
+        fraction=1.0,
+        seed=0,
+        config=LinearProbeConfig(resamples=0),
+    )
+    return float(probe["macro_auc"])
+
+
+def likeness(films: UInt8[np.ndarray, "n k h w"]) -> float:
+    """Mean structural similarity of the films of one report, over reports.
+
+    1: a report has one film, whatever the seed. (One scale: films of 64 pixels leave no
+    room for five.)
+    """
+    k = films.shape[1]
+    pairs = [(i, j) for i in range(k) for j in range(i)]
+    grey = jnp.asarray(films, jnp.float32)
+    values = [
+        np.asarray(ssim(grey[:, i], grey[:, j], data_range=255.0)) for i, j in pairs
+    ]
+    return float(np.mean(values))
+
+
+def summary(
+    found: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    """Each set's Fréchet distance in units of the floor."""
+    floor = found["real"]["frechet"]
+    return {name: row["frechet"] / max(floor, 1e-12) for name, row in found.items()}

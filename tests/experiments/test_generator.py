@@ -1,0 +1,167 @@
+"""A generator from embedded films to films of reports, and on from its own folder."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import medjax
+from experiments.generator import PRESETS
+from medjax.nn.bert import BertConfig
+from medjax.nn.diffusion.autoencoder import AutoencoderConfig
+from medjax.nn.diffusion.unet import UNetConfig
+from medjax.train.settings import TrainConfig
+from medjax.vlp.corpus import CorpusConfig
+from medjax.vlp.diffusion.networks import Networks, parameter_shapes
+from medjax.vlp.diffusion.run import AutoencoderTraining, GeneratorConfig, run
+from medjax.vlp.diffusion.schedule import SamplingConfig, ScheduleConfig
+from medjax.vlp.diffusion.scores import ScoresConfig
+from medjax.vlp.diffusion.training import diffusion_system
+from medjax.vlp.rendering import Generator, generator
+from medjax.vlp.report_tower import LanguageConfig
+
+change = dataclasses.replace
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two updates of everything, on films of 16 pixels."""
+    folder = tmp_path_factory.mktemp("generator")
+    config = change(
+        PRESETS["tiny"],
+        system=GeneratorConfig(
+            autoencoder=(4,), widths=(8,), groups=2, heads=2, latents=2
+        ),
+        autoencoder=AutoencoderTraining(steps=2, batch_size=8),
+        data=CorpusConfig(image_size=16, patients=60, batch_size=8),
+        language=LanguageConfig(steps=2, batch_size=8),
+        train=TrainConfig(steps=2, checkpoint_every=1, ema=0.5),
+        sampling=SamplingConfig(steps=2, group=1),
+        evaluation=ScoresConfig(films=8, shown=2),
+        workdir=folder,
+    )
+    return config, run(config)
+
+
+def test_a_run_ends_with_scores_a_page_and_a_generator(trained):
+    config, results = trained
+    said = json.loads((config.workdir / "evaluation.json").read_text())
+    assert said == results
+    distances, errors = said["frechet_distance"], said["denoising_error"]
+    assert set(distances) == {"other real films", "generated", "decoded noise"}
+    assert min(distances.values()) > 0
+    assert all(0 < error < 10 for error in errors.values())
+    page = (config.workdir / "report.html").read_text()
+    assert "Films of held-out reports" in page
+    make = medjax.load(config.workdir)
+    assert isinstance(make, Generator)
+    assert make.size == 16 and make.section == "report"
+    assert make.described()["weights_sha256"] == said["generator"]["weights_sha256"]
+    with pytest.raises(ValueError, match="films of 16 pixels"):
+        generator(f"run:{config.workdir}", size=64)
+
+
+def test_the_folder_of_a_run_says_what_it_is(trained):
+    """What its folder says of it is what `diffusers` would build of it."""
+    config, _ = trained
+    unet = medjax.load(config.workdir)
+    settings = json.loads(
+        (config.workdir / "generator" / "unet" / "config.json").read_text()
+    )
+    assert settings["down_block_types"] == ["DownBlock2D"]
+    assert settings["cross_attention_dim"] == 128 == unet.networks.text.hidden_size
+    assert unet.networks.schedule.prediction_type == "v_prediction"
+
+
+NETWORKS = Networks(
+    UNetConfig(
+        sample_size=2,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(4,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        layers_per_block=1,
+        attention_head_dim=1,
+        cross_attention_dim=4,
+        norm_num_groups=1,
+    ),
+    AutoencoderConfig(1, 1, (2,), 1, 1, 1),
+    BertConfig(
+        vocab_size=9,
+        hidden_size=4,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=4,
+    ),
+    ScheduleConfig(prediction_type="v_prediction"),
+)
+
+
+def random_params(seed: int = 0):
+    """As they are shaped; nothing is compiled for them."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.5, jnp.float32),
+        parameter_shapes(NETWORKS),
+    )
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_loss_of_a_silent_network_is_the_power_of_what_it_should_say(prediction):
+    """A U-Net that says 0: noise has power 1, velocity that of its two parts."""
+    schedule = ScheduleConfig(prediction_type=prediction)
+    networks = change(NETWORKS, schedule=schedule)
+    empty = np.array([[1, 2, 0]], np.int32)
+    system = diffusion_system(networks, empty)
+    variables = {"params": random_params()}
+    last = variables["params"]["unet"]["conv_out"]
+    last |= jax.tree.map(jnp.zeros_like, last)
+    n = 4000
+    batch = {
+        "ids": jnp.tile(jnp.asarray([[1, 3, 2]]), (n, 1)),
+        "mean": jnp.full((n, 2, 2, 1), 3.0),
+        "logvar": jnp.full((n, 2, 2, 1), -30.0),
+    }
+    found, _ = jax.jit(system.loss)(variables, batch, jax.random.key(1))
+    clean = 3.0 * networks.autoencoder.scaling_factor
+    alphas, sigmas = schedule.alphas(), schedule.sigmas()
+    power = {
+        "epsilon": 1.0,
+        "v_prediction": np.mean(alphas**2 + sigmas**2 * clean**2),
+    }
+    np.testing.assert_allclose(found, power[prediction], rtol=0.03)
+
+
+def test_frozen_parts_get_no_gradient_and_are_named():
+    empty = np.array([[1, 2, 0]], np.int32)
+    batch = {
+        "ids": jnp.tile(jnp.asarray([[1, 3, 2]]), (2, 1)),
+        "image": jnp.zeros((2, 2, 2), jnp.uint8),
+    }
+    for train_text in (True, False):
+        system = diffusion_system(NETWORKS, empty, dropped=0.0, train_text=train_text)
+        assert ("^text/" in system.frozen) == (not train_text)
+        variables = {"params": random_params()}
+        slopes = jax.jit(
+            jax.grad(lambda v, s=system: s.loss(v, batch, jax.random.key(1))[0])
+        )(variables)["params"]
+        moved = {
+            part: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
+            for part, tree in slopes.items()
+        }
+        assert moved["autoencoder"] == 0 and moved["unet"] > 0
+        assert (moved["text"] > 0) == train_text
+    with pytest.raises(ValueError, match="dropped"):
+        diffusion_system(NETWORKS, empty, dropped=1.0)
+
+
+def test_states_at_padding_are_zeros():
+    params = random_params()
+    ids = jnp.asarray([[1, 3, 2, 0], [1, 2, 0, 0]])
+    states = np.asarray(NETWORKS.read(params, ids))
+    np.testing.assert_array_equal(states[ids == 0], 0.0)
+    assert (np.abs(states[ids != 0]).sum(-1) > 0).all()

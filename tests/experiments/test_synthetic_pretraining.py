@@ -1,0 +1,151 @@
+"""Arms that differ in their films alone, films that are made once, and the answer."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments.compare.publishing import spread
+from experiments.synthetic_films import Made, judge, real_films, remembered
+from experiments.synthetic_pretraining import Comparison, films_of, others
+from experiments.synthetic_tables import ARMS, answer, table
+from medjax.vlp.corpus import CorpusConfig, open_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("synthetic") / "data"
+    config = CorpusConfig(patients=40, image_size=32)
+    return open_corpus(config, folder, tokenizer=None, max_tokens=32)
+
+
+@pytest.fixture
+def made(corpus, tmp_path):
+    """The drawn films of other seeds stand for synthetic ones."""
+    sampling = Comparison().sampling
+    return Made(corpus, "drawn", sampling=sampling, seed=7, folder=tmp_path)
+
+
+def test_films_are_made_once_and_not_mistaken_for_others(made, corpus, monkeypatch):
+    films = made.films("train", 0)
+    assert films.shape == (len(corpus.column("train", "id")), 32, 32)
+    assert (films != real_films(corpus, "train")).any()
+    assert (made.films("train", 1) != films).any()
+
+    def never(*_, **__):
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(made, "draw", never)
+    np.testing.assert_array_equal(made.films("train", 0), films)
+    made.described["steps"] = 3
+    with pytest.raises(ValueError, match="how films are made"):
+        made.films("train", 0)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_arms_have_the_films_that_they_are_called_after(arm, made, corpus):
+    kept = np.array([0, 3, 5])
+    found = films_of(arm, Comparison(copies=3), corpus, made, kept)
+    real, one = real_films(corpus, "train"), made.films("train", 0)
+    if arm in ("real", "random"):
+        assert found is None
+        return
+    assert found is not None and len(found.images) == len(real)
+    assert found.images.dtype == np.uint8
+    first = found.images[:, 0]
+    if arm in ("synthetic", "curated", "several"):
+        np.testing.assert_array_equal(first, one)
+        assert found.images.shape[1] == (3 if arm == "several" else 1)
+    if arm == "mixed":
+        np.testing.assert_array_equal(found.images[:, 0], real)
+        np.testing.assert_array_equal(found.images[:, 1], one)
+    if arm == "shuffled":
+        patients = np.asarray(corpus.column("train", "patient"))
+        whose = [int(np.flatnonzero((one == film).all((1, 2)))[0]) for film in first]
+        assert sorted(whose) == list(range(len(one))), "each film once"
+        assert (patients[whose] != patients).all()
+    if arm == "null":
+        assert np.abs(first.mean((1, 2)) - 127.5).max() < 10
+    assert (found.rows is kept) == (arm == "curated")
+
+
+def test_others_are_of_other_patients():
+    patients = np.array([3, 1, 1, 2, 2, 3, 4, 5])
+    found = others(patients)
+    assert (patients[found] != patients).all()
+    assert sorted(found.tolist()) == list(range(8))
+
+
+def test_planted_copies_are_found_by_pixels(made, corpus):
+    """Darker and with other grain, they are copies still."""
+    train, test = made.films("train", 0), made.films("test", 0)
+
+    def features(films: np.ndarray) -> np.ndarray:
+        return films.reshape(len(films), -1)[:, ::17].astype(np.float64)
+
+    real = {s: features(real_films(corpus, s)) for s in ("train", "test")}
+    synthetic = {"train": features(train), "test": features(test)}
+    found = remembered(corpus, real, synthetic, train, test, features)
+    assert found["pixels"]["planted copies found"] == 1.0
+    assert found["pixels"]["share"] < 0.2
+
+
+def test_films_are_judged_beside_real_ones(made, corpus, tmp_path):
+    """Films of the very generator that drew the real ones are as good as these."""
+    rng = np.random.default_rng(0)
+    projection = rng.normal(size=(32 * 32, 6)) / 32
+
+    def features(films: np.ndarray) -> np.ndarray:
+        return films.reshape(len(films), -1) / 255.0 @ projection
+
+    pictures = tmp_path / "films.html"
+    found = judge(corpus, made, features, held_out=10, pictures=pictures)
+    near = found["distances"]
+    assert near["synthetic"]["frechet"] < near["noise"]["frechet"] / 2
+    assert set(found["agreement"]) == {"real", "synthetic", "shuffled"}
+    assert abs(found["likeness"]["synthetic"] - found["likeness"]["real"]) < 0.1
+    names = [name for name, *_ in found["curation"]]
+    assert names == ["quality", "agreement", "distinct", "balance"]
+    assert found["curation"][-1][1] == len(found["kept"]) > 0
+    assert "nearest to" in pictures.read_text()
+
+
+def results(synthetic: float) -> dict:
+    """As a comparison would leave them, of one seed."""
+    scores = {"real": 0.9, "synthetic": synthetic, "random": 0.7, "shuffled": 0.71}
+    rows = [
+        {"system": f"convirt/{arm}", "seeds": 1, "probe 100 %": spread([score])}
+        for arm, score in scores.items()
+    ]
+    memory = {"share": 0.01, "expected": 0.01, "planted copies found": 1.0}
+    memory["ratio"] = {"made": 0.9, "held out": 0.9}
+    distance = {"frechet": 2.0, "kernel": 0.1, "kernel_sd": 0.01, "n": 50}
+    films = {
+        "distances": {"real": distance, "synthetic": {**distance, "frechet": 7.0}},
+        "agreement": {"real": 0.95, "synthetic": 0.8, "shuffled": 0.5},
+        "likeness": {"synthetic": 0.4, "real": 0.3},
+        "memorisation": {"features": memory, "pixels": memory},
+        "curation": [["quality", 90, 10]],
+    }
+    found = {"films": films, "summary": rows}
+    return {**found, "answer": answer(found)}
+
+
+@pytest.mark.parametrize("synthetic, gain", [(0.9, "100%"), (0.8, "50%"), (0.7, "0%")])
+def test_the_answer_says_what_synthetic_films_give(synthetic, gain):
+    told = answer(results(synthetic))
+    assert f"give {gain} of what real ones add" in told
+    assert "0.710" in told and "0.800" in told
+
+
+def test_tables_say_floors_and_counts():
+    shown = table(results(0.8))
+    assert "| synthetic | 7.00 | 3.5 |" in shown
+    assert "| quality | 90 | 10 |" in shown
+    assert "| ConVIRT | films of noise |" not in shown
+    assert shown.count("| ConVIRT |") == 4
+
+
+def test_a_comparison_is_flags():
+    names = {field.name for field in dataclasses.fields(Comparison)}
+    assert {"arms", "systems", "seeds", "workdir", "publish", "launch"} <= names
