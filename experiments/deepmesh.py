@@ -1,8 +1,9 @@
 """DeepMesh: a template fitted to a heart, then moved, by convolutional fields.
 
 ``python -m experiments.deepmesh`` runs the ``tiny`` preset on embedded phantom hearts,
-on a CPU: both stages one after the other, each too short to learn much. With
-``--system.stage joint`` they are trained as one.
+on a CPU: both stages one after the other. With ``--system.stage joint`` they are
+trained as one. Planes see the surface of a mesh this coarse, not its vertices
+(``--system.slice coverage``), which are too few.
 
 The other presets have the published sizes, 128 x 128 x 64 voxels, 50 frames and a mesh
 of 22 thousand vertices, on phantom people; drawing one takes minutes, once. ``repo`` is
@@ -15,9 +16,10 @@ import sys
 from pathlib import Path
 
 from medjax.heart.deepmesh import CONFIGS
-from medjax.heart.motion_data import MotionDataConfig
+from medjax.heart.motion_data import SMALL, MotionDataConfig
 from medjax.heart.phantom_mesh import SIZES
 from medjax.heart.scanning import ScanConfig
+from medjax.heart.supervision import LossConfig
 from medjax.heart.tracking import DeepMeshTracking, run
 from medjax.train.experiment import main
 from medjax.train.launch import LaunchConfig
@@ -35,11 +37,21 @@ PUBLISHED = MotionDataConfig(
 )
 TINY = DeepMeshTracking(
     about="DeepMesh on phantom hearts, small enough for a CPU",
-    system=dataclasses.replace(CONFIGS["tiny"], top=512),
-    # Rings 4 mm apart: of a coarser mesh, planes between two rings see no vertex.
-    data=MotionDataConfig(mesh=SIZES["small"], right=False, people=16, test_people=4),
-    optimizer=OptimizerConfig(name="adam", lr=1e-3, clip_norm=1.0, schedule="cosine"),
-    train=TrainConfig(steps=60, log_every=10, checkpoint_every=100),
+    system=dataclasses.replace(
+        CONFIGS["tiny"],
+        slice="coverage",
+        # Room for meshes that the first steps tear.
+        coverage=LossConfig(size=320, reach=4, pyramid=2),
+        plane=30.0,
+        image=5.0,
+        laplacian=1.0,
+        laplacian_ed=1.0,
+        # Of a field in mm that begins as noise: 0.5 would be all of the loss.
+        smoothness=0.01,
+    ),
+    data=SMALL,
+    optimizer=OptimizerConfig(name="adam", lr=3e-3, clip_norm=1.0, schedule="cosine"),
+    train=TrainConfig(steps=100, log_every=10, checkpoint_every=100),
     workdir=Path("runs/deepmesh-tiny"),
 )
 FULL = {

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from medjax.heart.graph_motion import CONFIGS
-from medjax.heart.motion_data import MotionDataConfig
+from medjax.heart.motion_data import SMALL, MotionDataConfig
 from medjax.heart.phantom_mesh import SIZES
 from medjax.heart.scanning import ScanConfig
 from medjax.heart.supervision import LossConfig
@@ -23,9 +23,12 @@ TINY = GraphTracking(
     about="A graph network on phantom hearts, small enough for a CPU",
     # Two levels of the mesh, not three: less to compile.
     system=dataclasses.replace(
-        CONFIGS["tiny"], steps=(1, 2, 1), loss=LossConfig(size=320)
+        CONFIGS["tiny"],
+        steps=(1, 2, 1),
+        step_mm=8.0,
+        loss=LossConfig(size=192, reach=4, pyramid=2),
     ),
-    data=MotionDataConfig(people=16, test_people=4, batch_size=4),
+    data=SMALL,
     optimizer=OptimizerConfig(name="adam", lr=3e-3, clip_norm=1.0, schedule="cosine"),
     train=TrainConfig(steps=100, log_every=10, checkpoint_every=100),
     workdir=Path("runs/graph_motion-tiny"),

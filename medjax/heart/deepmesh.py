@@ -67,6 +67,11 @@ class DeepMeshConfig:
     """Distance from which on vertices are not seen, mm."""
     top: int = 2048
     """Room for vertices near a plane."""
+    given: bool = False
+    """Stage ``motion`` alone: the mesh at ED is the given one, and is not fitted."""
+    plane: float = 1.0
+    """Of the distance of mesh and contours on planes; 0: what is left is registration
+    of images, whose field the mesh follows."""
     image: float = 20.0
     """Of the squared difference of the warped image at t and that at ED."""
     chamfer: float = 0.5
@@ -272,13 +277,13 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
         for name in fields:
             frame = 0 if name == "ed" else 1
             x = at["ed" if name == "ed" else "t"]
-            if coverage:
+            if config.plane and coverage:
                 each = supervision.section_terms(
                     x, topology, example, frame, config.coverage
                 )
                 terms[f"plane_{name}"] = supervision.weigh(each, config.coverage)
                 terms[f"overflow_{name}"] = each["overflow"]
-            else:
+            elif config.plane:
                 away, empty = plane_distance(x, example, frame, slices, config)
                 terms[f"plane_{name}"], terms[f"empty_{name}"] = away, empty
             if name == "ed":
@@ -295,7 +300,7 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
 
     weights = {name: getattr(config, name) for name in ("chamfer", "image")}
     weights |= {"laplacian": config.laplacian, "laplacian_ed": config.laplacian_ed}
-    weights |= {"plane_ed": 1.0, "plane_motion": 1.0}
+    weights |= {"plane_ed": config.plane, "plane_motion": config.plane}
 
     def loss(
         variables: Variables, batch: Batch, key: Key

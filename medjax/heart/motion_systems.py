@@ -60,7 +60,8 @@ def build(
 
 def stages(config: MotionConfig) -> dict[str, MotionConfig]:
     """What is trained one after the other: folder inside the run's to settings."""
-    if isinstance(config, DeepMeshConfig) and config.stage == "motion":
+    fits = isinstance(config, DeepMeshConfig) and config.stage == "motion"
+    if fits and not config.given:
         return {"ed": dataclasses.replace(config, stage="ed"), ".": config}
     return {".": config}
 
