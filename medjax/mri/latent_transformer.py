@@ -47,6 +47,7 @@ from medjax.mri.series import (
     to_polar,
     zero_filled,
 )
+from medjax.mri.temporal_attention import LevelTransformer, from_blocks, to_blocks
 from medjax.nn import unet
 from medjax.nn.restormer import Restormer, RestormerConfig
 from medjax.typing import Batch, Metrics
@@ -69,7 +70,17 @@ class LatentTransformerConfig:
         refinement: Restormer blocks after the decoder (Restormer flavour only).
         heads: Attention blocks whose outputs are averaged.
         layers: Attention layers in a row, at every level.
-        attention: Whether frames attend to each other at all.
+        attention: Whether tokens attend to each other at all.
+        attends: What a sequence of tokens is: the frames of a pixel, as published, or
+            the pixels of a small block of one frame. That is the control: as many
+            parameters, and no frame sees another.
+        mixing: How frames meet outside the attention, in the denoiser beside it: all
+            together, as published; not at all (``"apart"``, each is denoised alone);
+            or apart with a second denoiser of all together added, which is silent at
+            the start. UNet only.
+        silent: Whether attention adds nothing at the start: a level gives what its
+            layers add to its input, from value kernels of zero. So a network without
+            attention can be trained on with it.
         negative_frames: Earliest frames whose magnitudes are negated (Restormer only).
         dtype: Of the networks' arithmetic.
     """
@@ -82,8 +93,18 @@ class LatentTransformerConfig:
     heads: int = 8
     layers: int = 6
     attention: bool = True
+    attends: Literal["frames", "neighbours"] = "frames"
+    mixing: Literal["together", "apart", "added"] = "together"
+    silent: bool = False
     negative_frames: int = 3
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        if self.backbone != "unet" and self.mixing != "together":
+            raise ValueError(
+                f"mixing is {self.mixing!r} with the backbone {self.backbone!r}, "
+                "expected 'together': frames are denoised apart by the UNet only"
+            )
 
 
 NETWORKS = {
@@ -110,72 +131,6 @@ NETWORKS = {
         layers=4,
     ),
 }
-
-
-def frame_encoding(frames: int, width: int) -> Float[np.ndarray, "t d"]:
-    """Sinusoids of the frame's *index* (not its time in ms), base 10000."""
-    angle = np.arange(frames)[:, None] * np.exp(
-        np.arange(0, width, 2) * (-np.log(10000.0) / width)
-    )
-    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(frames, width)
-
-
-class TemporalAttention(nn.Module):
-    """One layer: ``heads`` full-width blocks over the frames of a pixel, averaged."""
-
-    heads: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b t h w d"]) -> Float[Array, "b t h w d"]:
-        d = x.shape[-1]
-        # PyTorch's default for a 1x1 convolution: uniform with variance 1 / (3 d).
-        uniform = nn.initializers.variance_scaling(
-            1 / 3, "fan_in", "uniform", batch_axis=(0, 1)
-        )
-        kernel = self.param("kernel", uniform, (3, self.heads, d, d))
-        bias = self.param("bias", nn.initializers.zeros, (3, self.heads, d))
-        x = x.astype(self.dtype)
-        key, query, value = jnp.einsum(
-            "bthwd,snde->sbhwnte", x, kernel.astype(self.dtype)
-        ) + jnp.expand_dims(bias.astype(self.dtype), (1, 2, 3, 5))
-        scores = jnp.einsum(
-            "bhwnic,bhwnjc->bhwnij", key, query, preferred_element_type=jnp.float32
-        )
-        weights = nn.softmax(scores, axis=-1).astype(self.dtype)
-        mixed = jnp.einsum("bhwnij,bhwnjc->bhwnic", weights, value)
-        # Every block adds x to its own output; so does their average.
-        return jnp.moveaxis(jnp.mean(mixed, axis=3), 3, 1) + x
-
-
-class LevelTransformer(nn.Module):
-    """Frame encoding, attention layers, and a residual around both."""
-
-    heads: int
-    layers: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b t h w d"]) -> Float[Array, "b t h w d"]:
-        _, t, _, _, d = x.shape
-        if d % 2:
-            raise ValueError(f"features have {d} channels, expected an even number")
-        x = x.astype(self.dtype)
-        encoding = jnp.asarray(frame_encoding(t, d), self.dtype)
-
-        def body(layer: TemporalAttention, x: Array, _: None) -> tuple[Array, None]:
-            return layer(x), None
-
-        # One compiled layer; backwards it is computed again rather than remembered.
-        scan = nn.scan(
-            nn.remat(body, prevent_cse=False),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=self.layers,
-        )
-        layer = TemporalAttention(self.heads, self.dtype, name="layers")
-        encoded = x + jnp.expand_dims(encoding, (0, 2, 3))
-        return scan(layer, encoded, None)[0] + x
 
 
 class LatentTransformer(nn.Module):
@@ -210,9 +165,9 @@ class LatentTransformer(nn.Module):
             features = net.encode(_pad_to_eight(frames))
         if config.attention:
             features = [
-                LevelTransformer(
-                    config.heads, config.layers, config.dtype, name=f"level_{i}"
-                )(x.reshape(b, t, *x.shape[1:])).reshape(x.shape)
+                self._attend(x.reshape(b, t, *x.shape[1:]), f"level_{i}").reshape(
+                    x.shape
+                )
                 for i, x in enumerate(features)
             ]
         if isinstance(net, unet.UNet):
@@ -221,25 +176,50 @@ class LatentTransformer(nn.Module):
             decoded = net.decode(features)[:, :h, :w]
         return from_polar(decoded).reshape(b, t, h, w)
 
+    def _attend(
+        self, x: Float[Array, "b t h w d"], name: str
+    ) -> Float[Array, "b t h w d"]:
+        config = self.config
+        level = LevelTransformer(
+            config.heads, config.layers, config.dtype, config.silent, name=name
+        )
+        if config.attends == "frames":
+            return level(x)
+        return from_blocks(level(to_blocks(x)), like=x)
+
     def _denoised(
         self, image: Complex[Array, "b t h w"], *, train: bool
     ) -> Complex[Array, "b t h w"]:
         config = self.config
         t, h, w = image.shape[1:]
-        polar = to_polar(jnp.moveaxis(image, 1, -1))
         if config.backbone == "unet":
-            plan = unet.basic(features=config.denoiser_widths, out_channels=2 * t)
-            net = unet.UNet(
-                plan, config.dtype, head_init=nn.initializers.zeros, name="denoiser"
-            )
-            correction = from_polar(net(polar, train=train))
-            return jnp.moveaxis(correction, -1, 1) + image
+            if config.mixing == "together":
+                return image + self._correction(image, "denoiser", train=train)
+            alone = image.reshape(-1, 1, h, w)
+            correction = self._correction(alone, "denoiser", train=train)
+            denoised = image + correction.reshape(image.shape)
+            if config.mixing == "added":
+                denoised += self._correction(image, "mixer", train=train)
+            return denoised
+        polar = to_polar(jnp.moveaxis(image, 1, -1))
         signs = np.ones(2 * t, np.float32)
         signs[: min(config.negative_frames, t)] = -1
         polarity = jnp.asarray(signs)[None, None, None]
         net = self._restormer(2 * t, config.denoiser_widths, "denoiser")
         out = net(_pad_to_eight(polar * polarity))[:, :h, :w] * polarity
         return jnp.moveaxis(from_polar(out), -1, 1)
+
+    def _correction(
+        self, image: Complex[Array, "b t h w"], name: str, *, train: bool
+    ) -> Complex[Array, "b t h w"]:
+        """What a plain network that sees these frames as channels adds to them."""
+        plan = unet.basic(
+            features=self.config.denoiser_widths, out_channels=2 * image.shape[1]
+        )
+        zeros = nn.initializers.zeros
+        net = unet.UNet(plan, self.config.dtype, head_init=zeros, name=name)
+        polar = to_polar(jnp.moveaxis(image, 1, -1))
+        return jnp.moveaxis(from_polar(net(polar, train=train)), -1, 1)
 
     def _restormer(
         self, channels: int, widths: tuple[int, ...], name: str

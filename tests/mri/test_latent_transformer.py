@@ -1,6 +1,7 @@
 """The Latent Transformer: its attention from the definition, its laws, its system."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 from medjax.mri import latent_transformer as lt
+from medjax.mri import temporal_attention as ta
 from medjax.mri.fourier import fft2c
+from medjax.train.sharding import load_into
 
 UNET = lt.LatentTransformerConfig(
     widths=(4, 6), denoiser_widths=(4, 4, 4), heads=2, layers=2
@@ -60,7 +63,7 @@ def single_coil_batch(b=2, t=3, h=12, w=10):
 def test_attention_is_the_published_contraction():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 4, 2, 3, 5)).astype(np.float32)
-    layer = lt.TemporalAttention(heads=3)
+    layer = ta.TemporalAttention(heads=3)
     variables = random_variables(
         jax.eval_shape(layer.init, jax.random.key(0), jnp.asarray(x))
     )
@@ -80,8 +83,8 @@ def test_permuting_frames_permutes_the_output_until_frames_are_numbered():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 5, 2, 2, 4)), jnp.float32)
     order = np.array([3, 0, 4, 1, 2])
     for module, commutes in (
-        (lt.TemporalAttention(2), True),
-        (lt.LevelTransformer(2, 2), False),
+        (ta.TemporalAttention(2), True),
+        (ta.LevelTransformer(2, 2), False),
     ):
         shapes = jax.eval_shape(module.init, jax.random.key(0), x)
         apply = jax.jit(module.apply)
@@ -95,19 +98,83 @@ def test_reference_widths_have_the_published_number_of_parameters():
     total = 0
     for d in lt.REFERENCE_WIDTHS:
         x = jax.ShapeDtypeStruct((1, 9, 1, 1, d), jnp.float32)
-        module = lt.LevelTransformer(heads=8, layers=6)
+        module = ta.LevelTransformer(heads=8, layers=6)
         shapes = jax.eval_shape(module.init, jax.random.key(0), x)
         total += sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert total == 821_376
 
 
 def test_frame_encoding_is_of_the_index():
-    encoding = lt.frame_encoding(9, 8)
+    encoding = ta.frame_encoding(9, 8)
     np.testing.assert_allclose(encoding[:, 0], np.sin(np.arange(9)), atol=1e-12)
     np.testing.assert_allclose(encoding[2, 3], np.cos(2 / 10), atol=1e-12)
     with pytest.raises(ValueError, match="even number"):
         x = jnp.zeros((1, 3, 1, 1, 5))
-        jax.eval_shape(lt.LevelTransformer(1, 1).init, jax.random.key(0), x)
+        jax.eval_shape(ta.LevelTransformer(1, 1).init, jax.random.key(0), x)
+
+
+ARMS = {
+    (attends, mixing): dataclasses.replace(
+        UNET, attends=attends, mixing=mixing, silent=True
+    )
+    for attends in ("frames", "neighbours")
+    for mixing in ("apart", "added")
+}
+
+
+def applied(config, variables):
+    network = lt.LatentTransformer(config)
+    return jax.jit(functools.partial(network.apply, variables))
+
+
+@pytest.fixture(scope="module")
+def frame_wise():
+    """A network of frames alone, with random weights, and a series."""
+    config = dataclasses.replace(UNET, attention=False, mixing="apart")
+    image = complex_normal(1, 3, 8, 16)
+    init = lt.LatentTransformer(config).init
+    shapes = jax.eval_shape(init, jax.random.key(0), image)
+    return config, random_variables(shapes), image
+
+
+@pytest.mark.parametrize("arm", ARMS, ids="-".join)
+def test_every_arm_starts_as_the_network_of_frames_alone(arm, frame_wise):
+    config, variables, image = frame_wise
+    init = jax.jit(lt.LatentTransformer(ARMS[arm]).init)
+    started = load_into(init(jax.random.key(1), image), variables)
+    expected = applied(config, variables)(image)
+    np.testing.assert_allclose(
+        applied(ARMS[arm], started)(image), expected, rtol=1e-4, atol=1e-4
+    )
+    # Trained on, another frame is seen by those arms alone that are meant to.
+    moved = random_variables(started, seed=3)
+    see = applied(ARMS[arm], moved)
+    changed = np.abs(see(image) - see(image.at[:, 0].multiply(2)))
+    assert changed[:, 0].max() > 1e-2
+    others = changed[:, 1:].max()
+    assert others == 0 if arm == ("neighbours", "apart") else others > 1e-5
+
+
+def test_the_control_has_as_many_parameters():
+    def size(attends):
+        network = lt.LatentTransformer(ARMS[attends, "apart"])
+        image = jax.ShapeDtypeStruct((1, 9, 16, 16), jnp.complex64)
+        params = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+        return sum(x.size for x in jax.tree.leaves(params))
+
+    assert size("frames") == size("neighbours")
+
+
+def test_neighbours_are_the_pixels_of_a_block():
+    x = jnp.arange(2 * 3 * 4 * 8).reshape(2, 3, 4, 8, 1).astype(jnp.float32)
+    blocks = ta.to_blocks(x)
+    assert blocks.shape == (6, 8, 2, 2, 1)
+    np.testing.assert_array_equal(
+        blocks[4, :, 1, 0, 0].reshape(ta.BLOCK), x[1, 1, 2:4, 0:4, 0]
+    )
+    np.testing.assert_array_equal(ta.from_blocks(blocks, like=x), x)
+    with pytest.raises(ValueError, match="features are 3 x 8, expected multiples"):
+        ta.to_blocks(x[:, :, :3])
 
 
 @pytest.mark.parametrize("config", [UNET, RESTORMER], ids=["unet", "restormer"])
