@@ -38,6 +38,8 @@ TISSUES = {
     "lv_blood": (1932.0, 275.0, 1.0),
 }
 TISSUE_INDEX = {name: i for i, name in enumerate(TISSUES)}
+HEART = (0.02, 0.12)
+"""Row and column of the mean heart's centre, from -1 to 1 across the chest."""
 LABELS = {"lv_blood": 1, "myocardium": 2, "rv_blood": 3}
 """CMRxRecon's labels of a mapping slice; everything else is 0."""
 
@@ -52,6 +54,8 @@ class PhantomConfig:
         width: Columns: readout.
         readout_oversampling: How many times wider than the chest's the columns' field
             of view is (2 in CMRxRecon).
+        field_of_view: What part of the chest's height and width is scanned; less than
+            all of it is centred on the heart.
         coils: Receivers around the chest.
         scheme: Images and beats of rest per MOLLI inversion.
         first_inversion_times: One per inversion, ms.
@@ -71,6 +75,7 @@ class PhantomConfig:
     height: int = 64
     width: int = 64
     readout_oversampling: float = 1.0
+    field_of_view: float = 1.0
     coils: int = 4
     scheme: tuple[tuple[int, int], ...] = ((4, 1), (3, 1), (2, 0))
     first_inversion_times: tuple[float, ...] = (100.0, 180.0, 260.0)
@@ -125,11 +130,13 @@ class Anatomy(NamedTuple):
 def _coordinates(
     config: PhantomConfig,
 ) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
-    """Rows and columns from -1 to 1 across the chest's field of view."""
-    h, w = config.height, config.width
+    """Rows and columns, from -1 to 1 across the chest."""
+    h, w, part = config.height, config.width, config.field_of_view
     y = (jnp.arange(h, dtype=jnp.float32) - h // 2) / (h / 2)
     x = (jnp.arange(w, dtype=jnp.float32) - w // 2) / (w / 2)
     x = x * config.readout_oversampling
+    if part < 1:
+        y, x = HEART[0] + part * y, HEART[1] + part * x
     y, x = jnp.meshgrid(y, x, indexing="ij")
     return y, x
 
@@ -153,7 +160,7 @@ def anatomy(config: PhantomConfig, *, key: Key) -> Anatomy:
         return ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1
 
     girth = 1 + 0.05 * u[0]
-    cy, cx = 0.02 + 0.05 * u[1], 0.12 + 0.05 * u[2]
+    cy, cx = HEART[0] + 0.05 * u[1], HEART[1] + 0.05 * u[2]
     cavity = 0.19 * (1 + 0.15 * u[3])
     wall = 0.10 * (1 + 0.15 * u[4])
     outer = cavity + wall

@@ -128,6 +128,7 @@ def run(config: Reconstruction, name: str) -> dict[str, Any]:
         contrast=config.data.series,
         accelerations=config.data.acceleration,
         acs=config.data.acs,
+        shift=config.data.shift,
         crop=config.evaluation.crop,
         limit=config.evaluation.rows,
         show_row=config.evaluation.show_row,
@@ -142,7 +143,10 @@ def run(config: Reconstruction, name: str) -> dict[str, Any]:
 
 
 def train(
-    config: Reconstruction, system: ReconstructionSystem, scans: Scans
+    config: Reconstruction,
+    system: ReconstructionSystem,
+    scans: Scans,
+    **options: Any,
 ) -> Variables:
     """Trains, or goes on training, in the run's folder.
 
@@ -150,6 +154,7 @@ def train(
       config: The run.
       system: What is trained.
       scans: What on.
+      **options: Of `medjax.train.fit`, such as weights to start from.
 
     Returns:
       Its variables (averaged, if asked for) on this process's first device.
@@ -161,6 +166,7 @@ def train(
         rows=len(scans.train),
         batch_size=config.data.batch_size,
         mesh=make_mesh(config.mesh),
+        **options,
     )
 
 

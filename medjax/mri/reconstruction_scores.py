@@ -145,6 +145,7 @@ def evaluate(
     contrast: Contrast,
     accelerations: Sequence[int],
     acs: int,
+    shift: int = 0,
     crop: bool = False,
     limit: int | None = None,
     show_row: int = 0,
@@ -157,6 +158,7 @@ def evaluate(
         contrast: T1 or T2.
         accelerations: Of the masks.
         acs: Central lines of the masks.
+        shift: Lines by which the masks move on from frame to frame.
         crop: Score the images in the part that the challenge's validation ranks, rather
             than whole (as its test phase does).
         limit: Look at so many rows only.
@@ -184,7 +186,7 @@ def evaluate(
             reference_name = "noise-free" if "image" in row else FULL
             reference, maps = _references(row, contrast)
             for acceleration in accelerations:
-                batch = batch_of(row, acceleration=acceleration, acs=acs)
+                batch = batch_of(row, acceleration=acceleration, acs=acs, shift=shift)
                 images = {
                     name: np.abs(np.asarray(method(batch)[0]))
                     for name, method in methods.items()

@@ -44,10 +44,14 @@ class ScansConfig:
     example takes one at random, and all are evaluated."""
     acs: int = 24
     """Central lines that are always sampled."""
+    shift: int = 0
+    """Lines by which the mask moves on from frame to frame; 0: all frames share it."""
     height: int = 64
     """Of phantoms: rows, along which lines are left out."""
     width: int = 64
     """Of phantoms: columns."""
+    field_of_view: float = 1.0
+    """Of phantoms: what part of the chest is scanned, around the heart."""
     coils: int = 4
     """Of phantoms: receivers."""
     noise: float = 0.003
@@ -77,6 +81,7 @@ class ScansConfig:
             sequence=self.series,
             height=self.height,
             width=self.width,
+            field_of_view=self.field_of_view,
             coils=self.coils,
             noise=self.noise,
             breathing=self.breathing,
@@ -248,7 +253,9 @@ def training_batches(scans: Scans, config: ScansConfig) -> grain.IterDataset:
         ValueError: Where there are fewer rows than a batch.
     """
     draws = [
-        undersample(acceleration=r, acs=config.acs, random_offset=True)
+        undersample(
+            acceleration=r, acs=config.acs, random_offset=True, shift=config.shift
+        )
         for r in config.acceleration
     ]
     return build_pipeline(
@@ -272,21 +279,26 @@ def _any_of(draws: Sequence[Draw]) -> Draw:
     return draw
 
 
-def batch_of(row: Row, *, acceleration: int, acs: int) -> dict[str, Any]:
+def batch_of(
+    row: Row, *, acceleration: int, acs: int, shift: int = 0
+) -> dict[str, Any]:
     """One row as a batch, under the challenge's mask.
 
     Args:
         row: With ``kspace`` and ``sensitivities``.
         acceleration: Spacing of the lines.
         acs: Central lines.
+        shift: Lines by which the mask moves on from frame to frame.
 
     Returns:
         The batch of :mod:`medjax.mri.series`, of one series.
     """
-    lines = row["kspace"].shape[-2]
-    mask = masks.cmrxrecon(lines, acceleration=acceleration, acs=acs)
+    frames, lines = row["kspace"].shape[0], row["kspace"].shape[-2]
+    mask = masks.kt_equispaced(
+        lines, frames if shift else 1, acceleration=acceleration, acs=acs, shift=shift
+    )
     return {
         "kspace": jnp.asarray(row["kspace"])[None],
         "sensitivities": jnp.asarray(row["sensitivities"])[None],
-        "mask": mask[None, None],
+        "mask": mask[None],
     }

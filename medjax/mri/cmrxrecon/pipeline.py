@@ -76,7 +76,7 @@ def training_stream(
 
 
 def undersample(
-    *, acceleration: int, acs: int, random_offset: bool
+    *, acceleration: int, acs: int, random_offset: bool, shift: int = 0
 ) -> Callable[[Row, np.random.Generator], Row]:
     """Add a mask to a row and drop its text; k-space stays full, for the loss.
 
@@ -84,18 +84,20 @@ def undersample(
         acceleration: nominal acceleration.
         acs: central lines.
         random_offset: draw the first line from ``[0, acceleration)``.
+        shift: lines by which the mask moves on from frame to frame; 0: all share it.
 
     Returns:
         A transform for :func:`medjax.data.pipeline.build_pipeline`.
     """
 
     def transform(row: Row, generator: np.random.Generator) -> Row:
-        lines = row["kspace"].shape[-2]
+        frames, lines = row["kspace"].shape[0], row["kspace"].shape[-2]
         offset = int(generator.integers(acceleration)) if random_offset else 0
-        mask = np.zeros(lines, bool)
-        mask[offset::acceleration] = True
-        mask[lines // 2 - acs // 2 : lines // 2 + acs - acs // 2] = True
+        mask = np.zeros((frames if shift else 1, lines), bool)
+        for frame, sampled in enumerate(mask):
+            sampled[(offset + frame * shift) % acceleration :: acceleration] = True
+        mask[:, lines // 2 - acs // 2 : lines // 2 + acs - acs // 2] = True
         kept = {k: v for k, v in row.items() if k not in ("patient", "slice")}
-        return {**kept, "mask": mask[None, :, None]}
+        return {**kept, "mask": mask[..., None]}
 
     return transform

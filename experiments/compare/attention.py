@@ -1,0 +1,352 @@
+"""Does attention over frames help? Two by two, with controls and a margin.
+
+``python -m experiments.compare.attention`` answers for T1 maps from one coil, eight
+times fewer lines, on hearts whose wall is five pixels thick or more. Two things let one
+frame know of another: attention, whose control attends to neighbours of one frame with
+as many parameters, and the denoiser, with or without a part that sees all frames. All
+four arms of a seed go on from one network that knows each frame alone, and attention
+and the added part are silent at first: they start equal, to the last weight.
+
+Two controls say whether the design could have seen an effect, and whether it makes one
+up. Where masks move on from frame to frame, a frame's missing lines were sampled in
+another, and attention has to win. Where every series is put together of frames of
+different hearts, there is nothing to learn from another frame, and it must not.
+
+One endpoint, named before anything is trained: the RMSE in ms of the T1 map against the
+map of the noise-free series, in the myocardium without its outermost pixel, per
+held-out heart. Differences are paired by heart and seed; the verdict is *better*,
+*worse*, *equivalent* within the margin or *undecided*, and nothing else is said. How
+flat a run's curve was at its end is told beside it: by how much the endpoint fell over
+its last fifth, on hearts that are neither trained on nor held out.
+
+Every run has a folder of its own, and the same command goes on where it was stopped.
+"""
+
+import dataclasses
+import functools
+import itertools
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.bench.tables import markdown
+from experiments.compare.attention_hearts import CONDITIONS, Condition, Hearts
+from experiments.compare.publishing import (
+    asked_for,
+    command,
+    finished,
+    keep,
+    machine,
+)
+from medjax.metrics.statistics import paired_bootstrap
+from medjax.mri.latent_transformer import LatentTransformerConfig, SingleCoilConfig
+from medjax.mri.reconstruction import Reconstruction, train
+from medjax.mri.reconstruction_scores import Method
+from medjax.mri.scans import ScansConfig
+from medjax.mri.series import ReconstructionSystem
+from medjax.mri.systems import ReconstructionKernels, build
+from medjax.train.launch import LaunchConfig
+from medjax.train.log import read_metrics
+from medjax.train.optimizer import OptimizerConfig
+from medjax.train.settings import TrainConfig
+from medjax.typing import Variables
+
+NETWORK = LatentTransformerConfig(
+    widths=(8, 16),
+    denoiser_widths=(16, 16, 16),
+    heads=2,
+    layers=2,
+    attention=False,
+    mixing="apart",
+    silent=True,
+)
+"""What all arms go on from: every frame by itself."""
+Arm = tuple[str, str]
+ARMS: tuple[Arm, ...] = (
+    ("frames", "apart"),
+    ("neighbours", "apart"),
+    ("frames", "added"),
+    ("neighbours", "added"),
+)
+"""What attends to what, and whether the denoiser has a part that sees all frames."""
+IN_CONTROLS = ARMS[:2]
+EFFECTS: Mapping[str, tuple[Condition, Arm, Arm]] = {
+    "attention, frames apart (the endpoint)": ("shared", ARMS[0], ARMS[1]),
+    "attention, frames mixed": ("shared", ARMS[2], ARMS[3]),
+    "mixing, no attention over frames": ("shared", ARMS[3], ARMS[1]),
+    "mixing, with it": ("shared", ARMS[2], ARMS[0]),
+    "attention, masks that move on": ("shifted", ARMS[0], ARMS[1]),
+    "attention, frames of different hearts": ("exchanged", ARMS[0], ARMS[1]),
+}
+"""What is compared: the condition, and which arm minus which."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How many seeds and hearts, how much training, which margin."""
+
+    conditions: tuple[Condition, ...] = tuple(CONDITIONS)
+    """Which of the three; the controls have the arms without mixing only."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of weights, training hearts and masks."""
+    warm_steps: int = 600
+    """Updates of the network that all arms of a seed go on from."""
+    steps: int = 600
+    """Updates of every arm after that."""
+    lr: float = 3e-3
+    """Peak learning rate; it falls to nothing along a cosine."""
+    margin: float = 10.0
+    """ms: a difference of the endpoint below this does not matter."""
+    size: int = 64
+    """Rows and columns."""
+    acceleration: int = 8
+    """Spacing of the sampled lines."""
+    acs: int = 8
+    """Central lines."""
+    patients: int = 96
+    """Hearts to train on."""
+    watched: int = 8
+    """Hearts that only tell whether a curve is flat."""
+    held_out: int = 24
+    """Hearts that are judged."""
+    batch_size: int = 4
+    """Series of an update."""
+    workdir: Path = Path("runs/compare-attention")
+    """One folder per run in it; the same command goes on."""
+    publish: bool = False
+    """Write the committed results as well."""
+    launch: LaunchConfig = LaunchConfig()
+    """How this process starts."""
+
+    def data(self, condition: Condition, seed: int) -> ScansConfig:
+        """What is scanned: half of the chest, around the heart, by one coil."""
+        return ScansConfig(
+            height=self.size,
+            width=self.size,
+            field_of_view=0.5,
+            coils=1,
+            acceleration=(self.acceleration,),
+            acs=self.acs,
+            # Odd, so that eight frames sample every line where one of eight is taken.
+            shift=0 if condition == "shared" else 3,
+            patients=self.patients,
+            test_patients=self.held_out,
+            batch_size=self.batch_size,
+            seed=seed,
+        )
+
+
+BUDGET = [
+    f.name
+    for f in dataclasses.fields(Comparison)
+    if f.name not in ("conditions", "seeds", "margin", "workdir", "publish", "launch")
+]
+
+
+def compare(config: Comparison) -> dict[str, Any]:
+    """Runs what is not finished yet, seed by seed.
+
+    Args:
+      config: What to compare.
+
+    Returns:
+      ``budget``, ``runs`` (per condition, arm and seed the endpoint of every heart in
+      ms, ``before`` training on, and ``fell``) and ``effects``.
+    """
+    runs: list[dict[str, Any]] = []
+    results: dict[str, Any] = {}
+    for seed, condition in itertools.product(config.seeds, config.conditions):
+        arms = ARMS if condition == "shared" else IN_CONTROLS
+        hearts = None
+        for arm in arms:
+            folder = config.workdir / f"{condition}-{'-'.join(arm)}-{seed}"
+            known = finished(folder, asked_for(config, BUDGET), ", ".join(BUDGET))
+            if known is None:
+                if hearts is None:
+                    data = config.data(condition, seed)
+                    hearts = Hearts(data, condition, config.watched)
+                known = _run(config, hearts, condition, arm, seed, folder)
+            runs.append({"condition": condition, "arm": list(arm), **known["run"]})
+            results = {
+                "budget": {**dict(zip(BUDGET, asked_for(config, BUDGET), strict=True))},
+                "machine": machine(),
+                "margin": config.margin,
+                "runs": runs,
+                "effects": effects(runs, margin=config.margin),
+            }
+            keep(config.workdir / "results.json", results)
+    return results
+
+
+def _run(
+    config: Comparison,
+    hearts: Hearts,
+    condition: Condition,
+    arm: Arm,
+    seed: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """One arm: trained on from the common start, judged before and after."""
+    began = time.monotonic()
+    warm = config.workdir / f"{condition}-warm-{seed}"
+    start = _trained(config, hearts, NETWORK, seed, warm, config.warm_steps)
+    before = hearts.errors(_method(NETWORK, start))
+    attends, mixing = arm
+    network = dataclasses.replace(
+        NETWORK,
+        attention=True,
+        attends=attends,  # pyright: ignore[reportArgumentType]
+        mixing=mixing,  # pyright: ignore[reportArgumentType]
+    )
+    variables = _trained(
+        config, hearts, network, seed, folder, config.steps, pretrained=start
+    )
+    run = {
+        "seed": seed,
+        "before": before.tolist(),
+        "errors": hearts.errors(_method(network, variables)).tolist(),
+        "fell": fell(read_metrics(folder)),
+        "seconds": round(time.monotonic() - began),
+    }
+    result = {"budget": asked_for(config, BUDGET), "run": run}
+    keep(folder / "result.json", result)
+    return result
+
+
+def _trained(
+    config: Comparison,
+    hearts: Hearts,
+    network: LatentTransformerConfig,
+    seed: int,
+    folder: Path,
+    steps: int,
+    **options: Any,
+) -> Variables:
+    """The variables of a run that is finished, or is now."""
+    run = Reconstruction(
+        about=folder.name,
+        system=SingleCoilConfig(network, scale=1.0),
+        data=hearts.data,
+        optimizer=OptimizerConfig(lr=config.lr, clip_norm=1.0, schedule="cosine"),
+        train=TrainConfig(
+            steps=steps,
+            log_every=max(1, steps // 20),
+            eval_every=max(1, steps // 10),
+            checkpoint_every=max(1, steps // 4),
+            keep=1,
+            seed=seed,
+        ),
+        workdir=folder,
+    )
+
+    def watch(state: Any, step: int) -> dict[str, float]:
+        del step
+        method = _method(network, state.averaged_variables)
+        return {"t1": float(hearts.errors(method, "watched").mean())}
+
+    return train(run, _system(network), hearts.scans, evals=[watch], **options)
+
+
+def _system(network: LatentTransformerConfig) -> ReconstructionSystem:
+    return build(SingleCoilConfig(network, scale=1.0), ReconstructionKernels())
+
+
+@functools.cache
+def _reconstruct(network: LatentTransformerConfig) -> Callable[..., Any]:
+    """Compiled once for all that a network of these settings is asked."""
+    return jax.jit(_system(network).reconstruct)
+
+
+def _method(network: LatentTransformerConfig, variables: Variables) -> Method:
+    return functools.partial(_reconstruct(network), variables)
+
+
+def fell(rows: Sequence[Mapping[str, Any]]) -> float:
+    """The share by which the watched endpoint fell over the last fifth of a run.
+
+    Args:
+      rows: Of its metrics.
+    """
+    seen = [(row["step"], row["eval/t1"]) for row in rows if "eval/t1" in row]
+    last = seen[-1][0]
+    then = min(seen, key=lambda pair: abs(pair[0] - 0.8 * last))[1]
+    return (then - seen[-1][1]) / then
+
+
+def effects(
+    runs: Sequence[Mapping[str, Any]], *, margin: float
+) -> list[dict[str, Any]]:
+    """Every difference that the runs allow, with its interval and its verdict.
+
+    Args:
+      runs: Of `compare`.
+      margin: ms.
+    """
+    of = {(r["condition"], tuple(r["arm"]), r["seed"]): r["errors"] for r in runs}
+    found = []
+    for name, (condition, first, second) in EFFECTS.items():
+        seeds = sorted(
+            seed
+            for where, arm, seed in of
+            if (where, arm) == (condition, first) and (condition, second, seed) in of
+        )
+        if not seeds:
+            continue
+        pair = [
+            np.array([of[condition, arm, seed] for seed in seeds])
+            for arm in (first, second)
+        ]
+        difference = paired_bootstrap(*pair, seed=0)
+        verdict = difference.verdict(margin=margin, lower_is_better=True)
+        found.append(
+            {"effect": name, "verdict": verdict, **dataclasses.asdict(difference)}
+        )
+    return found
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Endpoints of the arms and the verdicts in Markdown, ms."""
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for run in results["runs"]:
+        groups.setdefault((run["condition"], *run["arm"]), []).append(run)
+    rows = [
+        [
+            CONDITIONS[condition],  # pyright: ignore[reportArgumentType]
+            f"among {attends}",
+            {"apart": "no", "added": "yes"}[mixing],
+            *(
+                f"{np.mean([run[k] for run in group]):.1f}"
+                for k in ("before", "errors")
+            ),
+            f"{100 * np.mean([run['fell'] for run in group]):.1f} %",
+        ]
+        for (condition, attends, mixing), group in groups.items()
+    ]
+    heads = ["condition", "attention", "denoiser of all frames", "start", "end"]
+    arms = markdown([*heads, "fell in the last fifth"], rows)
+    verdicts = [
+        [
+            effect["effect"],
+            f"{effect['mean']:+.1f} [{effect['low']:+.1f}, {effect['high']:+.1f}]",
+            f"{effect['seeds']} x {effect['subjects']}",
+            effect["verdict"],
+        ]
+        for effect in results["effects"]
+    ]
+    told = ["difference", "T1 RMSE, ms, 95 %", "seeds x hearts"]
+    told.append(f"verdict (margin {results['margin']:g} ms)")
+    return f"{arms}\n\n{markdown(told, verdicts)}"
+
+
+def main() -> int:
+    """Compares, prints the tables, keeps the numbers."""
+    return command("compare_attention", Comparison, compare, table, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
