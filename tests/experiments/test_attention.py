@@ -125,19 +125,14 @@ def test_a_curve_that_still_falls_is_told():
 
 
 def test_a_small_comparison_runs_and_keeps_what_is_finished(tmp_path, monkeypatch):
+    # One of the two arms: another takes as long, and nothing else.
+    monkeypatch.setattr(attention, "IN_CONTROLS", attention.ARMS[:1])
     config = dataclasses.replace(TINY, workdir=tmp_path)
     results = attention.compare(config)
-    assert [run["arm"] for run in results["runs"]] == [
-        ["frames", "apart"],
-        ["neighbours", "apart"],
-    ]
-    first, second = results["runs"]
-    assert first["before"] == second["before"]
-    assert first["errors"] != second["errors"] and len(first["errors"]) == 3
-    assert np.isfinite(first["fell"])
-    # Attention is silent at the start: what differs comes of training.
-    (effect,) = results["effects"]
-    assert effect["subjects"] == 3
+    (run,) = results["runs"]
+    assert run["arm"] == ["frames", "apart"] and len(run["errors"]) == 3
+    assert run["before"] != run["errors"] and np.isfinite(run["fell"])
+    assert results["effects"] == []
     assert "frames of different hearts (negative control)" in attention.table(results)
     monkeypatch.setattr(Experiment, "fit", None)
     assert attention.compare(config)["runs"] == results["runs"]
