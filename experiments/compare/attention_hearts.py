@@ -1,7 +1,7 @@
 """What the comparison of attention is made on: conditions, hearts, the endpoint."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +146,7 @@ def endpoint(
     Raises:
       ValueError: Nothing is left of the wall.
     """
-    inside = ndimage.binary_erosion(label == 2)
+    inside: Any = ndimage.binary_erosion(label == 2)
     if not inside.any():
         raise ValueError(
             f"size: of a wall in {label.shape[0]} x {label.shape[1]} pixels nothing is "
@@ -156,4 +156,4 @@ def endpoint(
         np.asarray(fit_map(jnp.asarray(np.abs(x)), jnp.asarray(times), contrast="t1"))
         for x in (images, truth)
     )
-    return float(np.sqrt(np.mean((found - true)[inside] ** 2)))
+    return float(np.sqrt(np.mean((found - true) ** 2, where=inside)))

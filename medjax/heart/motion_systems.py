@@ -60,10 +60,11 @@ def build(
 
 def stages(config: MotionConfig) -> dict[str, MotionConfig]:
     """What is trained one after the other: folder inside the run's to settings."""
-    fits = isinstance(config, DeepMeshConfig) and config.stage == "motion"
-    if fits and not config.given:
-        return {"ed": dataclasses.replace(config, stage="ed"), ".": config}
-    return {".": config}
+    if not isinstance(config, DeepMeshConfig) or config.given:
+        return {".": config}
+    if config.stage != "motion":
+        return {".": config}
+    return {"ed": dataclasses.replace(config, stage="ed"), ".": config}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ statistics of its BatchNorms.
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -245,7 +246,7 @@ def detector(config: DetectorConfig, image: ImageTowerConfig) -> PlaceSystem:
         return detection_loss(answers, boxes, size), ({}, updated)
 
     def find(variables: Variables, films: UInt8[Array, "b h w"]) -> Array:
-        answers: list = module.apply(variables, evaluate(films, config.augment))
+        answers: Any = module.apply(variables, evaluate(films, config.augment))
         boxes, scores = decode(answers, size)
         scores, which = jax.lax.top_k(scores, min(CANDIDATES, scores.shape[1]))
         boxes = jnp.take_along_axis(boxes, which[..., None], axis=1)

@@ -15,6 +15,7 @@ reason, since it is the tower that is measured.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -146,7 +147,8 @@ def segmenter(config: SegmenterConfig, image: ImageTowerConfig) -> PlaceSystem:
         return segmentation_loss(logits, mask, focal=config.focal), ({}, updated)
 
     def find(variables: Variables, films: UInt8[Array, "b h w"]) -> Array:
-        return jax.nn.sigmoid(module.apply(variables, evaluate(films, config.augment)))
+        logits: Any = module.apply(variables, evaluate(films, config.augment))
+        return jax.nn.sigmoid(logits)
 
     return PlaceSystem(
         init=init,

@@ -52,7 +52,7 @@ def unpack(
     """
     chosen = row["lesions"][np.isin(row["lesion_findings"], wanted)]
     flat = np.unpackbits(chosen, axis=1, count=size * size)
-    return flat.any(0).reshape(size, size)
+    return np.any(flat, axis=0).reshape(size, size)
 
 
 def fill(boxes: Float[np.ndarray, "n 4"], size: int) -> Bool[np.ndarray, "s _s"]:
@@ -61,13 +61,15 @@ def fill(boxes: Float[np.ndarray, "n 4"], size: int) -> Bool[np.ndarray, "s _s"]
     x, y = (
         (boxes[:, i, None] <= middle) & (middle < boxes[:, i + 2, None]) for i in (0, 1)
     )
-    return (y[:, :, None] & x[:, None, :]).any(0)
+    return np.asarray(np.any(y[:, :, None] & x[:, None, :], axis=0))
 
 
 def surround(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "n 4"]:
     """Boxes round what hangs together in a mask, corners included."""
-    parts, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    found = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(parts)]
+    parts: Any = ndimage.label(mask, structure=np.ones((3, 3)))
+    found = [
+        (x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(parts[0])
+    ]
     return np.asarray(found, np.float32).reshape(-1, 4)
 
 

@@ -69,8 +69,9 @@ def autoencoder_system(
         variables: Variables, batch: Batch, key: Key
     ) -> tuple[Float[Array, ""], tuple[Metrics, Variables]]:
         image = prepared(batch)
-        mean, logvar = module.apply(variables, image, method="encode")
-        noise = jax.random.normal(key, mean.shape)  # pyright: ignore[reportAttributeAccessIssue]
+        encoded: Any = module.apply(variables, image, method="encode")
+        mean, logvar = encoded
+        noise = jax.random.normal(key, mean.shape)
         drawn = mean + jnp.exp(0.5 * logvar) * noise
         back: Any = module.apply(variables, drawn, method="decode")
         metrics = {

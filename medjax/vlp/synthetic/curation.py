@@ -26,9 +26,12 @@ class Candidates(NamedTuple):
 
     def of(self, rows: np.ndarray) -> "Candidates":
         """Some of them."""
-        reports = [self.reports[i] for i in rows]
-        others = (a[rows] for a in (self.images, self.features, self.labels))
-        return Candidates(reports, *others)
+        return Candidates(
+            [self.reports[int(i)] for i in rows],
+            self.images[rows],
+            self.features[rows],
+            self.labels[rows],
+        )
 
 
 Filter = Callable[[Candidates], Bool[np.ndarray, " n"]]
