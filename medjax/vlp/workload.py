@@ -13,6 +13,7 @@ from medjax.vlp.pretraining import Pretraining
 from medjax.vlp.rendering import embedded_studies
 from medjax.vlp.systems import FAMILIES, family
 from medjax.vlp.towers import TextTowerConfig, bert_config
+from medjax.weights.files import without_network
 
 VOCABULARY = 28_996
 """Word-pieces of the cased vocabulary that clinical BERTs have."""
@@ -58,7 +59,8 @@ def settled(text: TextTowerConfig) -> tuple[TextTowerConfig, tuple[str, ...]]:
         )
         return text, () if text.vocab_size else (told,)
     try:
-        bert_config(text)
+        with without_network():
+            bert_config(text)
     except (OSError, ValueError) as error:
         told = (
             f"text.checkpoint: {text.checkpoint} is not at hand ("

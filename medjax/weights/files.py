@@ -4,9 +4,11 @@ Only safetensors are read. A ``.bin``, ``.pt`` or ``.pth`` is a pickle, and unpi
 runs whatever code it holds; for those there is an error that says how to convert.
 """
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +250,19 @@ def _spell(repository: str, revision: str | None) -> str:
     return f"{repository}@{revision or 'main'}"
 
 
+_CACHED_ONLY: ContextVar[bool] = ContextVar("cached_only", default=False)
+
+
+@contextlib.contextmanager
+def without_network() -> Iterator[None]:
+    """Inside, files of the hub are those that the local cache has."""
+    before = _CACHED_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _CACHED_ONLY.reset(before)
+
+
 def _fetch(repository: str, name: str, revision: str | None) -> Path | None:
     """A file of a hub repository; None if the repository has no such file."""
     # Imported here: it takes half a second that local checkpoints need not pay.
@@ -256,7 +271,9 @@ def _fetch(repository: str, name: str, revision: str | None) -> Path | None:
 
     try:
         return Path(
-            huggingface_hub.hf_hub_download(repository, name, revision=revision)
+            huggingface_hub.hf_hub_download(
+                repository, name, revision=revision, local_files_only=_CACHED_ONLY.get()
+            )
         )
     except errors.LocalEntryNotFoundError as error:  # A kind of EntryNotFoundError.
         reason: Exception = error

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 
+import huggingface_hub
 import jax
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from experiments import convirt, plan, varnet
 from medjax.heart import workload as heart
@@ -16,6 +18,8 @@ from medjax.train.mesh import MeshConfig
 from medjax.train.plan.planner import program_on
 from medjax.train.plan.topologies import topology
 from medjax.vlp.corpus import open_corpus
+from medjax.vlp.towers import TextTowerConfig
+from medjax.vlp.workload import settled
 
 TWO = topology("cpu-2")
 DOORS = plan.planned()
@@ -93,6 +97,17 @@ def test_films_and_reports_are_planned_on_the_shapes_of_their_data(tmp_path):
     source = corpus.source("train", ("image", *workload.system.tokens))
     assert workload.rows == len(source)
     same(source[0], workload.batch)
+
+
+def test_a_checkpoint_on_the_hub_is_not_asked_for(monkeypatch):
+    def fetch(*names, local_files_only, **options):
+        assert local_files_only
+        raise LocalEntryNotFoundError("not here")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    text = TextTowerConfig(checkpoint="owner/name")
+    found, (assumed,) = settled(text)
+    assert found.architecture == "base" and "owner/name is not at hand" in assumed
 
 
 def test_the_command_plans_and_writes(tmp_path, capsys):

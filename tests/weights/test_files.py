@@ -158,7 +158,8 @@ def hub(monkeypatch):
     """A hub that holds the folders put into it, and remembers what it was asked."""
     folders, asked = {}, []
 
-    def download(repository, name, *, revision=None):
+    def download(repository, name, *, revision=None, local_files_only):
+        assert not local_files_only
         asked.append((repository, name, revision))
         answer = folders[repository]
         if isinstance(answer, Exception):
