@@ -191,9 +191,12 @@ def solver_steps(config: ScheduleConfig, steps: int) -> Int[np.ndarray, " s"]:
 
 
 def _trailing(n: int, steps: int) -> Int[np.ndarray, " s"]:
-    """From the last step down. (``diffusers`` lets rounding decide how many there are,
-    and finds one too many for 59 of 1000.)"""
-    return (n - np.arange(steps) * (n / steps)).round().astype(np.int64) - 1
+    """From the last step down, halves rounded as the sums of ``arange`` happen to fall.
+
+    ``diffusers`` lets rounding decide how many there are as well, and finds one too
+    many for 59 of 1000.
+    """
+    return np.arange(n, 0, -n / steps)[:steps].round().astype(np.int64) - 1
 
 
 def _checked(config: ScheduleConfig, steps: int) -> int:
