@@ -53,7 +53,7 @@ def test_every_implementation_trains_the_same(training_alone, tmp_path, monkeypa
     choose = select.select
     monkeypatch.setattr(
         "medjax_kernels.contrastive.api.select",
-        lambda name, *rest: (asked.append(name), choose(name, *rest))[1],
+        lambda name, *a, **o: (asked.append(name), choose(name, *a, **o))[1],
     )
     plain = losses(tmp_path, "xla")
     assert set(asked) == {"xla"}

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.compare import mixing
 from experiments.compare.mixing import ARMS, SCORES, TESTED, Comparison, table
-from experiments.compare.publishing import keep
+from experiments.compare.publishing import asked_for, keep
 from medjax.segmentation.phantoms.lesions import load_moments
 
 CONFIG = Comparison(seeds=(0, 1), train_cases=(2,))
@@ -40,7 +40,7 @@ def test_the_log_normal_law_has_the_moments_of_the_loads():
 def test_the_table_has_a_row_for_each_method_and_its_difference(tmp_path):
     config = dataclasses.replace(CONFIG, systems=("none", "cutmix"), workdir=tmp_path)
     rng = np.random.default_rng(0)
-    budget = [200, [8, 16, 32], 24, 12]
+    budget = asked_for(config, mixing.BUDGET)
     for name in config.systems:
         for seed in config.seeds:
             better = 0.1 * (name == "cutmix")

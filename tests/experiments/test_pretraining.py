@@ -20,8 +20,9 @@ from experiments.compare.pretraining import table
 from experiments.compare.publishing import summarise
 from medjax.report.run import without_nan
 from medjax.train import goodput, speed
-from medjax.train.log import Writer, read_metrics
+from medjax.train.log import read_metrics
 from medjax.train.optimizer import OptimizerConfig
+from medjax.train.preemption import PreemptionGuard
 from medjax.vlp import pretraining, show
 from medjax.vlp.corpus import Corpus
 from medjax.vlp.pretraining import run
@@ -135,15 +136,15 @@ def test_asked_to_stop_it_goes_on_as_if_it_had_not(trained, folder, known, monke
     cut = folder / "cut"
     shutil.copytree(whole / "language", cut / "language")
     config = small(mflag.PRESETS["tiny"], cut, steps=3)
-    write = Writer.write
+    requested = PreemptionGuard.requested
 
-    def ask(writer, step, scalars, **options):
-        write(writer, step, scalars, **options)
+    def ask(guard, step):
         if step == 1:
             signal.raise_signal(signal.SIGTERM)
+        return requested(guard, step)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(Writer, "write", ask)
+        patch.setattr(PreemptionGuard, "requested", ask)
         run(config, mflag.mflag, devices=jax.devices()[:1])
     assert stopped.value.code == 128 + signal.SIGTERM
     assert not (cut / "evaluation.json").exists() and len(curve(cut)) < 3

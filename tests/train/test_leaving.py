@@ -14,6 +14,7 @@ from medjax.mri.series import ReconstructionSystem
 from medjax.train.leaving import conclude
 from medjax.vlp.classifier import ClassifierSystem
 from medjax.vlp.finetuning import Finetuning
+from medjax.vlp.place_system import PlaceSystem
 from medjax.vlp.pretraining import Pretraining
 from medjax.vlp.system import PretrainingSystem
 
@@ -41,14 +42,14 @@ def leave(folder, record, uses):
 
 
 @pytest.mark.parametrize(
-    ("experiment", "system"),
+    ("experiment", "systems"),
     [
-        (Pretraining, PretrainingSystem),
-        (Finetuning, ClassifierSystem),
-        (Reconstruction, ReconstructionSystem),
+        (Pretraining, [PretrainingSystem]),
+        (Finetuning, [ClassifierSystem, PlaceSystem]),
+        (Reconstruction, [ReconstructionSystem]),
     ],
 )
-def test_every_command_for_every_ability_can_be_given(experiment, system, tmp_path):
+def test_every_command_for_every_ability_can_be_given(experiment, systems, tmp_path):
     folder = tmp_path / "a run's folder"
     can = json.dumps({"family": "x", "can": list(experiment.uses)})
     told = leave(folder, can, experiment.uses).replace("\\\n", " ").split("\n")
@@ -57,8 +58,13 @@ def test_every_command_for_every_ability_can_be_given(experiment, system, tmp_pa
         _, _, module, *arguments = shlex.split(line)
         config = PARSE[module](arguments)
         assert folder in (getattr(config, "run", None), *getattr(config, "learned", ()))
-    assert len(commands) > len(experiment.uses)
-    assert experiment.uses.keys() <= system.apply.fget(Mock()).keys()
+    # What has no command of its own is told in Python.
+    by_command = [use for use in experiment.uses.values() if "python -m" in use]
+    assert len(commands) > len(by_command) > 0
+    told_in_python = set(experiment.uses.values()) - set(by_command)
+    assert all("medjax.load" in use for use in told_in_python)
+    able = set().union(*(system.apply.fget(Mock()) for system in systems))
+    assert experiment.uses.keys() <= able
 
 
 def test_what_is_there_is_told_and_what_is_not_is_not(tmp_path, capsys):
