@@ -152,7 +152,7 @@ CHIPS = {
     "v6e": _tpu(
         "TPU v6e", assumed(32e9), assumed(1640e9), assumed(400e9), assumed(6.25e9)
     ),
-    "h100": _hopper("NVIDIA H100", told(80 * GIB, SHEET), told(3352e9, SHEET)),
+    "h100": _hopper("NVIDIA H100", assumed(80 * GIB), assumed(3352e9)),
     "h200": _hopper("NVIDIA H200", told(141e9, SHEET), told(4800e9, SHEET)),
     # A host device stands for a core; only what is calibrated here means anything.
     "cpu": Chip(
