@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     add("--weak", type=int, nargs="+", default=[], help="device counts to scale to")
     add("--rows", type=int, help="of the training data, where they are not here")
     add("--memory", type=float, help="of a device, GB, in place of the machine's")
-    add("--json", type=Path, default=Path("plan.json"), help="where the plan goes")
+    add("--json", type=Path, default=Path("runs/plan.json"), help="where the plan goes")
     add("--no-cache", action="store_true", help="compile though it was done before")
     return flags
 

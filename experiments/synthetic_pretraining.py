@@ -41,7 +41,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments import convirt, generator, gloria, imitate, mflag, mgca
-from experiments.compare.pretraining import headline, untrained
+from experiments.compare.pretraining import asked_of, embedded, headline, untrained
 from experiments.compare.publishing import (
     command,
     finished,
@@ -53,13 +53,11 @@ from experiments.synthetic_films import Made, judge, real_films
 from experiments.synthetic_tables import ARMS, answer, table
 from experiments.synthetic_tables import SYSTEMS as NAMES
 from medjax.train.launch import LaunchConfig, cpu_devices
-from medjax.train.mesh import make_mesh
-from medjax.vlp.corpus import Corpus, CorpusConfig, open_corpus
+from medjax.vlp.corpus import Corpus, CorpusConfig
 from medjax.vlp.diffusion.run import run as train_generator
 from medjax.vlp.diffusion.schedule import SamplingConfig
 from medjax.vlp.pretrained import Pretrained, open_pair
-from medjax.vlp.pretraining import TINY, Build, Pretraining, run
-from medjax.vlp.report_tower import train_language_model
+from medjax.vlp.pretraining import Build, Pretraining, run
 from medjax.vlp.synthetic.films import OtherFilms
 
 Arm = Literal[
@@ -124,10 +122,7 @@ def compare(config: Comparison) -> dict[str, Any]:
     Returns:
       ``budget``, ``films`` (what was asked of them), ``runs``, ``summary``, ``answer``.
     """
-    data = dataclasses.replace(TINY.data, patients=config.patients)
-    corpus = open_corpus(
-        data, config.workdir / "data", tokenizer=None, max_tokens=TINY.text.max_length
-    )
+    data, corpus = embedded(config)
     name = config.generator or trained_generator(config, corpus)
     made = Made(
         corpus,
@@ -196,38 +191,16 @@ def trained_witness(
 ) -> Pretrained:
     """A model of real films that takes no part in the comparison."""
     folder = config.workdir / "witness"
-    if finished(folder, [config.steps], "steps") is None:
+    budget = [config.steps, config.language_steps, config.patients]
+    if finished(folder, budget, "(steps, language_steps, patients)") is None:
         preset, build = SYSTEMS["convirt"]
-        run(asked(preset, WITNESS, config, data, corpus, folder), build)
-        keep(folder / "result.json", {"budget": [config.steps]})
+        about = "the model whose features judge films"
+        mine = asked_of(
+            preset, WITNESS, config, data, corpus, about=about, folder=folder
+        )
+        run(mine, build)
+        keep(folder / "result.json", {"budget": budget})
     return open_pair(folder)
-
-
-def asked(
-    preset: Pretraining,
-    seed: int,
-    config: Comparison,
-    data: CorpusConfig,
-    corpus: Corpus,
-    folder: Path,
-) -> Pretraining:
-    """The run of a system, with the report tower of its seed."""
-    tower = train_language_model(
-        corpus,
-        TINY.text,
-        dataclasses.replace(TINY.language, steps=config.language_steps),
-        workdir=config.workdir / f"language-{seed}",
-        mesh=make_mesh(),
-        seed=seed,
-    )
-    return dataclasses.replace(
-        preset,
-        text=dataclasses.replace(preset.text, checkpoint=str(tower)),
-        data=dataclasses.replace(data, root=corpus.folder, seed=seed),
-        train=dataclasses.replace(preset.train, steps=config.steps, seed=seed),
-        evaluation=dataclasses.replace(preset.evaluation, seed=seed),
-        workdir=folder,
-    )
 
 
 def films_of(
@@ -278,10 +251,8 @@ def _finished_run(
     if (known := finished(folder, budget, what)) is not None:
         return known["row"]
     preset, build = SYSTEMS[system]
-    mine = dataclasses.replace(
-        asked(preset, seed, config, data, corpus, folder),
-        about=f"{NAMES[system]} on {ARMS[arm]}, seed {seed}",
-    )
+    about = f"{NAMES[system]} on {ARMS[arm]}, seed {seed}"
+    mine = asked_of(preset, seed, config, data, corpus, about=about, folder=folder)
     if arm == "random":
         results = untrained(mine, build)
     else:

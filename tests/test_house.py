@@ -4,6 +4,7 @@ import ast
 import builtins
 import dis
 import re
+import subprocess
 import types
 from pathlib import Path
 
@@ -38,6 +39,23 @@ def files(folder: str) -> list[Path]:
 def rooms(names: set[str]) -> set[str]:
     """The rooms of medjax that a set of module names reaches into."""
     return {n.split(".")[1] for n in names if n.startswith("medjax.")}
+
+
+TOP = {
+    *(".gitignore", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE"),
+    *("README.md", "pyproject.toml"),
+    *(".ci", "experiments", "kernels", "medjax", "tests"),
+}
+"""What stands at the top, and nothing that a command left there."""
+
+
+def test_nothing_strays_at_the_top():
+    if not (ROOT / ".git").exists():
+        pytest.skip("what is kept is known in a git checkout only")
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert {path.split("/")[0] for path in listed.stdout.splitlines()} == TOP
 
 
 @pytest.mark.parametrize(

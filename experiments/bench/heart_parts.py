@@ -13,8 +13,9 @@ import numpy as np
 from experiments.bench import measure
 from medjax.heart import slicing
 from medjax.heart.motion_data import mesh_of
-from medjax.nn.graph import MessageStep, edges_of
+from medjax.nn.graph import MessageStep
 from medjax.nn.nearest import nearest
+from medjax.nn.tables import edges_of
 from medjax.nn.warp import warp
 
 FIELD = 128.0

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
@@ -77,6 +77,30 @@ ARMS: Mapping[Arm, tuple[str, Pretraining, Build]] = {
 }
 
 
+class Asked(Protocol):
+    """What comparisons of pre-training are asked alike."""
+
+    @property
+    def steps(self) -> int:
+        """Updates of each system."""
+        ...
+
+    @property
+    def language_steps(self) -> int:
+        """Updates of the report tower, once per seed."""
+        ...
+
+    @property
+    def patients(self) -> int:
+        """Invented patients."""
+        ...
+
+    @property
+    def workdir(self) -> Path:
+        """One folder per run in it."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """Which systems, how many seeds, how much training."""
@@ -119,10 +143,7 @@ def compare(config: Comparison) -> dict[str, Any]:
       system, mean and standard deviation of each number) and ``differences`` (of each
       system from random weights, paired by seed).
     """
-    data = dataclasses.replace(TINY.data, patients=config.patients)
-    corpus = open_corpus(
-        data, config.workdir / "data", tokenizer=None, max_tokens=TINY.text.max_length
-    )
+    data, corpus = embedded(config)
     rows = [
         _finished_run(name, seed, config, data, corpus)
         for seed in config.seeds
@@ -151,6 +172,54 @@ def compare(config: Comparison) -> dict[str, Any]:
     }
 
 
+def embedded(config: Asked) -> tuple[CorpusConfig, Corpus]:
+    """The embedded data that every system of a comparison is trained on."""
+    data = dataclasses.replace(TINY.data, patients=config.patients)
+    folder = config.workdir / "data"
+    length = TINY.text.max_length
+    return data, open_corpus(data, folder, tokenizer=None, max_tokens=length)
+
+
+def asked_of(
+    preset: Pretraining,
+    seed: int,
+    config: Asked,
+    data: CorpusConfig,
+    corpus: Corpus,
+    *,
+    about: str,
+    folder: Path,
+) -> Pretraining:
+    """The run of a system, with the report tower of its seed, which is trained here.
+
+    Args:
+      preset: of the system.
+      seed: of everything that is drawn.
+      config: of the comparison.
+      data: of `embedded`.
+      corpus: of `embedded`.
+      about: the run's title.
+      folder: of the run.
+    """
+    tower = train_language_model(
+        corpus,
+        TINY.text,
+        dataclasses.replace(TINY.language, steps=config.language_steps),
+        workdir=config.workdir / f"language-{seed}",
+        mesh=make_mesh(),
+        seed=seed,
+    )
+    return dataclasses.replace(
+        preset,
+        about=about,
+        text=dataclasses.replace(preset.text, checkpoint=str(tower)),
+        data=dataclasses.replace(data, root=corpus.folder, seed=seed),
+        train=dataclasses.replace(preset.train, steps=config.steps, seed=seed),
+        evaluation=dataclasses.replace(preset.evaluation, seed=seed),
+        workdir=folder,
+    )
+
+
 def _finished_run(
     name: Arm, seed: int, config: Comparison, data: CorpusConfig, corpus: Corpus
 ) -> dict[str, Any]:
@@ -165,23 +234,8 @@ def _finished_run(
     known = finished(folder, budget, "(steps, language_steps, patients)")
     if known is not None:
         return known["row"]
-    tower = train_language_model(
-        corpus,
-        TINY.text,
-        dataclasses.replace(TINY.language, steps=config.language_steps),
-        workdir=config.workdir / f"language-{seed}",
-        mesh=make_mesh(),
-        seed=seed,
-    )
-    asked = dataclasses.replace(
-        preset,
-        about=f"{preset.about}, seed {seed}",
-        text=dataclasses.replace(preset.text, checkpoint=str(tower)),
-        data=dataclasses.replace(data, root=corpus.folder, seed=seed),
-        train=dataclasses.replace(preset.train, steps=config.steps, seed=seed),
-        evaluation=dataclasses.replace(preset.evaluation, seed=seed),
-        workdir=folder,
-    )
+    about = f"{preset.about}, seed {seed}"
+    asked = asked_of(preset, seed, config, data, corpus, about=about, folder=folder)
     began = time.monotonic()
     results = (untrained if name == "random" else run)(asked, build)
     row = {"system": name, "seed": seed, **headline(results)}

@@ -18,7 +18,8 @@ from jaxtyping import Float, Float32, Int, Int32
 from scipy.spatial import KDTree
 
 from medjax.heart.meshes import Topology
-from medjax.nn.graph import Descent, Table, edges_of, grouped, neighbours
+from medjax.nn.graph import Descent
+from medjax.nn.tables import Table, edges_of, grouped, neighbours
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

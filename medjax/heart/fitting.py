@@ -45,7 +45,7 @@ from medjax.heart.supervision import (
     weigh,
 )
 from medjax.metrics.overlap import overlap
-from medjax.nn.graph import Table
+from medjax.nn.tables import Table
 from medjax.progress import track
 
 MARGIN = 6

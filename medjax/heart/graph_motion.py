@@ -46,8 +46,9 @@ from medjax.heart.motion_graph import (
 from medjax.heart.planes import sample_planes, sample_stack
 from medjax.heart.supervision import LossConfig
 from medjax.heart.system import MotionSystem
-from medjax.nn.graph import VCycle, gather, spread
+from medjax.nn.graph import VCycle
 from medjax.nn.normalization import LayerNorm
+from medjax.nn.tables import gather, spread
 from medjax.typing import Batch, Key, Metrics, Variables
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from medjax.heart.meshes import Topology, length, vertex_normals, volumes
-from medjax.nn.graph import Table, collect, gather, mean_of
 from medjax.nn.nearest import nearest
+from medjax.nn.tables import Table, collect, gather, mean_of
 from medjax.nn.unet import pool_by_two
 
 

@@ -24,14 +24,7 @@ from jaxtyping import Array, Float, Int, Int32
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from medjax.nn.graph import (
-    Table,
-    collect,
-    edges_of,
-    gather,
-    grouped,
-    neighbours,
-)
+from medjax.nn.tables import Table, collect, edges_of, gather, grouped, neighbours
 
 Points: TypeAlias = Float[Array, "*batch _ 3"] | Float[np.ndarray, "*batch _ 3"]
 """Places of vertices in mm, or vectors."""

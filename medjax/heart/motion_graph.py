@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int32
 
 from medjax.heart.coarsen import coarsen, wall_pairs
 from medjax.heart.meshes import Topology, length, unit, vertex_normals
-from medjax.nn.graph import Descent, Table, neighbours
+from medjax.nn.graph import Descent
+from medjax.nn.tables import Table, neighbours
 
 KINDS = ("surface", "wall", "coarse")
 """Of edges."""

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from medjax.heart import losses, slicing
 from medjax.heart.meshes import Topology
-from medjax.nn.graph import Table
+from medjax.nn.tables import Table
 
 Supervision = Literal["contours", "meshes", "both"]
 

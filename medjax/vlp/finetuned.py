@@ -5,73 +5,32 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
-from medjax.data.images import ResizeMode
 from medjax.data.ledger import Ledger
-from medjax.train.checkpoint import load_variables, saved_steps
-from medjax.train.mesh import MeshConfig, make_mesh
-from medjax.train.record import load_record, save_record
-from medjax.train.sharding import replicated
-from medjax.train.stopping import StoppingConfig, past_scores
 from medjax.vlp.applied import Applied
 from medjax.vlp.classifier import ClassifierConfig, ClassifierSystem, classifier
 from medjax.vlp.films import Film
-from medjax.vlp.towers import ImageTowerConfig
+from medjax.vlp.tuned import TunedRecord, open_best
 
 FAMILY = "classifier"
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassifierRecord:
-    """What ``system.json`` holds of a classifier.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierRecord(TunedRecord):
+    """What ``system.json`` holds of a classifier."""
 
-    Attributes:
-        system: what was trained.
-        image: the tower.
-        image_size: side of the square films it was trained on.
-        resize: how a film becomes that square.
-        findings: names of what it predicts.
-        stopping: which validation score chose the weights.
-        start: what the tower started from.
-        data: what it was trained on, for titles.
-        can: what the system can do, the names of its ``apply``.
-    """
-
+    families: ClassVar[Mapping[str, type]] = {FAMILY: ClassifierConfig}
     system: ClassifierConfig
-    image: ImageTowerConfig
-    image_size: int
-    resize: ResizeMode
-    findings: tuple[str, ...]
-    stopping: StoppingConfig
-    start: str
-    data: str
-    can: tuple[str, ...] = ()
 
     def build(self) -> ClassifierSystem:
         """The system."""
         return classifier(self.system, self.image, len(self.findings))
-
-    def save(self, workdir: Path) -> None:
-        """Writes ``system.json`` into a run's folder."""
-        # Where its weights came from is another machine's business: they are here.
-        here = dataclasses.replace(self.image, checkpoint=None)
-        save_record(workdir, FAMILY, dataclasses.replace(self, image=here))
-
-    @classmethod
-    def load(cls, workdir: Path) -> "ClassifierRecord":
-        """Reads ``system.json``.
-
-        Raises:
-            FileNotFoundError: where there is none.
-            DataError: where it is damaged, of another version, or no classifier's.
-        """
-        return load_record(workdir, cls, {FAMILY: ClassifierConfig})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,20 +86,6 @@ class Finetuned(Applied):
         return self.film_rows("predict", films, ledger=ledger, batch_size=batch_size)
 
 
-def best_step(folder: Path, stopping: StoppingConfig) -> int:
-    """The checkpoint that validation chose; the newest where none was scored.
-
-    Raises:
-        ValueError: Where there is no checkpoint.
-    """
-    steps = saved_steps(folder)
-    if not steps:
-        raise ValueError(f"{folder} has no checkpoint yet: train it first")
-    scores = past_scores(folder, stopping.metric)
-    kept = {step: score for step, score in scores.items() if step in steps}
-    return stopping.best(kept) if kept else steps[-1]
-
-
 def open_classifier(folder: str | Path) -> Finetuned:
     """Opens a fine-tuned run, at its best checkpoint.
 
@@ -150,14 +95,4 @@ def open_classifier(folder: str | Path) -> Finetuned:
         ValueError: Where there is no checkpoint.
     """
     folder = Path(folder)
-    record = ClassifierRecord.load(folder)
-    step = best_step(folder, record.stopping)
-    mesh = make_mesh(MeshConfig(), devices=jax.local_devices())
-    return Finetuned(
-        folder=folder,
-        record=record,
-        step=step,
-        system=record.build(),
-        variables=load_variables(folder, step=step, sharding=replicated(mesh)),
-        mesh=mesh,
-    )
+    return open_best(Finetuned, folder, ClassifierRecord.load(folder))

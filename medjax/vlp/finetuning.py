@@ -38,7 +38,7 @@ from medjax.vlp.classifier import (
     recipe,
 )
 from medjax.vlp.evaluate import Encoder
-from medjax.vlp.finetuned import ClassifierRecord, best_step
+from medjax.vlp.finetuned import ClassifierRecord
 from medjax.vlp.finetuning_report import PREDICTIONS, show
 from medjax.vlp.labelled import (
     Labelled,
@@ -49,6 +49,7 @@ from medjax.vlp.labelled import (
 )
 from medjax.vlp.starts import Start, find_start, load_tower
 from medjax.vlp.towers import ImageTowerConfig
+from medjax.vlp.tuned import best_step
 
 R = TypeVar("R")
 RESAMPLES = 300

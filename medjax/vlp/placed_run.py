@@ -7,24 +7,17 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
-from medjax.data.images import ResizeMode
 from medjax.metrics.detection import Detections
-from medjax.train.checkpoint import load_variables
-from medjax.train.mesh import MeshConfig, make_mesh
-from medjax.train.record import load_record, save_record
-from medjax.train.sharding import replicated
-from medjax.train.stopping import StoppingConfig
 from medjax.vlp.applied import Applied
 from medjax.vlp.detector import DetectorConfig, detector
-from medjax.vlp.finetuned import best_step
 from medjax.vlp.place_system import PlaceSystem
 from medjax.vlp.segmenter import SegmenterConfig, segmenter
-from medjax.vlp.towers import ImageTowerConfig
+from medjax.vlp.tuned import TunedRecord, open_best
 
 FAMILIES: Mapping[str, type] = {
     "lesion_masks": SegmenterConfig,
@@ -33,54 +26,18 @@ FAMILIES: Mapping[str, type] = {
 """The class of a system's settings, by what it finds."""
 
 
-@dataclasses.dataclass(frozen=True)
-class PlaceRecord:
-    """What ``system.json`` holds of a run that finds places.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlaceRecord(TunedRecord):
+    """What ``system.json`` holds of a run that finds places."""
 
-    Attributes:
-        system: what was trained.
-        image: the tower.
-        image_size: side of the square films it was trained on.
-        resize: how a film becomes that square.
-        findings: whose places; empty: of all lesions.
-        stopping: which validation score chose the weights.
-        start: what the tower started from.
-        data: what it was trained on, for titles.
-        can: what the system can do, the names of its ``apply``.
-    """
-
+    families: ClassVar[Mapping[str, type]] = FAMILIES
     system: SegmenterConfig | DetectorConfig
-    image: ImageTowerConfig
-    image_size: int
-    resize: ResizeMode
-    findings: tuple[str, ...]
-    stopping: StoppingConfig
-    start: str
-    data: str
-    can: tuple[str, ...] = ()
 
     def build(self) -> PlaceSystem:
         """The system."""
         if isinstance(self.system, SegmenterConfig):
             return segmenter(self.system, self.image)
         return detector(self.system, self.image)
-
-    def save(self, workdir: Path) -> None:
-        """Writes ``system.json`` into a run's folder."""
-        family = next(k for k, kind in FAMILIES.items() if type(self.system) is kind)
-        # Where its weights came from is another machine's business: they are here.
-        here = dataclasses.replace(self.image, checkpoint=None)
-        save_record(workdir, family, dataclasses.replace(self, image=here))
-
-    @classmethod
-    def load(cls, workdir: Path) -> "PlaceRecord":
-        """Reads ``system.json``.
-
-        Raises:
-            FileNotFoundError: where there is none.
-            DataError: where it is damaged, of another version, or of no such run.
-        """
-        return load_record(workdir, cls, dict(FAMILIES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,14 +113,4 @@ def open_places(folder: str | Path) -> Places:
         ValueError: Where there is no checkpoint.
     """
     folder = Path(folder)
-    record = PlaceRecord.load(folder)
-    step = best_step(folder, record.stopping)
-    mesh = make_mesh(MeshConfig(), devices=jax.local_devices())
-    return Places(
-        folder=folder,
-        record=record,
-        step=step,
-        system=record.build(),
-        variables=load_variables(folder, step=step, sharding=replicated(mesh)),
-        mesh=mesh,
-    )
+    return open_best(Places, folder, PlaceRecord.load(folder))

@@ -20,7 +20,6 @@ from medjax.train.sharding import replicated
 from medjax.train.state import TrainState
 from medjax.vlp.detector import DetectorConfig
 from medjax.vlp.evaluate import Encoder
-from medjax.vlp.finetuned import best_step
 from medjax.vlp.finetuning import Finetuning, open_data, train_on
 from medjax.vlp.labelled import Labelled
 from medjax.vlp.place_system import Kind, recipe
@@ -29,6 +28,7 @@ from medjax.vlp.placed_run import PlaceRecord, detections
 from medjax.vlp.placing_report import show
 from medjax.vlp.segmenter import SegmenterConfig
 from medjax.vlp.starts import Start, find_start, load_tower
+from medjax.vlp.tuned import best_step
 
 KINDS: tuple[Kind, ...] = ("mask", "boxes")
 SCORES = {"mask": "dice", "boxes": "map"}

@@ -15,9 +15,10 @@ from medjax.train.system import System
 from medjax.typing import Variables
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig
 from medjax.vlp.export import PREPARATION, Preparation
-from medjax.vlp.finetuned import FAMILY, ClassifierRecord, best_step
+from medjax.vlp.finetuned import FAMILY, ClassifierRecord
 from medjax.vlp.systems import PairRecord
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig, load_towers
+from medjax.vlp.tuned import best_step
 from medjax.weights import checkpoint_digest
 
 WHAT = "preparation of exported towers"

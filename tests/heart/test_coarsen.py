@@ -6,7 +6,7 @@ import pytest
 
 from medjax.heart.coarsen import coarsen, farthest_points, wall_pairs
 from medjax.heart.meshes import Topology
-from medjax.nn.graph import edges_of, gather, mean_of
+from medjax.nn.tables import edges_of, gather, mean_of
 from tests.heart.shapes import icosphere, ventricle
 
 VERTICES, FACES, CODES = ventricle()

@@ -11,7 +11,7 @@ from medjax.heart.graph_motion import CONFIGS, graph_motion
 from medjax.heart.meshes import Topology
 from medjax.heart.motion_graph import heart_axes, local_frames, motion_graph
 from medjax.heart.supervision import LossConfig
-from medjax.nn.graph import edges_of
+from medjax.nn.tables import edges_of
 from medjax.train.system import System
 from tests.heart.shapes import ventricle
 

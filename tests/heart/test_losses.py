@@ -8,7 +8,7 @@ import pytest
 from medjax.heart import losses
 from medjax.heart.coarsen import wall_pairs
 from medjax.heart.meshes import Topology
-from medjax.nn.graph import Table
+from medjax.nn.tables import Table
 from tests.heart.shapes import icosphere, ventricle
 
 RNG = np.random.default_rng(0)

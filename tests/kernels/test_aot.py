@@ -48,8 +48,8 @@ def every_program(request: pytest.FixtureRequest) -> bool:
     """Whether what repeats on a chip or at a shape what another shows is compiled too.
 
     Without the flag every kernel is compiled for every chip, and what XLA makes of the
-    same for one, as the plan that moves least. It takes four times as long as all the
-    kernels there, and sixty times on a v6e, where it is never asked.
+    same for one, as the plan that moves least. XLA's programs take longer than all the
+    kernels, on a v6e sixty times as long, where they are never asked for.
     """
     return request.config.getoption("--every-program")
 

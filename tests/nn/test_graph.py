@@ -6,11 +6,9 @@ import jraph
 import numpy as np
 import pytest
 
-from medjax.nn.graph import (
-    Descent,
-    MessageStep,
+from medjax.nn.graph import Descent, MessageStep, VCycle
+from medjax.nn.tables import (
     Table,
-    VCycle,
     collect,
     edges_of,
     gather,

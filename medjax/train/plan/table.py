@@ -8,7 +8,7 @@ from medjax.train.plan.planner import Plan
 from medjax.train.plan.roofline import Step
 
 SCHEMA = 1
-"""Of plan.json."""
+"""Of the file that a plan is written to."""
 LARGE_SHARE = 0.05
 """Share of the training data from which a batch is said to be large."""
 FEW = 8
