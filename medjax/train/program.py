@@ -75,8 +75,8 @@ class Program:
     def _once(self) -> dict[str, int] | None:
         """Options of the compiler for what runs once.
 
-        On a CPU, LLVM takes seconds to optimise the random bits of each shape of
-        weights, half a minute for a small network, and they stay the same bits.
+        On a CPU, LLVM takes longer to optimise the random bits of each shape of weights
+        than it takes to draw them once.
         """
         cpu = self.mesh.devices.flat[0].platform == "cpu"
         return {"xla_backend_optimization_level": 1} if cpu else None

@@ -52,7 +52,9 @@ def test_a_run_ends_with_scores_a_page_and_a_generator(trained):
     assert said == results
     distances, errors = said["frechet_distance"], said["denoising_error"]
     assert set(distances) == {"other real films", "generated", "decoded noise"}
-    assert min(distances.values()) > 0
+    # Two updates draw nothing yet: other real films are far nearer than what they make.
+    floor = distances.pop("other real films")
+    assert 0 < floor < min(distances.values()) / 2
     assert all(0 < error < 10 for error in errors.values())
     page = (config.workdir / "report.html").read_text()
     assert "Films of held-out reports" in page
