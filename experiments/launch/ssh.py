@@ -30,16 +30,21 @@ run() {{
         pids+=($!)
     done
     trap 'kill -TERM "${{pids[@]}}" 2>/dev/null' TERM INT
-    local status=0 left=$count one
-    while [ "$left" -gt 0 ]; do
-        wait -n; one=$?
-        left=$((left - 1))
-        # The first failure is the one to know; the others have a minute to say theirs.
-        if [ "$one" -ne 0 ] && [ "$status" -eq 0 ]; then
-            status=$one
-            (sleep "${{GRACE:-60}}"; kill -TERM "${{pids[@]}}") > /dev/null 2>&1 &
-            disown $!
-        fi
+    # Asked for by number: `wait -n` misses a host that ends before it is called.
+    local status=0 one
+    while [ "${{#pids[@]}}" -gt 0 ]; do
+        sleep "${{POLL:-1}}" & wait $!
+        for i in "${{!pids[@]}}"; do
+            kill -0 "${{pids[$i]}}" 2>/dev/null && continue
+            wait "${{pids[$i]}}"; one=$?
+            unset "pids[$i]"
+            # The first failure is the one to know; the others have a minute for theirs.
+            if [ "$one" -ne 0 ] && [ "$status" -eq 0 ]; then
+                status=$one
+                (sleep "${{GRACE:-60}}"; kill -TERM "${{pids[@]}}") > /dev/null 2>&1 &
+                disown $!
+            fi
+        done
     done
     return "$status"
 }}

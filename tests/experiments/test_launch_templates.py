@@ -16,7 +16,7 @@ from tests import processes
 
 SHELLS = {"slurm": "h200-2x8", "tpu-vm": "v6e-256x2", "ssh": "cpu-1"}
 JOIN = """
-import sys, jax, numpy as np, tyro
+import os, sys, jax, numpy as np, tyro
 from jax.experimental import multihost_utils
 from medjax.train.launch import LaunchConfig, launch
 import dataclasses
@@ -26,7 +26,7 @@ class Run:
 run = tyro.cli(Run, args=sys.argv[3:])
 launch(dataclasses.replace(run.launch, compile_cache=None))
 seen = multihost_utils.process_allgather(np.int32(jax.process_index()))
-print("joined", seen.tolist(), flush=True)
+os.write(1, f"joined {seen.tolist()}{os.linesep}".encode())  # whole: two write here
 """
 
 
@@ -57,6 +57,7 @@ def run(script, folder, fakes, **variables):
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]),
             "FOLDER": str(folder),
+            "POLL": "0.1",
             **variables,
         },
     )
@@ -142,9 +143,12 @@ def test_ssh_starts_again_only_what_can_go_on(statuses, calls, tmp_path):
 
 def test_one_failure_ends_all_hosts(tmp_path):
     (tmp_path / "hosts.txt").write_text("a\nb\n")
-    fake = '#!/bin/bash\n[ "$2" = a ] && exit 3\nexec sleep 100\n'
+    fake = '#!/bin/bash\n[ "$2" = a ] && exit 3\nexec sleep 1000\n'
+    # The script dawdles, so that the first host is gone before it is waited for.
+    (tmp_path / "slow").write_text('trap() { sleep 0.3; builtin trap "$@"; }\n')
     script = printed("ssh", "h200-2x1")
-    done = run(script, tmp_path, {"ssh": fake}, GRACE="0.1")
+    slow = {"BASH_ENV": str(tmp_path / "slow"), "GRACE": "0.1"}
+    done = run(script, tmp_path, {"ssh": fake}, **slow)
     assert done.returncode == 3
 
 
@@ -185,9 +189,11 @@ def test_slurm_starts_tasks_that_find_each_other(tmp_path):
     for process in range(2):
         told = processes.slurm_step(process, 2, port)
         words = shlex.join(f"{name}={value}" for name, value in told.items())
-        started.append(f'env {words} "${{@:3}}" &\n')
+        started.append(f'env {words} "${{@:3}}" & tasks+=($!)\n')
     fakes = {
-        "srun": "#!/bin/bash\n" + "".join(started) + "wait -n || exit $?\nwait -n\n",
+        "srun": "#!/bin/bash\n"
+        + "".join(started)
+        + "wait ${tasks[0]} && wait ${tasks[1]}\n",
         "python": f'#!/bin/bash\nexec {sys.executable} {join} "$@"\n',
     }
     script = printed("slurm", "h200-2x8", ("convirt",), folder=".")
