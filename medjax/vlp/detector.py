@@ -5,7 +5,8 @@ this field use it (MGCA and its successors). At each of three scales a cell answ
 boxes whose middle it holds: where in the cell, how much larger or smaller than each of
 three anchors, how sure. A box is asked of every scale, from the anchor nearest to it in
 shape; other anchors of its cell that overlap it by half are not told that there is
-nothing. Weights: place and size 2.5, presence 1, absence 0.5.
+nothing. Weights: place and size 2.5, presence 1, absence 0.5. (YOLOv3's paper asks the
+nearest of all nine anchors alone, and spares predictions, not anchors, that overlap.)
 
 Against the released code: overlaps are those of boxes, not of pixels counted from both
 ends; the anchor that is asked for a box is not also told that there is none; boxes are
@@ -189,6 +190,29 @@ def decode(
     return jnp.concatenate(boxes, axis=1), jnp.concatenate(scores, axis=1)
 
 
+def surest(
+    answers: list[Float[Array, "b _g _g 3 6"]], size: int, config: DetectorConfig
+) -> Float[Array, "b n 5"]:
+    """What is taken for found: boxes within the film and how sure they are.
+
+    Args:
+      answers: of :class:`Detector`.
+      size: of the film.
+      config: from when on something is found, and is the same.
+
+    Returns:
+      x0 y0 x1 y1 in pixels and the score, the surest first; 0 for what is not found.
+    """
+    boxes, scores = decode(answers, size)
+    scores, which = jax.lax.top_k(scores, min(CANDIDATES, scores.shape[1]))
+    # Cut to the film before they are compared: what is told apart is what is handed
+    # out, and a size that overflowed is not compared as infinite.
+    boxes = jnp.clip(jnp.take_along_axis(boxes, which[..., None], axis=1), 0.0, size)
+    kept = jax.vmap(lambda b, s: distinct(b, s, config.overlap))(boxes, scores)
+    kept = jnp.where(kept >= config.confidence, kept, 0.0)
+    return jnp.concatenate([boxes, kept[..., None]], axis=-1)
+
+
 def distinct(
     boxes: Float[Array, "n 4"], scores: Float[Array, " n"], overlap: float
 ) -> Float[Array, " n"]:
@@ -247,13 +271,8 @@ def detector(config: DetectorConfig, image: ImageTowerConfig) -> PlaceSystem:
 
     def find(variables: Variables, films: UInt8[Array, "b h w"]) -> Array:
         answers: Any = module.apply(variables, evaluate(films, config.augment))
-        boxes, scores = decode(answers, size)
-        scores, which = jax.lax.top_k(scores, min(CANDIDATES, scores.shape[1]))
-        boxes = jnp.take_along_axis(boxes, which[..., None], axis=1)
-        kept = jax.vmap(lambda b, s: distinct(b, s, config.overlap))(boxes, scores)
-        kept = jnp.where(kept >= config.confidence, kept, 0.0)
-        boxes = jnp.clip(boxes, 0.0, size) * (films.shape[1] / size)
-        return jnp.concatenate([boxes, kept[..., None]], axis=-1)
+        found = surest(answers, size, config)
+        return found.at[..., :4].multiply(films.shape[1] / size)
 
     return PlaceSystem(
         init=init,

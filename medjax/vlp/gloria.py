@@ -13,6 +13,10 @@ report tower, regions the third stage of a ResNet behind one linear map.
 Presets: ``repo`` is the released code, which counts [CLS] as a word of every report;
 ``paper`` leaves it out, so that words are those of the report.
 
+At inference a text is as similar to a film as its word that is found best, [CLS] left
+out (``word_similarity``); the released code adds that to the cosine of both wholes,
+where it counts ``temp2`` times as much, and takes the mean.
+
 What is computed differently: the film is sampled once at 299 pixels (the code resizes a
 crop of 224 by ``align_corners``, which moves a place by an eighth of a pixel of the
 crop at most); the sentence vector is the mean over its tokens instead of over 97 slots,
@@ -22,8 +26,8 @@ cuts the words of a prompt at its number of *characters*.
 
 The local contrast grows with N^2 t r d, beside N encodings: by a count of products it
 costs more than a ResNet-50 beyond 140 pairs of 97 words and 361 regions, or 530 pairs
-of 25 words. ``words`` limits the slots that are compared, ``loss.negatives = "local"``
-the pairs.
+of 25 words. ``words`` limits the slots that are compared, ``local_negatives`` and
+``loss.negatives = "local"`` the pairs.
 """
 
 import dataclasses
@@ -33,10 +37,8 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from medjax.train.mesh import batch_axes
 from medjax.typing import Batch, Key, Metrics, Variables
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig
 from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
@@ -54,32 +56,27 @@ from medjax.vlp.towers import (
     TextTowerConfig,
     bert_config,
 )
+from medjax.vlp.word_contrast import (
+    WordContrastConfig,
+    local_contrast,
+    word_attention,
+)
 from medjax.vlp.words import (
     aggregate,
     as_square,
     continuing_pieces,
     word_segments,
 )
-from medjax_kernels.word_region import (
-    global_cross_entropy,
-    global_similarity,
-    word_region_similarity,
-)
+from medjax_kernels.word_region import word_region_similarity
 
 
 @dataclasses.dataclass(frozen=True)
-class GloriaConfig:
+class GloriaConfig(WordContrastConfig):
     """Heads and losses of GLoRIA; the defaults are the released code's."""
 
     width: int = 768
     """Of words and regions, and of the space where radiographs and reports are
     compared: that of the report tower, which has no head."""
-    temp1: float = 4.0
-    """Factor of a word's share in a region, before regions are weighed."""
-    temp2: float = 5.0
-    """Factor of the cosines of words and what they gathered."""
-    temp3: float = 10.0
-    """Factor of both similarities of a pair in the contrast."""
     local_weight: float = 1.0
     """Of the local contrast, both directions added."""
     global_weight: float = 1.0
@@ -94,6 +91,8 @@ class GloriaConfig:
     """Augmentation of the one view."""
 
 
+PAIRS = 2
+"""Folded into a step's key: what draws pairs."""
 CONFIGS = {"repo": GloriaConfig(), "paper": GloriaConfig(count_cls=False)}
 
 
@@ -188,70 +187,25 @@ class Gloria(TwoTower):
             word_attention(seen.words, seen.mask, regions, temp1=self.config.temp1)
         )
 
-
-def local_contrast(
-    words: Float[Array, "b t d"],
-    mask: Bool[Array, "b t"],
-    regions: Float[Array, "b r d"],
-    *,
-    config: GloriaConfig,
-    contrast_config: ContrastConfig | None = None,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Contrast of all radiographs and all reports by what words find in regions.
-
-    Args:
-      words: of each report; the global batch, sharded or not.
-      mask: which of them take part; a report without any is equally far from all.
-      regions: of each radiograph.
-      config: the three factors.
-      contrast_config: kernel, dtype, and whether devices see each other's reports.
-
-    Returns:
-      The contrast of radiographs against reports and of reports against radiographs.
-    """
-    how = contrast_config or ContrastConfig()
-    dtype = words.dtype if words.dtype == jnp.float64 else jnp.dtype(how.dtype)
-    axes = batch_axes()
-    options = {
-        "temp1": config.temp1,
-        "temp2": config.temp2,
-        "implementation": how.implementation,
-    }
-
-    def loss(words: Array, mask: Array, regions: Array) -> tuple[Array, Array]:
-        if axes and how.negatives == "global":
-            similar = functools.partial(global_similarity, axis_name=axes, **options)
-            scores = config.temp3 * similar(words, regions, mask=mask)
-            return global_cross_entropy(scores, axis_name=axes)
-        scores = word_region_similarity(words, regions, mask=mask, **options)
-        both = pair_cross_entropy(config.temp3 * scores)
-        return jax.lax.pmean(both, axes) if axes else both
-
-    if axes:
-        loss = jax.shard_map(loss, in_specs=P(axes), out_specs=P())
-    return loss(words.astype(dtype), mask, regions.astype(dtype))
-
-
-def word_attention(
-    words: Float[Array, "b t d"],
-    mask: Bool[Array, "b t"],
-    regions: Float[Array, "b r d"],
-    *,
-    temp1: float,
-) -> Float[Array, "b t r"]:
-    """Share of each region in what each word gathers, of matching pairs."""
-    scores = jnp.einsum("btd,brd->btr", words, regions)
-    scores = jnp.where(mask[..., None], scores, -1e30)
-    return jax.nn.softmax(temp1 * jax.nn.softmax(scores, axis=1), axis=2)
-
-
-def pair_cross_entropy(
-    scores: Float[Array, "b _b"],
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean cross-entropy of the diagonal, by rows and by columns."""
-    own = jnp.diagonal(scores)
-    rows, columns = (jax.nn.logsumexp(scores, axis=axis) for axis in (1, 0))
-    return jnp.mean(rows - own), jnp.mean(columns - own)
+    def word_similarity(
+        self,
+        image: Float[Array, "b h w 3"],
+        ids: Int[Array, "k n"],
+        segments: Int[Array, "k n"],
+    ) -> Float[Array, "b k"]:
+        """``temp2`` times the best cosine of a text's words, for any texts."""
+        c = self.config
+        regions = self.local_head(self.image(image, train=False).local)
+        read = self.text.features(ids, train=False)
+        words, mask = aggregate(read.tokens, segments, words=c.words)
+        return word_region_similarity(
+            words,
+            regions.reshape(len(image), -1, c.width).astype(words.dtype),
+            mask=mask.at[:, 0].set(False),
+            temp1=c.temp1,
+            temp2=c.temp2,
+            aggregation="max",
+        )
 
 
 def gloria_loss(
@@ -259,6 +213,7 @@ def gloria_loss(
     *,
     config: GloriaConfig,
     contrast_config: ContrastConfig | None = None,
+    key: Key | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The total loss, and the local and the global contrast without their weights.
 
@@ -266,6 +221,7 @@ def gloria_loss(
       compared: of the global batch.
       config: factors and weights.
       contrast_config: how the similarities are computed.
+      key: of the reports that are drawn, with ``local_negatives``.
     """
     by_image, by_text = local_contrast(
         compared.words,
@@ -273,6 +229,7 @@ def gloria_loss(
         compared.regions,
         config=config,
         contrast_config=contrast_config,
+        key=key,
     )
     local = by_image + by_text
     by_image, by_text = contrast(
@@ -331,7 +288,10 @@ def gloria(
             chunks=chunks,
         )
         total, terms = gloria_loss(
-            compared, config=config, contrast_config=contrast_config
+            compared,
+            config=config,
+            contrast_config=contrast_config,
+            key=jax.random.fold_in(key, PAIRS),
         )
         return total, (terms, updated)
 

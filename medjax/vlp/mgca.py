@@ -14,8 +14,8 @@ Where the released code does something that the method does not mean, a setting 
 the statistics of the words' head and is what words are told apart from.
 ``normalise_patches=False``: what patches gather from words is normalised behind a
 ResNet, but not behind a ViT. ``word_weights="shifted"``: each word counts by the
-attention that belongs to the token behind it. Not reproduced: a report of full length
-loses its last word (the same shift).
+attention that belongs to the token behind it, and a report that fills all places loses
+its last word and [SEP], since there is one attention less than there are tokens.
 
 One of the code's ways no preset sets: ``loss.negatives = "local"`` contrasts instances
 per device; prototypes are balanced over the global batch in both.
@@ -86,7 +86,8 @@ class MgcaConfig:
     normalise_patches: bool = True
     """What a ViT's patches gather is normalised, as a ResNet's always is."""
     word_weights: Literal["cls", "shifted"] = "cls"
-    """A word counts by how much [CLS] looks at it, or at the token behind it."""
+    """A word counts by how much [CLS] looks at it, or at the token behind it; then a
+    report of full length has one word less."""
     statistics: Statistics = "global"
     """Whose share of the batch has BatchNorm statistics of its own in the heads."""
     augment: AugmentConfig = dataclasses.replace(AUGMENTATIONS["mgca"], size=299)
@@ -165,6 +166,8 @@ class Mgca(TwoTower):
         c = self.config
         seen = self.image(image, train=train)
         read = self.text.features(ids, train=train)
+        if c.word_weights == "shifted":
+            segments = cut_short(ids, segments)
         words, mask = aggregate(read.tokens, segments)
         looked = read.looked
         assert looked is not None  # the tower was asked
@@ -218,6 +221,16 @@ def token_by_token(
     present = None if mask is None else mask.reshape(-1).astype(jnp.float32)
     flat = head(tokens.reshape(b * n, d), train=train, present=present)
     return normalise(flat).reshape(b, n, -1)
+
+
+def cut_short(ids: Int[Array, "b n"], segments: Int[Array, "b n"]) -> Int[Array, "b n"]:
+    """Words as the released code finds them, which never sees the last place.
+
+    In a report that fills all places the word before [SEP] is not finished then, and
+    neither of them is kept.
+    """
+    unfinished = segments >= segments[:, -2:-1]
+    return jnp.where((ids[:, -1:] != 0) & unfinished, -1, segments)
 
 
 def mgca_loss(

@@ -147,6 +147,9 @@ class PretrainingSystem:
       word_maps: variables, uint8 radiographs and token ids of their reports to where
         each word looks, [b, words, h, w], places of a word summing to one; None: the
         system does not look at words.
+      word_similarity: variables, uint8 radiographs [b, h, w] and token ids of any texts
+        [k, n] to how well the words of each text are found in each film [b, k]; None:
+        the system has no such number.
     """
 
     init: Init
@@ -160,6 +163,7 @@ class PretrainingSystem:
     frozen: tuple[str, ...] = ()
     cached_tokens: tuple[str, ...] = ()
     word_maps: Callable[[Variables, Array, Array], Array] | None = None
+    word_similarity: Callable[[Variables, Array, Array], Array] | None = None
 
     @property
     def apply(self) -> dict[str, Apply]:
@@ -199,7 +203,8 @@ def two_tower_system(
       counts_examples: variables have ``counters/examples``, 0 at first, which the loss
         advances: by it a system knows the epoch.
       segments: token ids to the word of each, of a system that looks at words: its
-        module has ``word_maps(images, ids, segments)``.
+        module has ``word_maps(images, ids, segments)``, and may have
+        ``word_similarity`` of the same.
     """
 
     def init(key: Key, batch: Batch) -> Variables:
@@ -219,10 +224,15 @@ def two_tower_system(
 
         return apply
 
-    def word_maps(variables: Variables, image: Array, ids: Array) -> Any:
-        assert segments is not None
-        image = evaluate(image, augment)
-        return module.apply(variables, image, ids, segments(ids), method="word_maps")
+    def by_word(method: str) -> Callable[[Variables, Array, Array], Array] | None:
+        if segments is None or not hasattr(module, method):
+            return None
+
+        def apply(variables: Variables, image: Array, ids: Array) -> Any:
+            image = evaluate(image, augment)
+            return module.apply(variables, image, ids, segments(ids), method=method)
+
+        return apply
 
     return PretrainingSystem(
         init=init,
@@ -235,5 +245,6 @@ def two_tower_system(
         compared=compared,
         frozen=frozen,
         cached_tokens=cached_tokens,
-        word_maps=None if segments is None else word_maps,
+        word_maps=by_word("word_maps"),
+        word_similarity=by_word("word_similarity"),
     )

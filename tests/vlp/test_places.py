@@ -18,6 +18,7 @@ from medjax.vlp.detector import (
     detection_loss,
     detector,
     distinct,
+    surest,
     targets,
 )
 from medjax.vlp.place_system import recipe
@@ -26,6 +27,7 @@ from medjax.vlp.towers import ImageTowerConfig
 
 SIZE = 64
 GRIDS = (2, 4, 8)
+loss_of = jax.jit(detection_loss, static_argnums=2)
 
 
 def test_the_loss_of_masks_is_its_formula():
@@ -112,18 +114,53 @@ def test_targets_are_those_of_a_loop():
         np.testing.assert_allclose(one, expected, atol=1e-5)
 
 
+def test_the_loss_of_boxes_is_that_of_a_loop():
+    """Cell by cell and anchor by anchor, in float64; two films, one without a box."""
+    rng = np.random.default_rng(5)
+    boxes = random_boxes(rng, 2, 2)
+    boxes[1] = 0.0
+    answers = [rng.normal(size=(2, g, g, 3, 6)) for g in GRIDS]
+    sure = [-np.log(1 / (1 + np.exp(-a))) for a in answers]
+    unsure = [-np.log(1 / (1 + np.exp(a))) for a in answers]
+    expected = 0.0
+    for said, yes, no, grid, anchors in zip(
+        answers, sure, unsure, GRIDS, ANCHORS, strict=True
+    ):
+        shapes = np.asarray(anchors) / ANCHOR_SIZE * SIZE
+        cost = 0.5 * no[..., 4]
+        for x0, y0, x1, y1 in boxes[0].astype(float):
+            size = np.array([x1 - x0, y1 - y0])
+            least = np.minimum(size, shapes).prod(1)
+            like = least / (size.prod() + shapes.prod(1) - least)
+            x, y = (x0 + x1) / 2 * grid / SIZE, (y0 + y1) / 2 * grid / SIZE
+            at = 0, int(y), int(x)
+            cost[at][like > 0.5] = 0.0
+            a = int(like.argmax())
+            tx, ty = x - int(x), y - int(y)
+            w, h = np.log(size / shapes[a])
+            place = tx * yes[at][a, 0] + (1 - tx) * no[at][a, 0]
+            place += ty * yes[at][a, 1] + (1 - ty) * no[at][a, 1]
+            extent = (said[at][a, 2] - w) ** 2 + (said[at][a, 3] - h) ** 2
+            cost[at][a] = 2.5 * (place + extent) + yes[at][a, 4] + yes[at][a, 5]
+        expected += cost.mean()
+    found = loss_of(
+        [jnp.asarray(a, jnp.float32) for a in answers], jnp.asarray(boxes), SIZE
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_the_loss_of_boxes_is_least_where_answers_are_right():
     boxes = jnp.asarray(random_boxes(np.random.default_rng(2), 3, 2))
     right = perfect(boxes)
-    floor = detection_loss(right, boxes, SIZE)
+    floor = loss_of(right, boxes, SIZE)
     # What stays is the entropy of the place in the cell.
     for part in (slice(0, 2), slice(2, 4), slice(4, 5)):
         moved = [answer.at[..., part].add(-21.0) for answer in right]
-        assert detection_loss(moved, boxes, SIZE) > floor + 1e-4
+        assert loss_of(moved, boxes, SIZE) > floor + 1e-4
     nothing = jnp.zeros((3, 2, 4))
     quiet = [jnp.full_like(answer, -20.0) for answer in right]
-    assert detection_loss(quiet, nothing, SIZE) < 1e-6
-    assert detection_loss(right, nothing, SIZE) > 0.1
+    assert loss_of(quiet, nothing, SIZE) < 1e-6
+    assert loss_of(right, nothing, SIZE) > 0.1
 
 
 def test_overlapping_boxes_are_dropped_as_a_loop_drops_them():
@@ -137,6 +174,38 @@ def test_overlapping_boxes_are_dropped_as_a_loop_drops_them():
     found = distinct(jnp.asarray(boxes), jnp.asarray(scores), 0.3)
     assert np.flatnonzero(found).tolist() == kept and 5 < len(kept) < 40
     np.testing.assert_array_equal(found[np.asarray(kept)], scores[kept])
+
+
+def answers_for(boxes, scores):
+    """Answers of one film whose finest map says these boxes, and nothing else."""
+    answers = [np.full((1, g, g, 3, 6), -20.0, np.float32) for g in GRIDS]
+    cell = SIZE / GRIDS[2]
+    shape = np.asarray(ANCHORS[2][0]) / ANCHOR_SIZE * SIZE
+    for box, score in zip(np.asarray(boxes, float), scores, strict=True):
+        middle, extent = (box[:2] + box[2:]) / 2 / cell, box[2:] - box[:2]
+        within = middle - middle.astype(int)
+        x, y = middle.astype(int)
+        place = np.log(within / (1 - within))
+        said = [*place, *np.log(extent / shape), np.log(score / (1 - score)), 0.0]
+        answers[2][0, y, x, 0] = said
+    return [jnp.asarray(a) for a in answers]
+
+
+def test_boxes_that_reach_over_the_border_are_one_if_what_is_seen_is_one():
+    """24 by 24 pixels of the film both, and one of them goes on where there is none."""
+    config = DetectorConfig(AugmentConfig(), overlap=0.6)
+    over, within = [-22, 2, 24, 26], [1, 2, 25, 26]
+    assert iou(np.array([over], float), np.array([within], float)) < 0.6
+    found = surest(answers_for([over, within], [0.9, 0.8]), SIZE, config)[0]
+    kept = np.asarray(found[found[:, 4] > 0])
+    np.testing.assert_allclose(kept, [[0, 2, 24, 26, 0.9]], rtol=1e-4, atol=1e-4)
+    # One that covers all because its size overflowed is one still.
+    endless = answers_for([over], [0.9])
+    endless[0] = endless[0].at[0, 0, 0, :2].set(jnp.asarray([0, 0, 99, 99, 3, 0.0]))
+    found = surest(endless, SIZE, config)[0]
+    kept = np.asarray(found[found[:, 4] > 0])
+    np.testing.assert_allclose(kept[0, :4], [0, 0, SIZE, SIZE])
+    assert len(kept) == 2
 
 
 @pytest.mark.parametrize(
@@ -155,6 +224,12 @@ def test_every_tower_gives_a_pixel_for_a_pixel(architecture, size):
         shapes = jax.eval_shape(boxes.init, jax.random.key(0), {})
         found = jax.eval_shape(boxes.find, shapes, films)
         assert found.shape == (2, 100, 5)
+        # YOLOv3's widths behind maps of 2048, 1024 and 512 channels.
+        head = shapes["params"]["head"]
+        into = [head[f"scale{i}_conv0"]["kernel"].shape for i in range(3)]
+        out = [head[f"scale{i}_out"]["kernel"].shape for i in range(3)]
+        wide = [(1, 1, 2048, 512), (1, 1, 1024 + 256, 256), (1, 1, 512 + 128, 128)]
+        assert into == wide and out == [(1, 1, 2 * w[3], 18) for w in wide]
 
 
 def test_boxes_ask_for_stages():

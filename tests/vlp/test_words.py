@@ -7,6 +7,7 @@ import pytest
 
 from medjax.nn.attention import MultiHeadAttention
 from medjax.vlp.heat_maps import spelled
+from medjax.vlp.mgca import cut_short
 from medjax.vlp.tokens import train_tokenizer
 from medjax.vlp.towers import TextTower, TextTowerConfig, bert_config
 from medjax.vlp.words import aggregate, continuing_pieces, word_segments
@@ -48,7 +49,8 @@ def loop(ids, hidden, tokenizer, *, closing, shifted=False):
             words[-1] = words[-1] + vector
         else:
             words.append(vector)
-    raise AssertionError("a text without an end")
+    assert shifted, "a text without an end"
+    return words[:-1]  # the last one was still open
 
 
 @pytest.mark.parametrize("closing", [True, False])
@@ -63,6 +65,24 @@ def test_words_are_those_of_a_loop_over_pieces(closing, read, tokenizer):
         np.testing.assert_array_equal(mask[i], np.arange(LENGTH) < count)
         np.testing.assert_allclose(words[i, :count], expected, atol=1e-6)
         np.testing.assert_array_equal(words[i, count:], 0.0)
+
+
+def test_a_report_of_full_length_is_cut_short_as_the_code_does_it(tokenizer):
+    """The text, cut where the places end, and with a place to spare."""
+    text = "There is no pneumothorax."
+    whole = int((tokenizer.encode([text], LENGTH) != 0).sum())
+    for length in (whole - 3, whole, whole + 1):
+        ids = tokenizer.encode([text], length)
+        hidden = np.random.default_rng(length).normal(size=(1, length, WIDTH))
+        segments = word_segments(jnp.asarray(ids), tokenizer.continues)
+        kept = cut_short(jnp.asarray(ids), segments)
+        ahead = jnp.asarray(np.pad(hidden[:, 1:], ((0, 0), (0, 1), (0, 0))), np.float32)
+        found, mask = aggregate(ahead, kept)
+        expected = loop(ids[0], hidden[0], tokenizer, closing=True, shifted=True)
+        assert int(mask.sum()) == len(expected)
+        if length > whole:
+            np.testing.assert_array_equal(kept, segments)
+        np.testing.assert_allclose(found[0, : len(expected)], expected, atol=1e-6)
 
 
 def test_a_word_in_pieces_is_their_sum(tokenizer):
