@@ -5,11 +5,13 @@ Every contrastive system of this room calls :func:`contrast`, which hands the wo
 are computed per tile from report features, and nothing of size N x N is kept when
 ``chunk`` is set. Under a mesh the batch is sharded and the call runs inside
 ``jax.shard_map``, so that the loss and its gradient equal those of one device holding
-the whole batch.
+the whole batch. Contrasts that share an embedding or a prior run inside one
+(:func:`on_each_device`), where each travels once.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from medjax.train.mesh import batch_axes
-from medjax_kernels.contrastive import Identity, softmax_loss
+from medjax_kernels.contrastive import Exchange, Identity, softmax_loss
 from medjax_kernels.contrastive.targets import Target, accumulator
 
 ContrastImplementation = Literal["xla", "xla_chunked", "gpu", "tpu"]
@@ -36,6 +38,11 @@ class ContrastConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the features that are multiplied. bfloat16 runs on tensor cores, as the
     ``gpu`` kernel insists; logits and sums are fp32 in both cases."""
+    wire: Literal["float32", "bfloat16"] = "float32"
+    """Of float32 features and priors on their way between devices. bfloat16 halves what
+    is gathered and rounds it once, by 2^-8 at most: a logit moves by 2^-8 / temperature
+    at the most, usually by a fiftieth of that. Gradients travel and are added in
+    float32."""
     implementation: ContrastImplementation | None = None
     """Kernel implementation; None picks the best for platform and shape."""
 
@@ -51,6 +58,32 @@ def normalise(x: Float[Array, "*b d"], *, eps: float = 1e-12) -> Float[Array, "*
     return x * jax.lax.rsqrt(jnp.maximum(square, eps**2))
 
 
+def on_each_device(
+    losses: Callable[..., Any], config: ContrastConfig | None = None
+) -> Callable[..., Any]:
+    """Losses of the global batch from what each device holds of it.
+
+    Args:
+      losses: Of an exchange, to be handed to every :func:`contrast` in it, and of trees
+        whose arrays lead with the batch axis; returns a tree of scalars.
+      config: Of the contrasts.
+
+    Returns:
+      The same function without the exchange, of the global batch, sharded or not.
+    """
+    config = config or ContrastConfig()
+    axes = batch_axes()
+    everywhere = axes if config.negatives == "global" else ()
+
+    def local(*arguments: Any) -> Any:
+        exchange = Exchange(everywhere, config.distributed, config.wire)
+        found = losses(exchange, *arguments)
+        return jax.lax.pmean(found, axes) if axes and not everywhere else found
+
+    # Leaves of a target (features, ids, dense rows) lead with the batch axis too.
+    return jax.shard_map(local, in_specs=P(axes), out_specs=P()) if axes else local
+
+
 def contrast(
     x: Float[Array, "b d"],
     y: Float[Array, "b d"],
@@ -59,6 +92,7 @@ def contrast(
     targets: Target | None = None,
     weights: Float[Array, " b"] | None = None,
     config: ContrastConfig | None = None,
+    exchange: Exchange | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Symmetric softmax contrast of paired features, one number per direction.
 
@@ -75,37 +109,36 @@ def contrast(
       weights: one non-negative weight per pair. A pair of weight zero takes no part,
         neither as anchor nor as negative.
       config: tiling, distribution and kernel choice.
+      exchange: of :func:`on_each_device`, if this is one of its contrasts.
 
     Returns:
       The contrast of x against y and of y against x.
     """
     config = config or ContrastConfig()
-    dtype = x.dtype if x.dtype == jnp.float64 else jnp.dtype(config.dtype)
-    x, y = x.astype(dtype), y.astype(dtype)
     targets = Identity() if targets is None else targets
-    weights = jnp.ones(x.shape[0], jnp.float32) if weights is None else weights
-    axes = batch_axes()
+    if exchange is None:
 
-    def loss(
-        x: Array, y: Array, targets: Target, weights: Array
-    ) -> tuple[Array, Array]:
-        everywhere = bool(axes) and config.negatives == "global"
-        both = softmax_loss(
-            x,
-            y,
-            logit_scale=1.0 / temperature,
-            targets=targets,
-            weights=weights,
-            axis_name=axes if everywhere else None,
-            distributed=config.distributed,
-            chunk=config.chunk,
-            implementation=config.implementation,
-        )
-        if axes and not everywhere:
-            both = jax.lax.pmean(both, axes)
-        return both
+        def alone(exchange: Exchange, *arrays: Any) -> tuple[Array, Array]:
+            x, y, targets, weights = arrays
+            return contrast(
+                x,
+                y,
+                temperature=temperature,
+                targets=targets,
+                weights=weights,
+                config=config,
+                exchange=exchange,
+            )
 
-    if axes:
-        # All leaves of a target (features, ids, dense rows) lead with the batch axis.
-        loss = jax.shard_map(loss, in_specs=P(axes), out_specs=P())
-    return loss(x, y, targets, weights)
+        return on_each_device(alone, config)(x, y, targets, weights)
+    dtype = x.dtype if x.dtype == jnp.float64 else jnp.dtype(config.dtype)
+    return softmax_loss(
+        x.astype(dtype),
+        exchange.once(("as", dtype), y, lambda: y.astype(dtype)),
+        logit_scale=1.0 / temperature,
+        targets=targets,
+        weights=weights,
+        exchange=exchange,
+        chunk=config.chunk,
+        implementation=config.implementation,
+    )

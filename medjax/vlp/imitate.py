@@ -40,7 +40,7 @@ from medjax.train.mesh import Statistics
 from medjax.typing import Batch, Key, Metrics, Variables
 from medjax.vlp.aggregation import HierarchicalAggregator
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig, augment_by, draws
-from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
+from medjax.vlp.contrastive import ContrastConfig, contrast, normalise, on_each_device
 from medjax.vlp.heads import ProjectionHead
 from medjax.vlp.system import (
     PretrainingSystem,
@@ -50,7 +50,7 @@ from medjax.vlp.system import (
     two_tower_system,
 )
 from medjax.vlp.towers import ImageTower, ImageTowerConfig, TextTower, TextTowerConfig
-from medjax_kernels.contrastive import Identity, Similarity
+from medjax_kernels.contrastive import Exchange, Identity, Similarity
 
 SECTIONS = ("findings", "impression")
 
@@ -225,7 +225,6 @@ def findings_weight(epoch: Int[Array, ""]) -> Float[Array, ""]:
 
 def clinical_prior(
     features: Float[Array, "b d"],
-    present: Float[Array, " b"],
     *,
     temperature: float,
     config: ImitateConfig,
@@ -233,8 +232,8 @@ def clinical_prior(
     """Soft targets Y = I + strength f(max(rho, 0)), rho the Pearson correlation.
 
     Args:
-      features: frozen, unprojected features of one section of the reports.
-      present: 1 where the section is there. One that is not correlates with none.
+      features: frozen, unprojected features of one section of the reports. A constant
+        row has no variance: its correlations are zero by definition.
       temperature: of the contrast that uses the targets.
       config: smoothing, ratio and strength.
     """
@@ -242,8 +241,7 @@ def clinical_prior(
         return Identity()
     strength = temperature if config.strength == "temperature" else config.strength
     return Similarity(
-        # A constant row has no variance: its correlations are zero by definition.
-        jnp.where(present[:, None] > 0, features, 0.0),
+        features,
         smoothing=config.smoothing,
         ratio=config.ratio,
         strength=float(strength),
@@ -272,36 +270,49 @@ def imitate_loss(
       contrast_config: how the contrastive similarity is computed.
     """
 
-    def both_ways(
-        x: Array, y: Array, tau: float, prior: str | None, weights: Array | None = None
-    ) -> Array:
-        targets = prior and clinical_prior(
-            compared.priors[prior], present[prior], temperature=tau, config=config
-        )
-        one, other = contrast(
-            x,
-            y,
-            temperature=tau,
-            targets=targets or None,
-            weights=weights,
-            config=contrast_config,
-        )
-        return one + other
+    def terms_of(
+        exchange: Exchange, compared: Compared, present: dict[str, Array]
+    ) -> dict[str, Array]:
+        # A section that is not there becomes a constant row: it correlates with none.
+        # Made once, since the exchange knows by identity what it has shown to others.
+        priors = {
+            name: jnp.where(present[name][:, None] > 0, prior, 0.0)
+            for name, prior in compared.priors.items()
+        }
 
-    def with_report(views: tuple[Array, Array], section: str) -> Array:
-        report, seen = compared.reports[section], present[section]
-        tau = config.temperature
-        first, second = (both_ways(v, report, tau, section, seen) for v in views)
-        return first + second
+        def both_ways(
+            x: Array, y: Array, tau: float, prior: str | None, seen: Any = None
+        ) -> Array:
+            targets = prior and clinical_prior(
+                priors[prior], temperature=tau, config=config
+            )
+            one, other = contrast(
+                x,
+                y,
+                temperature=tau,
+                targets=targets or None,
+                weights=seen,
+                config=contrast_config,
+                exchange=exchange,
+            )
+            return one + other
 
-    tau = config.view_temperature
-    reading_prior = "findings" if config.reading_views_prior else None
-    terms = {
-        "diagnosis_impression": with_report(compared.diagnosis, "impression"),
-        "reading_findings": with_report(compared.reading, "findings"),
-        "diagnosis_views": 2.0 * both_ways(*compared.diagnosis, tau, "impression"),
-        "reading_views": 2.0 * both_ways(*compared.reading_again, tau, reading_prior),
-    }
+        def with_report(views: tuple[Array, Array], section: str) -> Any:
+            report, tau = compared.reports[section], config.temperature
+            return sum(
+                both_ways(v, report, tau, section, present[section]) for v in views
+            )
+
+        tau = config.view_temperature
+        again = "findings" if config.reading_views_prior else None
+        return {
+            "diagnosis_impression": with_report(compared.diagnosis, "impression"),
+            "reading_findings": with_report(compared.reading, "findings"),
+            "diagnosis_views": 2.0 * both_ways(*compared.diagnosis, tau, "impression"),
+            "reading_views": 2.0 * both_ways(*compared.reading_again, tau, again),
+        }
+
+    terms = on_each_device(terms_of, contrast_config)(compared, present)
     findings = terms["reading_findings"] + terms["reading_views"]
     diagnosis = terms["diagnosis_impression"] + terms["diagnosis_views"]
     return diagnosis + weight * findings, terms

@@ -85,6 +85,36 @@ def test_local_negatives_are_those_of_each_device(arrays):
     np.testing.assert_allclose(got, np.mean(blocks), rtol=1e-5)
 
 
+@pytest.mark.parametrize("distributed", ["all_gather", "ring"])
+def test_a_narrow_wire_rounds_once_and_adds_in_float32(arrays, distributed):
+    """Exactly the loss and the gradients of the rounded y, whose logits are off by at
+    most 2^-8 / temperature."""
+    x, y, _, weights = arrays
+
+    def plain(x, y, weights, config=None):
+        return sum(contrast(x, y, temperature=0.07, weights=weights, config=config))
+
+    step = jax.value_and_grad(plain, argnums=(0, 1))
+    rounded = y.astype(jnp.bfloat16).astype(jnp.float32)
+    value, grads = step(x, rounded, weights)
+    config = ContrastConfig(wire="bfloat16", distributed=distributed)
+    with jax.set_mesh(make_mesh(MeshConfig(4, 2))):
+        got, got_grads = jax.jit(lambda *a: step(*a, config))(x, y, weights)
+    np.testing.assert_allclose(got, value, rtol=1e-6)
+    for ours, theirs in zip(got_grads, grads, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=1e-5)
+    error = abs(got - plain(x, y, weights))
+    assert 1e-6 < error <= 2 * 2 * 2**-8 / 0.07
+
+
+def test_a_narrow_wire_with_soft_targets_is_close(arrays):
+    config = ContrastConfig(wire="bfloat16")
+    exact = loss(*arrays, None)
+    with jax.set_mesh(make_mesh(MeshConfig(8))):
+        got = jax.jit(lambda *a: loss(*a, config))(*arrays)
+    assert 1e-7 < abs(got - exact) / exact < 2e-3
+
+
 def test_bfloat16_features_are_multiplied_as_such(arrays):
     x, y, prior, weights = arrays
     rounded = [a.astype(jnp.bfloat16).astype(jnp.float32) for a in (x, y)]

@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from medjax.train.collectives import read_collectives
+from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.vlp.aggregation import (
     HierarchicalAggregator,
     adaptive_pooling_matrix,
     channel_tokens,
 )
-from medjax.vlp.contrastive import normalise
+from medjax.vlp.contrastive import ContrastConfig, normalise
 from medjax.vlp.imitate import (
     CONFIGS,
     SECTIONS,
@@ -26,6 +29,7 @@ from medjax.vlp.imitate import (
 )
 from medjax.vlp.system import project
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
+from tests.experiments.traffic import QUICK
 
 N, D, P = 12, 8, 16
 
@@ -235,3 +239,48 @@ def test_a_vision_transformer_has_no_stages():
 
 def test_normalise_has_a_gradient_at_zero():
     assert np.isfinite(jax.grad(lambda x: normalise(x).sum())(jnp.zeros(4))).all()
+
+
+def test_each_embedding_travels_once_and_as_narrow_as_is_asked():
+    """Six contrasts of both views with two reports and with each other, over eight
+    devices: two reports, two second views and the priors of two sections are gathered;
+    the gradients of the first four are added where they arise, and scattered once."""
+    rows = NamedSharding(make_mesh(MeshConfig()), PartitionSpec(("data", "fsdp")))
+    batch = 88  # splits into eights, and is a factor of no other size here
+    config = dataclasses.replace(CONFIGS["paper"], reading_views_prior=True)
+    embedded = compared()
+
+    def total(embedded, priors, present):
+        return imitate_loss(
+            embedded._replace(priors=priors),
+            present,
+            config=config,
+            contrast_config=ContrastConfig(wire="bfloat16"),
+        )[0]
+
+    arguments = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype, sharding=rows),
+        (embedded._replace(priors={}), embedded.priors, present()),
+    )
+    with jax.set_mesh(rows.mesh):
+        lowered = jax.jit(jax.value_and_grad(total)).lower(*arguments)
+    # A CPU's compiler widens what is narrow, so that is seen in what it is asked for.
+    asked = [row for row in lowered.as_text().splitlines() if "all_gather" in row]
+    assert sum(row.endswith(f"tensor<{batch}x{D}xbf16>") for row in asked) == 4
+    assert sum(row.endswith(f"tensor<{batch}x{P}xbf16>") for row in asked) == 2
+    found = read_collectives(lowered.compile(QUICK).as_text())
+
+    def matrices(kind, width):
+        return sum(
+            one.count
+            for one in found
+            for _, shape in one.shapes
+            if one.kind == kind and shape[1:] == (width,)
+        )
+
+    assert matrices("all-gather", D) == matrices("reduce-scatter", D) == 4
+    assert matrices("all-gather", P) == 2
+    summed = [
+        shape for one in found if one.kind == "all-reduce" for _, shape in one.shapes
+    ]
+    assert summed and all(len(shape) < 2 for shape in summed)

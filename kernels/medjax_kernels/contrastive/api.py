@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from medjax_kernels.contrastive.exchange import Columns, Distributed, Exchange
 from medjax_kernels.contrastive.schedules import (
-    Columns,
-    Distributed,
     Plan,
     Shard,
     block_of,
@@ -52,6 +51,7 @@ def softmax_loss(
     weights: Float[Array, " n"] | None = None,
     axis_name: str | Sequence[str] | None = None,
     distributed: Distributed = "all_gather",
+    exchange: Exchange | None = None,
     chunk: int | None = None,
     implementation: str | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -74,6 +74,8 @@ def softmax_loss(
         every array then holds local rows (of ``Dense``, local rows of the global
         matrix) and the loss, the same on every device, is that of the global batch.
       distributed: "all_gather" or "ring"; the same numbers, see ``schedules``.
+      exchange: in place of the last two, and of this call alone; losses that share one
+        show each array to the other devices once, rounded if it says so.
       chunk: rows of S held at a time, in both passes; None: chosen.
       implementation: "xla" keeps S for the backward pass, "xla_chunked" recomputes it
         in chunks, "tpu" and "gpu" are fused kernels; None picks one of XLA's by size.
@@ -86,14 +88,16 @@ def softmax_loss(
       NotImplementedError: if the named implementation cannot run this, and why.
     """
     del logit_bias
-    problem = prepare(x, y, logit_scale, 0.0, targets, weights, axis_name, distributed)
+    exchange = exchange or Exchange(names(axis_name), distributed)
+    problem = prepare(x, y, logit_scale, 0.0, targets, weights, exchange)
     sums = problem.sums("softmax", chunk, implementation)
     row = sums.row_mass * sums.row_energy - sums.row_aligned
     column = sums.column_mass * sums.column_energy - sums.column_aligned
     if targets.normalise:
         row = row / jnp.where(sums.row_mass > 0, sums.row_mass, 1)
         column = column / jnp.where(sums.column_mass > 0, sums.column_mass, 1)
-    return problem.mean(row), problem.mean(column)
+    one, other = problem.means(row, column)
+    return one, other
 
 
 def sigmoid_loss(
@@ -106,6 +110,7 @@ def sigmoid_loss(
     weights: Float[Array, " n"] | None = None,
     axis_name: str | Sequence[str] | None = None,
     distributed: Distributed = "all_gather",
+    exchange: Exchange | None = None,
     chunk: int | None = None,
     implementation: str | None = None,
 ) -> Float[Array, ""]:
@@ -125,6 +130,7 @@ def sigmoid_loss(
       weights: as in :func:`softmax_loss`.
       axis_name: as in :func:`softmax_loss`.
       distributed: as in :func:`softmax_loss`.
+      exchange: as in :func:`softmax_loss`.
       chunk: as in :func:`softmax_loss`.
       implementation: as in :func:`softmax_loss`.
 
@@ -146,13 +152,12 @@ def sigmoid_loss(
             "have a diagonal above 1, expected labels in [0, 1]; pass "
             "fill_diagonal=False"
         )
-    problem = prepare(
-        x, y, logit_scale, logit_bias, targets, weights, axis_name, distributed
-    )
+    exchange = exchange or Exchange(names(axis_name), distributed)
+    problem = prepare(x, y, logit_scale, logit_bias, targets, weights, exchange)
     sums = problem.sums("sigmoid", chunk, implementation)
     row = sums.row_energy - sums.row_aligned
     column = sums.column_energy - sums.column_aligned
-    return (problem.mean(row) + problem.mean(column)) / 2
+    return jnp.mean(problem.means(row, column))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,19 +167,18 @@ class Problem:
     shard: Shard
     rule: Rule | None
     weights: jax.Array
-    axis_name: tuple[str, ...] | None
-    distributed: Distributed
+    exchange: Exchange
 
     def sums(
         self, energy: Energy, chunk: int | None, implementation: str | None
     ) -> Sums:
         """Sums of the owned rows and columns over the global batch."""
-        shard = self.shard
-        visits = self.axis_name is not None and self.distributed == "ring"
+        shard, exchange = self.shard, self.exchange
+        visits = bool(exchange.axes) and not exchange.gathers
         engine, chunk = select(
             implementation, chunk, self.largest_block(), self.rule, visits=visits
         )
-        plan = Plan(energy, self.rule, engine, chunk, self.axis_name, self.distributed)
+        plan = Plan(energy, self.rule, engine, chunk, exchange.axes)
         sums = global_sums(plan, shard)
         if self.rule is not None:
             return sums
@@ -189,28 +193,25 @@ class Problem:
         )
 
     def largest_block(self) -> Block:
-        """The owned rows against the columns that are seen at a time; columns' shapes
-        only.
-        """
-        gathers = self.axis_name is not None and self.distributed == "all_gather"
-        devices = jax.lax.axis_size(self.axis_name) if gathers else 1
+        """The owned rows against the columns that are seen at a time."""
         shard = self.shard
+        if shard.everyone is None:
+            return block_of(shard, Columns(shard.y, shard.columns, shard.alive))
+        everyone = shard.everyone
+        y = jax.ShapeDtypeStruct(everyone.y.shape, shard.y.dtype)
+        return block_of(shard, everyone._replace(y=y))
 
-        def seen(a: jax.Array) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((devices * a.shape[0], *a.shape[1:]), a.dtype)
+    def means(self, *terms: jax.Array) -> jax.Array:
+        """Weighted means over the global batch; zero if all weights are."""
+        sums = jnp.stack([jnp.sum(self.weights * each) for each in (1, *terms)])
+        if self.exchange.axes:
+            sums = jax.lax.psum(sums, self.exchange.axes)
+        return sums[1:] / jnp.where(sums[0] > 0, sums[0], 1)
 
-        own = Columns(shard.y, shard.columns, shard.alive)
-        return block_of(shard, jax.tree.map(seen, own))
 
-    def over_batch(self, value: jax.Array) -> jax.Array:
-        """The sum over devices."""
-        return value if self.axis_name is None else jax.lax.psum(value, self.axis_name)
-
-    def mean(self, terms: jax.Array) -> jax.Array:
-        """The weighted mean over the global batch; zero if all weights are."""
-        total = self.over_batch(jnp.sum(self.weights))
-        total = jnp.where(total > 0, total, 1)
-        return self.over_batch(jnp.sum(self.weights * terms)) / total
+def names(axis_name: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The axes, whether there is one, some or none."""
+    return (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
 
 
 def prepare(
@@ -220,35 +221,37 @@ def prepare(
     logit_bias: Scalar,
     targets: Target,
     weights: jax.Array | None,
-    axis_name: str | Sequence[str] | None,
-    distributed: str,
+    exchange: Exchange,
 ) -> Problem:
     """Checks a call, and gives every array the axes that the result will vary over."""
-    n = x.shape[0]
+    n, axes = x.shape[0], exchange.axes
     if y.shape != x.shape or y.dtype != x.dtype:
         raise ValueError(
             f"y is {y.dtype}{list(y.shape)}, expected that of x: "
             f"{x.dtype}{list(x.shape)}"
         )
-    if distributed not in ("all_gather", "ring"):
-        raise ValueError(
-            f"distributed is {distributed!r}, expected 'all_gather' or 'ring'"
-        )
-    axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
     devices = jax.lax.axis_size(axes) if axes else 1
     targets.validate(n, n * devices)
     dtype = accumulator(x.dtype)
-    if weights is None:
-        weights = jnp.ones(n, dtype)
-    expect_shape("weights", weights, (n,))
-    counts = jax.lax.stop_gradient(jnp.asarray(weights, dtype))
     index = jnp.arange(n, dtype=jnp.int32)
     if axes:
         index = index + n * jax.lax.axis_index(axes).astype(jnp.int32)
-    alive = counts > 0
-    # What a dead sample holds, even NaN, must not reach a product with a zero.
-    x, y = (jnp.where(alive[:, None], a, 0) for a in (x, y))
-    rows, columns = jax.lax.stop_gradient(targets.records(index))
+    counts, alive = jnp.ones(n, dtype), None
+    if weights is not None:
+        expect_shape("weights", weights, (n,))
+        counts = jax.lax.stop_gradient(jnp.asarray(weights, dtype))
+        alive = exchange.once("alive", weights, lambda: counts > 0)
+        x = jnp.where(alive[:, None], x, 0)
+    y = exchange.features(y, alive)
+    rows, columns = exchange.records(targets, index)
+    everyone = None
+    if exchange.gathers:
+        total = jnp.ones(n * devices, bool)
+        everyone = Columns(
+            exchange.gathered(y),
+            jax.tree.map(exchange.gathered, columns),
+            total if alive is None else exchange.gathered(alive),
+        )
     shard = Shard(
         x,
         y,
@@ -256,8 +259,9 @@ def prepare(
         jnp.asarray(logit_bias, dtype),
         rows,
         columns,
-        alive,
+        jnp.ones(n, bool) if alive is None else alive,
+        everyone,
     )
     varying = axes_of((shard, counts)) | frozenset(axes)
     shard, counts = vary((shard, counts), varying)
-    return Problem(shard, targets.rule(), counts, axes or None, distributed)
+    return Problem(shard, targets.rule(), counts, exchange)

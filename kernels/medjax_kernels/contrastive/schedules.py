@@ -4,7 +4,8 @@ Every device owns n rows of x, the matching n rows of y, and returns the sums of
 rows and *its* columns over the global batch. Each pair (i, j) is computed once, by the
 device that owns row i, and serves both directions.
 
-* ``all_gather``: y travels once to everyone; column sums are merged and scattered back.
+* ``all_gather``: y has travelled to everyone (`exchange`) and is kept; column sums are
+  merged and scattered back.
 * ``ring``: blocks of y visit one device after another, carrying the merged sums of
   their columns (and in the backward pass their gradient) home. At no time does a device
   hold more than two blocks, whatever the size of the batch.
@@ -17,17 +18,16 @@ right under ``shard_map`` with and without ``check_vma``.
 
 import dataclasses
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from medjax_kernels.contrastive import tile
+from medjax_kernels.contrastive.exchange import Columns, scatter_sum
 from medjax_kernels.contrastive.targets import Records, Rule
 from medjax_kernels.contrastive.tile import Block, Energy, Gradient, Sums
 from medjax_kernels.contrastive.xla import Engine
-
-Distributed = Literal["all_gather", "ring"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +38,15 @@ class Plan:
     rule: Rule | None
     engine: Engine
     chunk: int | None
-    axis_name: str | tuple[str, ...] | None
-    distributed: Distributed
+    axis_name: tuple[str, ...]
 
 
 class Shard(NamedTuple):
-    """The samples that this device owns, as rows (x) and as columns (y)."""
+    """The samples that this device owns, as rows (x) and as columns (y).
+
+    ``everyone`` has the columns of all devices, features in fp32 (fp64), if they are
+    gathered: the gradient of y is then that of these.
+    """
 
     x: jax.Array
     y: jax.Array
@@ -52,14 +55,7 @@ class Shard(NamedTuple):
     rows: Records
     columns: Records
     alive: jax.Array
-
-
-class Columns(NamedTuple):
-    """What a block of columns needs wherever it goes."""
-
-    y: jax.Array
-    records: Records
-    alive: jax.Array
+    everyone: Columns | None
 
 
 class ColumnSums(NamedTuple):
@@ -117,12 +113,16 @@ def run_backward(
 def forward(plan: Plan, shard: Shard) -> tuple[Sums, Any]:
     """Sums, and what the backward pass needs: the shard, its energies, the residual."""
     own = Columns(shard.y, shard.columns, shard.alive)
-    if plan.axis_name is None:
-        sums, residual = run_forward(plan, block_of(shard, own))
-    elif plan.distributed == "all_gather":
-        sums, residual = gathered_forward(plan, shard, own)
-    else:
+    if shard.everyone is not None:
+        everyone = shard.everyone
+        # Kept as narrow as it is multiplied.
+        everyone = everyone._replace(y=everyone.y.astype(shard.x.dtype))
+        shard = shard._replace(everyone=everyone)
+        sums, residual = gathered_forward(plan, shard, everyone)
+    elif plan.axis_name:
         sums, residual = ring_forward(plan, shard, own)
+    else:
+        sums, residual = run_forward(plan, block_of(shard, own))
     return sums, (shard, sums, residual)
 
 
@@ -130,19 +130,25 @@ def backward(plan: Plan, kept: Any, cotangent: Sums) -> tuple[Shard]:
     """Cotangents of the shard; records and aliveness are constants."""
     shard, sums, residual = kept
     own = Columns(shard.y, shard.columns, shard.alive)
-    if plan.axis_name is None:
-        g = run_backward(plan, block_of(shard, own), residual, sums, cotangent)
-    elif plan.distributed == "all_gather":
-        g = gathered_backward(plan, shard, own, residual, sums, cotangent)
-    else:
+    y, everyone = None, None
+    if shard.everyone is not None:
+        g = gathered_backward(plan, shard, shard.everyone, residual, sums, cotangent)
+        constant = jax.tree.map(lambda _: None, shard.everyone)
+        everyone = constant._replace(y=g.y)
+    elif plan.axis_name:
         g = ring_backward(plan, shard, own, residual, sums, cotangent)
+    else:
+        g = run_backward(plan, block_of(shard, own), residual, sums, cotangent)
+    if everyone is None:
+        y = g.y.astype(shard.y.dtype)
     constant = jax.tree.map(lambda _: None, shard)
     return (
         constant._replace(
             x=g.x.astype(shard.x.dtype),
-            y=g.y.astype(shard.y.dtype),
+            y=y,
             logit_scale=g.logit_scale.astype(shard.logit_scale.dtype),
             logit_bias=g.logit_bias.astype(shard.logit_bias.dtype),
+            everyone=everyone,
         ),
     )
 
@@ -178,51 +184,48 @@ def columns_of(sums: Sums) -> ColumnSums:
     return ColumnSums(sums.column_energy, sums.column_mass, sums.column_aligned)
 
 
-def gather(plan: Plan, tree: Any) -> Any:
-    """Every device's block, one after another."""
-    one = partial(jax.lax.all_gather, axis_name=plan.axis_name, tiled=True)
-    return jax.tree.map(one, tree)
+def gathered_forward(plan: Plan, shard: Shard, all_: Columns) -> tuple[Sums, Any]:
+    """Owned rows against all columns, then the column sums merged and scattered.
 
-
-def scatter_sum(plan: Plan, array: jax.Array) -> jax.Array:
-    """Sum over devices of arrays over the global batch; each keeps its own block."""
-    return jax.lax.psum_scatter(array, plan.axis_name, scatter_dimension=0, tiled=True)
-
-
-def gathered_forward(plan: Plan, shard: Shard, own: Columns) -> tuple[Sums, Any]:
-    """Owned rows against all columns, then the column sums merged and scattered."""
-    sums, residual = run_forward(plan, block_of(shard, gather(plan, own)))
-    part = columns_of(sums)
+    All of a column's numbers travel side by side: what they cost is the start.
+    """
+    sums, residual = run_forward(plan, block_of(shard, all_))
+    part, n = columns_of(sums), shard.y.shape[0]
+    largest = part.energy
     if plan.energy == "softmax":
         # Merged by hand in fp32: a maximum that all agree on, then a sum.
         largest = jax.lax.pmax(part.energy, plan.axis_name)
-        total = scatter_sum(plan, jnp.exp(part.energy - largest))
-        start = jax.lax.axis_index(plan.axis_name) * own.y.shape[0]
-        largest = jax.lax.dynamic_slice_in_dim(largest, start, own.y.shape[0])
-        energy = largest + jnp.log(total)
+        part = part._replace(energy=jnp.exp(part.energy - largest))
+        start = jax.lax.axis_index(plan.axis_name) * n
+        largest = jax.lax.dynamic_slice_in_dim(largest, start, n)
+    if plan.rule is None:
+        zeros = jnp.zeros_like(shard.alive, part.energy.dtype)
+        total = ColumnSums(scatter_sum(part.energy, plan.axis_name), zeros, zeros)
     else:
-        energy = scatter_sum(plan, part.energy)
-    columns = ColumnSums(
-        energy, scatter_sum(plan, part.mass), scatter_sum(plan, part.aligned)
-    )
-    return with_columns(sums, columns), residual
+        side_by_side = scatter_sum(jnp.stack(part, axis=1), plan.axis_name)
+        total = ColumnSums(*side_by_side.T)
+    if plan.energy == "softmax":
+        total = total._replace(energy=largest + jnp.log(total.energy))
+    return with_columns(sums, total), residual
 
 
 def gathered_backward(
-    plan: Plan, shard: Shard, own: Columns, residual: Any, sums: Sums, cotangent: Sums
+    plan: Plan, shard: Shard, all_: Columns, residual: Any, sums: Sums, cotangent: Sums
 ) -> Gradient:
-    """Gradient of owned rows against all columns; that of y summed and scattered."""
-    columns, energies, cotangents = gather(
-        plan, (own, columns_of(sums), columns_of(cotangent))
-    )
-    g = run_backward(
+    """Gradient of owned rows against all columns; that of y is of all columns."""
+    own = (sums.column_energy, cotangent.column_energy, cotangent.column_aligned)
+    told = jnp.stack(own[: 2 if plan.rule is None else 3], axis=1)
+    told = jax.lax.all_gather(told, plan.axis_name, tiled=True).T
+    # Masses have no gradient, and without targets alignments have none.
+    zeros = jnp.zeros_like(told[0])
+    aligned = zeros if plan.rule is None else told[2]
+    return run_backward(
         plan,
-        block_of(shard, columns),
+        block_of(shard, all_),
         residual,
-        with_columns(sums, energies),
-        with_columns(cotangent, cotangents),
+        with_columns(sums, ColumnSums(told[0], zeros, zeros)),
+        with_columns(cotangent, ColumnSums(told[1], zeros, aligned)),
     )
-    return g._replace(y=scatter_sum(plan, g.y))
 
 
 def shift(plan: Plan, tree: Any) -> Any:
