@@ -23,12 +23,14 @@ from jax._src import clusters, distributed
 from jax._src.clusters import cloud_tpu_cluster
 
 from medjax.progress import Lines
-from medjax.train import watch
+from medjax.train import roll, watch
 
 logger = logging.getLogger(__name__)
 
 COORDINATOR_PORT = 8482
 """Where process 0 listens if nobody says: the port that JAX takes on TPU pods."""
+REGISTERING = 60
+"""Seconds at least in which processes that are all there have to find each other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,8 @@ class LaunchConfig:
     port: int | None = None
     """Where process 0 listens, if the cluster is found by itself."""
     initialization_timeout: int = 1800
-    """Seconds in which all processes must have come: nodes start at different times."""
+    """Seconds in which all processes must have come (nodes start at different times);
+    then those that have end with status 75 and name the others."""
     heartbeat_timeout: float = 100.0
     """Seconds of silence after which a process counts as dead or stopped, and the
     others end with status 75."""
@@ -78,7 +81,7 @@ def launch(config: LaunchConfig = LaunchConfig()) -> None:
     Raises:
       ValueError: If only some of the coordinator flags are given, if a cluster is asked
         for and none is found, if this process is to stay alone on a part of a pod, or
-        if the others did not come.
+        if process 0 cannot listen where it should.
     """
     parse_absl_flags()
     if config.cpu_devices is not None:
@@ -313,12 +316,15 @@ def local_devices(told_by: str) -> tuple[int, ...]:
 def join(cluster: Cluster, config: LaunchConfig) -> None:
     """Joins the other processes, and starts the watch over them.
 
+    Ends this process with status 75, as the watch does, if another one does not come
+    or is lost on the way.
+
     Args:
       cluster: Of `find_cluster`.
       config: Time limits.
 
     Raises:
-      ValueError: If the others did not come in time.
+      ValueError: If process 0 cannot listen where it should.
     """
     # Only the CPU client reads this; its default cannot talk across processes on every
     # supported version of JAX.
@@ -331,6 +337,38 @@ def join(cluster: Cluster, config: LaunchConfig) -> None:
         stall=config.stall_timeout,
     )
     try:
+        with roll.called(
+            cluster.coordinator,
+            cluster.processes,
+            cluster.process,
+            patience=config.initialization_timeout,
+            grace=config.heartbeat_timeout,
+        ) as line:
+            _initialize(cluster, config, guard, line)
+            guard.start()
+    except roll.MissingError as missing:
+        guard.end(
+            f"{missing} (told by {cluster.told_by}): run the same command on every "
+            "host, or stay alone with --launch.distributed off"
+        )
+    except OSError as error:
+        raise ValueError(
+            f"launch: process {cluster.process} of {cluster.processes} (told by "
+            f"{cluster.told_by}) cannot listen at {cluster.coordinator}: {error}"
+        ) from error
+
+
+def _initialize(
+    cluster: Cluster, config: LaunchConfig, guard: watch.Watch, line: roll.Line
+) -> None:
+    """Makes JAX's own service and client, when all processes are there.
+
+    Raises:
+      MissingError: If one was lost after the roll was called.
+    """
+    # All are there: what is left is a handshake.
+    seconds = max(REGISTERING, int(config.heartbeat_timeout))
+    try:
         with guard.told_of_errors():
             jax.distributed.initialize(
                 cluster.coordinator,
@@ -338,7 +376,7 @@ def join(cluster: Cluster, config: LaunchConfig) -> None:
                 cluster.process,
                 # Not None, for which JAX would ask its detectors.
                 local_device_ids=list(cluster.local_devices),
-                initialization_timeout=config.initialization_timeout,
+                initialization_timeout=seconds,
                 # The watch is to speak first: it has names.
                 heartbeat_timeout_seconds=int(2 * config.heartbeat_timeout) + 60,
                 shutdown_timeout_seconds=watch.LIMITS["evaluate"],
@@ -349,15 +387,7 @@ def join(cluster: Cluster, config: LaunchConfig) -> None:
         if state.service is not None:
             state.service.shutdown()
             state.service = None
-        missing = (
-            f"not all of the {cluster.processes - 1} other processes came"
-            if cluster.process == 0
-            else "process 0 did not answer, or not all others came"
-        )
-        raise ValueError(
-            f"launch: process {cluster.process} of {cluster.processes} (told by "
-            f"{cluster.told_by}) waited {config.initialization_timeout} s at "
-            f"{cluster.coordinator}: {missing}. Run the same command on every host, or "
-            "stay alone with --launch.distributed off"
-        ) from error
-    guard.start()
+        elif cluster.process == 0:
+            raise OSError(str(error)) from error
+        gone = ", ".join(line.gone()) or "another process than 0"
+        raise roll.MissingError(f"lost while all joined: {gone}") from error

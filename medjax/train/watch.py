@@ -269,7 +269,9 @@ class Watch:
                 self.end(reason)
 
     def _tell(self) -> None:
-        """Writes the note at once, unless the store is stuck."""
+        """Writes the note at once, unless the store is stuck, or not there yet."""
+        if self._client is None:
+            return
         teller = threading.Thread(target=self.exchange, daemon=True)
         teller.start()
         teller.join(timeout=2.0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
-from medjax.train.launch import Cluster, LaunchConfig, find_cluster, join
+from medjax.train.launch import Cluster, LaunchConfig, find_cluster
 from medjax.train.mesh import MeshConfig, make_mesh
 
 CLEARED = ("SLURM_", "OMPI_", "TPU_", "MEGASCALE_", "JAX_COORD", "JAX_NUM_PROC", "JOB_")
@@ -198,14 +198,3 @@ def test_slices_of_a_tpu_are_replicas(topology, slices, config, outer, monkeypat
     assert (of == of[:, :1, :1]).all()
     with pytest.raises(ValueError, match=f"there are {slices} slices"):
         make_mesh(MeshConfig(data=1, fsdp=-1), devices=described.devices)
-
-
-def test_waiting_in_vain_is_said_in_words(monkeypatch):
-    told = Cluster("flags", "localhost:1", 2, 1)
-
-    def nobody(*_, **__):
-        raise RuntimeError("std::bad_cast")
-
-    monkeypatch.setattr("jax.distributed.initialize", nobody)
-    with pytest.raises(ValueError, match="process 1 of 2 .told by flags. waited 7 s"):
-        join(told, LaunchConfig(initialization_timeout=7))
