@@ -10,7 +10,13 @@
 A score is the cosine of a film to the sentences that say "it is there" minus that to
 those that say "it is not"; above 0 the film is nearer to the former. ``prompts.json``
 holds ``{"class": [["It is there."], ["It is not."]]}``; ``--classes`` takes the
-sentences of ``medjax.vlp.prompts``, in a ``--wording``. The table names the run and the
+sentences of ``medjax.vlp.prompts``, in a ``--wording``. GLoRIA's test, which says what
+is there in several ways and takes the best, standardised over the films::
+
+    python -m experiments.zero_shot runs/gloria --images films --wording sampled \\
+        --ensemble.combine max --ensemble.similarity both --ensemble.transductive
+
+The table names the run and the
 SHA-256 of its weights in every row. Films that cannot be read are listed in
 ``scores.csv.skipped.csv`` and make the status 1, unless ``--on-error skip``. Scores
 order films of one class; they are no probabilities, and not for patients.
@@ -18,11 +24,13 @@ order films of one class; they are no probabilities, and not for patients.
 
 import csv
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tyro
 
 from medjax.data.boundary import DataError, reading
@@ -30,8 +38,15 @@ from medjax.data.ledger import Ledger, OnError
 from medjax.data.whole import whole
 from medjax.train.ending import ends_in_words
 from medjax.vlp.embedding import embed_in_parts, finish
-from medjax.vlp.films import find_films
-from medjax.vlp.pretrained import Prompts, open_pair
+from medjax.vlp.ensembles import (
+    EnsembleConfig,
+    Prompts,
+    class_scores,
+    sentences,
+    standardised,
+)
+from medjax.vlp.films import Film, find_films
+from medjax.vlp.pretrained import Pretrained, open_pair
 from medjax.vlp.prompts import Wording, prompts
 
 
@@ -49,6 +64,12 @@ class ZeroShot:
     """Names of findings; default: those of the run's own data."""
     wording: Wording = "dictated"
     """How classes become sentences: as dictated, or as a published test says them."""
+    sampled: int = 5
+    """Sentences of a class with the wording ``sampled``."""
+    prompt_seed: int = 0
+    """Of their choice."""
+    ensemble: EnsembleConfig = EnsembleConfig()
+    """How the sentences of a class become its score."""
     prompts: Path | None = None
     """JSON of class to two lists of sentences: it is there, it is not."""
     out: Path = Path("scores.csv")
@@ -71,15 +92,16 @@ def read_prompts(path: Path) -> Prompts:
         isinstance(sides, list)
         and len(sides) == 2
         and all(
-            isinstance(side, list) and side and all(isinstance(t, str) for t in side)
+            isinstance(side, list) and all(isinstance(t, str) for t in side)
             for side in sides
         )
+        and sides[0]
         for sides in content.values()
     )
     if not sound or not content:
         raise DataError(
             f'{path}: expected {{"class": [["it is there"], ["it is not"]]}}, two '
-            "lists of sentences for every class"
+            "lists of sentences for every class, the second maybe empty"
         )
     return {name: (there, absent) for name, (there, absent) in content.items()}
 
@@ -94,27 +116,49 @@ def run(config: ZeroShot) -> int:
         classes = read_prompts(config.prompts)
     else:
         names = config.classes or pair.record.findings
-        classes = {name: prompts(name, config.wording) for name in names}
-    directions = pair.prompt_directions(classes)
+        how = {"sampled": config.sampled, "seed": config.prompt_seed}
+        classes = {name: prompts(name, config.wording, **how) for name in names}
     ledger = Ledger("skip")
     films = find_films(config.images, column=config.column)
-    ids, rows = embed_in_parts(
-        pair.embed_films,
-        films,
-        config.out,
-        checksum=pair.checksum,
-        ledger=ledger,
-        batch_size=config.batch_size,
-    )
-    scores = rows @ directions.T if len(rows) else rows
+    ids, scores = scored(config, pair, films, classes, ledger)
     with whole(config.out) as draft, draft.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["id", *classes, "run", "weights"])
-        for id, score in zip(ids, scores, strict=True):
-            cells = [f"{value:.6f}" for value in score]
+        for id, row in zip(ids, scores, strict=True):
+            cells = [f"{value:.6f}" for value in row]
             table.writerow([id, *cells, config.run, pair.checksum[:16]])
     print(f"scores: {config.out} ({len(ids)} films, {len(classes)} classes)")
     return finish(ledger, config.out, config.on_error)
+
+
+def scored(
+    config: ZeroShot,
+    pair: Pretrained,
+    films: Sequence[Film],
+    classes: Prompts,
+    ledger: Ledger,
+) -> tuple[list[str], np.ndarray]:
+    """Ids and scores of the films that can be read, a column per class."""
+    how = config.ensemble
+    embed = functools.partial(
+        embed_in_parts,
+        films=films,
+        out=config.out,
+        ledger=ledger,
+        batch_size=config.batch_size,
+    )
+    if how.combine == "embeddings":
+        directions = pair.prompt_directions(classes)
+        ids, rows = embed(pair.embed_films, checksum=pair.checksum)
+        scores = rows @ directions.T if len(rows) else rows
+    else:
+        asked = sentences(classes)
+        compare = pair.against(asked.texts, how.similarity).film_rows
+        known = json.dumps([pair.checksum, how.similarity, asked.texts])
+        work = functools.partial(compare, "similarity")
+        ids, rows = embed(work, checksum=known)
+        scores = class_scores(rows, asked, how.combine) if len(rows) else rows
+    return ids, standardised(scores) if how.transductive and len(rows) else scores
 
 
 @ends_in_words

@@ -10,8 +10,10 @@ Everything runs jitted, in batches of one shape, split over the devices of this 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -19,7 +21,17 @@ from medjax.data.ledger import Ledger
 from medjax.train.checkpoint import load_variables, saved_steps
 from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.train.sharding import replicated
+from medjax.train.system import Apply
+from medjax.typing import Variables
 from medjax.vlp.applied import Applied
+from medjax.vlp.ensembles import (
+    EnsembleConfig,
+    Prompts,
+    Similarity,
+    class_scores,
+    sentences,
+    standardised,
+)
 from medjax.vlp.films import Film
 from medjax.vlp.probes import prompt_embeddings
 from medjax.vlp.prompts import prompts
@@ -27,8 +39,13 @@ from medjax.vlp.system import PretrainingSystem
 from medjax.vlp.systems import REPORTS, PairRecord
 from medjax.vlp.tokens import Tokenizer, load_tokenizer
 
-Prompts = Mapping[str, tuple[Sequence[str], Sequence[str]]]
-"""Class to the sentences that say it is there, and those that say it is not."""
+EMBEDDINGS = EnsembleConfig()
+
+
+class Functions(NamedTuple):
+    """Functions in the place of a system, for `Applied` to run."""
+
+    apply: dict[str, Apply]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +122,7 @@ class Pretrained(Applied):
         images: Sequence[str | Path] | np.ndarray,
         classes: Sequence[str] | Prompts,
         *,
+        ensemble: EnsembleConfig = EMBEDDINGS,
         batch_size: int = 64,
     ) -> Float[np.ndarray, "n k"]:
         """How much nearer each film is to "it is there" than to "it is not".
@@ -113,14 +131,24 @@ class Pretrained(Applied):
             images: As for `embed_images`.
             classes: Names, which get the sentences of `medjax.vlp.prompts`, or
                 sentences of your own.
+            ensemble: How several sentences become one score.
             batch_size: Films at a time.
 
         Returns:
             Cosine to the mean positive minus cosine to the mean negative sentence, in
-            [-2, 2]; above 0 the film is nearer to "it is there".
+            [-2, 2]; above 0 the film is nearer to "it is there". Or what ``ensemble``
+            asks for.
         """
-        directions = self.prompt_directions(classes)
-        return self.embed_images(images, batch_size=batch_size) @ directions.T
+        named = classes if isinstance(classes, Mapping) else _known(classes)
+        if ensemble.combine == "embeddings":
+            directions = self.prompt_directions(named)
+            scores = self.embed_images(images, batch_size=batch_size) @ directions.T
+        else:
+            asked = sentences(named)
+            against = self.against(asked.texts, ensemble.similarity)
+            found = against.image_rows("similarity", images, batch_size)
+            scores = class_scores(found, asked, ensemble.combine)
+        return standardised(scores) if ensemble.transductive else scores
 
     def prompt_directions(
         self, classes: Sequence[str] | Prompts
@@ -128,26 +156,51 @@ class Pretrained(Applied):
         """Mean positive minus mean negative sentence of each class; see `zero_shot`.
 
         Raises:
-            ValueError: Where there is no class, or a class lacks sentences of a side.
+            ValueError: Where there is no class, or a class lacks sentences.
         """
         named = classes if isinstance(classes, Mapping) else _known(classes)
-        if not named:
-            raise ValueError("classes: expected one at least, got none")
-        for name, sides in named.items():
-            if len(sides) != 2 or not all(
-                side and not isinstance(side, str) for side in sides
-            ):
-                raise ValueError(
-                    f"prompts: class {name!r} needs two lists of sentences, one that "
-                    "says it is there and one that says it is not"
-                )
-        means = []
-        for side in (0, 1):
-            texts = [(i, t) for i, s in enumerate(named.values()) for t in s[side]]
-            embedded = self.embed_texts([text for _, text in texts])
-            owner = [i for i, _ in texts]
-            means.append(prompt_embeddings(embedded, owner, classes=len(named)))
-        return (means[0] - means[1]).astype(np.float32)
+        asked = sentences(named)
+        embedded = self.embed_texts(asked.texts)
+        directions = np.zeros((len(named), embedded.shape[1]), np.float32)
+        for sign, side in ((1, 0), (-1, 1)):
+            rows = [i for i, (_, own) in enumerate(asked.owner) if own == side]
+            whose = sorted({asked.owner[i][0] for i in rows})
+            place = [whose.index(asked.owner[i][0]) for i in rows]
+            if rows:
+                means = prompt_embeddings(embedded[rows], place, classes=len(whose))
+                directions[whose] += (sign * means).astype(np.float32)
+        return directions
+
+    def against(self, texts: Sequence[str], similarity: Similarity) -> Applied:
+        """The same run, whose one function ``similarity`` is that of films to texts.
+
+        Args:
+            texts: What films are compared with.
+            similarity: Of wholes, of words with what they find in a film, or both.
+
+        Raises:
+            ValueError: Words are asked for of a system that has no such number.
+        """
+        system = self.system
+        by_word = system.word_similarity
+        if similarity != "global" and by_word is None:
+            raise ValueError(
+                f"similarity: {self.folder} compares wholes alone: expected 'global', "
+                f"got {similarity!r}"
+            )
+        ids = self.tokenizer.encode(list(texts), self.record.text.max_length)
+        wholes = self.embed_texts(texts)
+
+        def compare(variables: Variables, films: jax.Array) -> jax.Array:
+            found: list[Any] = []
+            if similarity != "local":
+                found.append(system.image_embedding(variables, films) @ wholes.T)
+            if similarity != "global" and by_word is not None:
+                found.append(by_word(variables, films, jnp.asarray(ids)))
+            return sum(found[1:], found[0]) / len(found)
+
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(Applied)}
+        return Applied(**{**fields, "system": Functions({"similarity": compare})})
 
     def nearest(
         self,

@@ -7,6 +7,8 @@ one of the negatives; for "No Finding" it would be a double denial, which is why
 class has sentences of its own.
 """
 
+import itertools
+import random
 from collections.abc import Mapping
 from typing import Literal
 
@@ -69,7 +71,44 @@ SENTENCES = {
 }
 """Findings that reports state in words of their own."""
 
-Wording = Literal["dictated", "chexzero", "biovil"]
+LUNGS = ("", "on the right", "on the left", "in both lungs", "at the lung bases")
+PARTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "Atelectasis": (
+        ("", "mild", "minimal"),
+        ("atelectasis", "linear atelectasis", "subsegmental atelectasis"),
+        LUNGS,
+    ),
+    "Cardiomegaly": (
+        ("", "mild", "moderate", "severe"),
+        ("cardiomegaly", "cardiac enlargement", "enlarged cardiac silhouette"),
+        ("",),
+    ),
+    "Consolidation": (
+        ("", "patchy", "dense", "increased"),
+        ("consolidation", "airspace consolidation", "lobar consolidation"),
+        LUNGS,
+    ),
+    "Edema": (
+        ("", "mild", "moderate", "severe"),
+        ("pulmonary edema", "interstitial edema", "alveolar edema"),
+        ("",),
+    ),
+    "Pleural Effusion": (
+        ("", "small", "moderate", "large"),
+        ("pleural effusion", "layering pleural effusion"),
+        ("", "on the right", "on the left", "on both sides"),
+    ),
+    "Pneumothorax": (
+        ("", "tiny", "small", "large"),
+        ("pneumothorax", "apical pneumothorax"),
+        ("", "on the right", "on the left"),
+    ),
+}
+"""How severe, of what kind, where: what GLoRIA's prompts are put together from, in
+words of this library. Findings without an entry have their noun alone."""
+SEVERITY = ("", "mild", "moderate", "severe")
+
+Wording = Literal["dictated", "chexzero", "biovil", "sampled"]
 WORDINGS: Mapping[Wording, tuple[str, str]] = {
     "chexzero": ("{}", "no {}"),
     "biovil": ("Findings suggesting {}.", "No evidence of {}."),
@@ -80,29 +119,47 @@ ECCV 2022)."""
 
 
 def prompts(
-    finding: str, wording: Wording = "dictated"
+    finding: str, wording: Wording = "dictated", *, sampled: int = 5, seed: int = 0
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The positive and negative sentences of a finding.
 
     Args:
         finding: a label of CheXpert, NIH or the embedded data. Others are taken as the
             noun itself, in lower case.
-        wording: ``dictated``: sentences of reports, the ensemble of this module; or a
-            published form.
+        wording: ``dictated``: sentences of reports, the ensemble of this module; a
+            published form; or ``sampled``: as in GLoRIA's test (Huang et al., ICCV
+            2021), some of all that severity, kind and place make together, and nothing
+            that says it is not there.
+        sampled: how many of those; fewer where there are not so many.
+        seed: of the choice, which depends on the finding as well.
 
     Returns:
-        (positive, negative), each of one sentence or more.
+        (positive, negative), each of one sentence or more, but for ``sampled``.
+
+    Raises:
+        ValueError: fewer than one sentence is asked for.
     """
+    noun = NOUNS.get(finding, finding.replace("_", " ").lower())
+    if wording == "sampled":
+        return _sampled(finding, noun, sampled, seed), ()
     if wording != "dictated":
-        name = finding.replace("_", " ")
-        noun = name if wording == "chexzero" else NOUNS.get(finding, name.lower())
-        there, absent = (form.format(noun) for form in WORDINGS[wording])
+        name = finding.replace("_", " ") if wording == "chexzero" else noun
+        there, absent = (form.format(name) for form in WORDINGS[wording])
         return (there,), (absent,)
     if finding in SENTENCES:
         return SENTENCES[finding]
-    noun = NOUNS.get(finding, finding.replace("_", " ").lower())
     written = [
         tuple(form.format(noun) for form in forms) for forms in (POSITIVE, NEGATIVE)
     ]
     positive = tuple(text[0].upper() + text[1:] for text in written[0])
     return positive, written[1]
+
+
+def _sampled(finding: str, noun: str, count: int, seed: int) -> tuple[str, ...]:
+    if count < 1:
+        raise ValueError(f"sampled: expected 1 at least, got {count}")
+    name = {"Effusion": "Pleural Effusion"}.get(finding, finding)
+    parts = PARTS.get(name, (SEVERITY, (noun,), ("",)))
+    every = [" ".join(filter(None, words)) for words in itertools.product(*parts)]
+    chosen = random.Random(f"{seed} {name}").sample(every, min(count, len(every)))
+    return tuple(chosen)
