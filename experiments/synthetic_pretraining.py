@@ -19,13 +19,18 @@ sentences; only the films of the training split differ. All probes are on real f
 ``curated``     as ``synthetic``, of the films that the filters keep
 ==============  ================================================================
 
+Probes, zero-shot and retrieval come with every run; ``--places mask boxes`` adds masks
+and boxes of lesions, each a fine-tuning of every run, and ``--tasks`` leaves out of the
+tables what is not asked for.
+
 With no flag it is small and its numbers mean little: minutes of a CPU, one system
-and one seed. A table takes hours::
+and one seed, no masks and no boxes. A table takes hours::
 
     python -m experiments.synthetic_pretraining --patients 3000 --preset small \\
         --generator-steps 3000 --steps 200 --language-steps 300 --held-out 1000 \\
         --systems convirt gloria mgca imitate mflag --seeds 0 1 2 --publish \\
-        --arms real synthetic several mixed shuffled null curated random
+        --arms real synthetic several mixed shuffled null curated random \\
+        --places mask boxes --place-steps 300
 
 Every stage is kept in ``--workdir``, and the same command goes on. ``--generator`` is a
 run of ``experiments.generator`` (its films have to be of other patients) or
@@ -50,6 +55,7 @@ from experiments.compare.publishing import (
     summarise,
 )
 from experiments.synthetic_films import Made, judge, real_films
+from experiments.synthetic_places import Place, leave_untrained, place_scores
 from experiments.synthetic_tables import ARMS, answer, table
 from experiments.synthetic_tables import SYSTEMS as NAMES
 from medjax.train.launch import LaunchConfig, cpu_devices
@@ -64,6 +70,13 @@ Arm = Literal[
     "real", "synthetic", "several", "mixed", "shuffled", "null", "curated", "random"
 ]
 System = Literal["convirt", "gloria", "mgca", "imitate", "mflag"]
+Task = Literal["probe", "zero-shot", "retrieval"]
+COLUMNS: Mapping[Task, str] = {
+    "probe": "probe",
+    "zero-shot": "zero-shot",
+    "retrieval": "R@",
+}
+"""How the columns of a task begin."""
 SYSTEMS: Mapping[System, tuple[Pretraining, Build]] = {
     "convirt": (convirt.PRESETS["tiny"], convirt.convirt),
     "gloria": (gloria.PRESETS["tiny"], gloria.gloria),
@@ -103,6 +116,12 @@ class Comparison:
     """How they are drawn from noise."""
     render_seed: int = 0
     """Of the noise."""
+    tasks: tuple[Task, ...] = ("probe", "zero-shot", "retrieval")
+    """What of the evaluation that every run ends with goes into the tables."""
+    places: tuple[Place, ...] = ()
+    """Where lesions are, learnt on each run's tower as well: masks, boxes."""
+    place_steps: int = 60
+    """Updates of each of those."""
     held_out: int = 100
     """Held-out reports that films are made of, to be judged."""
     workdir: Path = Path("runs/synthetic-pretraining")
@@ -159,6 +178,7 @@ def compare(config: Comparison) -> dict[str, Any]:
         "generator_steps": config.generator_steps,
         "generator": made.described,
         "copies": config.copies,
+        "place_steps": config.place_steps if config.places else None,
         **machine(),
     }
     results = {
@@ -248,19 +268,37 @@ def _finished_run(
     budget = [config.steps, config.language_steps, config.patients, made.described]
     budget += [config.copies, config.render_seed]
     what = "(steps, language_steps, patients, generator, copies, render_seed)"
-    if (known := finished(folder, budget, what)) is not None:
-        return known["row"]
     preset, build = SYSTEMS[system]
     about = f"{NAMES[system]} on {ARMS[arm]}, seed {seed}"
     mine = asked_of(preset, seed, config, data, corpus, about=about, folder=folder)
+    known = finished(folder, budget, what)
+    if known is None:
+        if arm == "random":
+            results = untrained(mine, build)
+        else:
+            films = films_of(arm, config, corpus, made, judged["kept"])
+            results = run(mine, build, films=films)
+        row = {"system": f"{system}/{arm}", "seed": seed, **headline(results)}
+        known = {"budget": budget, "row": row}
+        keep(folder / "result.json", known)
+    row = chosen(known["row"], config.tasks)
+    if not config.places:
+        return row
     if arm == "random":
-        results = untrained(mine, build)
-    else:
-        films = films_of(arm, config, corpus, made, judged["kept"])
-        results = run(mine, build, films=films)
-    row = {"system": f"{system}/{arm}", "seed": seed, **headline(results)}
-    keep(folder / "result.json", {"budget": budget, "row": row})
-    return row
+        leave_untrained(mine, build)
+    steps = config.place_steps
+    found = place_scores(config.places, folder, corpus, steps=steps, seed=seed)
+    return {**row, **found}
+
+
+def chosen(row: Mapping[str, Any], tasks: tuple[Task, ...]) -> dict[str, Any]:
+    """A row without the columns of tasks that are not asked for."""
+    begin = tuple(COLUMNS[task] for task in tasks)
+    return {
+        name: value
+        for name, value in row.items()
+        if name in ("system", "seed") or name.startswith(begin)
+    }
 
 
 def main() -> int:

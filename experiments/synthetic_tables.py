@@ -23,6 +23,8 @@ ARMS: Mapping[str, str] = {
     "curated": "synthetic, curated",
     "random": "random initialisation",
 }
+PLACED: Mapping[str, str] = {"Dice of all pixels": "Masks", "mAP": "Boxes"}
+"""Columns of places that the answer tells of."""
 
 
 def answer(results: Mapping[str, Any]) -> str:
@@ -34,15 +36,19 @@ def answer(results: Mapping[str, Any]) -> str:
         arms = {a: by[f"{system}/{a}"] for a in ARMS if f"{system}/{a}" in by}
         if not {"real", "synthetic", "random"} <= arms.keys():
             continue
+        if score not in arms["real"]:
+            continue
         real, synthetic, random = (
             arms[arm][score]["mean"] for arm in ("real", "synthetic", "random")
         )
-        gain = (synthetic - random) / (real - random) if real > random else float("nan")
+        worth = "real films add nothing, so there is no share of it to tell"
+        if real > random:
+            share = (synthetic - random) / (real - random)
+            worth = f"synthetic films give {share:.0%} of what real ones add"
         told.append(
             f"{SYSTEMS[system]} probed with all labels reaches a macro AUC of "
             f"{real:.3f} after real films, {synthetic:.3f} after synthetic ones "
-            f"({synthetic / real:.1%} of it) and {random:.3f} untrained: synthetic "
-            f"films give {gain:.0%} of what real ones add."
+            f"({synthetic / real:.1%} of it) and {random:.3f} untrained: {worth}."
         )
         if "shuffled" in arms:
             told[-1] += (
@@ -52,6 +58,13 @@ def answer(results: Mapping[str, Any]) -> str:
             told[-1] += (
                 f" Real and synthetic together: {arms['mixed'][score]['mean']:.3f}."
             )
+        told[-1] += "".join(
+            f" {about} are found to {found['real']:.3f}, {found['synthetic']:.3f} and "
+            f"{found['random']:.3f} ({name})."
+            for name, about in PLACED.items()
+            if name in arms["real"]
+            for found in [{arm: arms[arm][name]["mean"] for arm in arms}]
+        )
     seeds = max(entry["seeds"] for entry in results["summary"])
     agreement = results["films"]["agreement"]
     told.append(

@@ -1,16 +1,19 @@
 """Speed, measured: our training steps, input and map fits beside their peers.
 
-============ ========================================================================
-``step``     training step of a radiograph and report pair of towers (augmentation,
-             ResNet, BERT, heads, contrast, gradient, clipping, AdamW) against PyTorch
-``input``    reading of a prepared set against a torch ``DataLoader``
-``unrolled`` training step of E2E-VarNet against PyTorch, and what of it is data
-             consistency
-``maps``     T1 and T2 fits against ``scipy.optimize.curve_fit``
-``heart``    slicing, nearest neighbours, sampling and messages on a heart's mesh, value
-             and gradient, against dense forms and PyTorch; their memory
-``all``      every one of them
-============ ========================================================================
+============= =======================================================================
+``step``      training step of a radiograph and report pair of towers (augmentation,
+              ResNet, BERT, heads, contrast, gradient, clipping, AdamW) against PyTorch
+``input``     reading of a prepared set against a torch ``DataLoader``
+``unrolled``  training step of E2E-VarNet against PyTorch, and what of it is data
+              consistency
+``maps``      T1 and T2 fits against ``scipy.optimize.curve_fit``
+``heart``     slicing, nearest neighbours, sampling and messages on a heart's mesh,
+              value and gradient, against dense forms and PyTorch; their memory
+``gloria``    step, local contrast and words against loops in PyTorch
+``mgca``      step, assignments and boxes against PyTorch and loops in NumPy
+``diffusion`` films from noise against ``diffusers``, Fréchet distance against SciPy
+``all``       every one of them
+============= =======================================================================
 
 and ``segmentation``: mixing, surfaces, tiles, ensembles and motion against torchio,
 MONAI, medpy and SciPy, as far as they are installed.
@@ -25,7 +28,9 @@ number also goes to a JSON file.
 Files: `measure` (turns, tables, facts), `compare` (two steps beside each other),
 `compiled` and `torch_training` (a step of ours, of theirs); then one file per command,
 with `pair`, `parts`, `torch_pair`, `torch_step` behind ``step``, `torch_varnet`,
-`torch_unrolled` behind ``unrolled``, `torch_input` behind ``input`` and `heart_parts`,
-`torch_heart` behind ``heart``. Whatever is named ``torch_*`` is imported only where
+`torch_unrolled` behind ``unrolled``, `torch_input` behind ``input``, `heart_parts`,
+`torch_heart` behind ``heart``, `tasks` (pieces of work, their goals and table) behind
+``segmentation``, ``gloria``, ``mgca`` and ``diffusion``, and `words`, `torch_words`
+behind the middle two. Whatever is named ``torch_*`` is imported only where
 PyTorch is asked for.
 """

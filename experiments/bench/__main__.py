@@ -10,7 +10,17 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from experiments.bench import heart, input, maps, segmentation, step, unrolled
+from experiments.bench import (
+    diffusion,
+    gloria,
+    heart,
+    input,
+    maps,
+    mgca,
+    segmentation,
+    step,
+    unrolled,
+)
 from medjax.train.launch import LaunchConfig, cpu_devices, launch
 
 
@@ -40,6 +50,9 @@ class AllConfig:
             maps.MapsConfig(**common),
             heart.HeartConfig(**both),
             segmentation.SegmentationBenchConfig(**common),
+            gloria.GloriaBenchConfig(**both),
+            mgca.MgcaBenchConfig(**both),
+            diffusion.DiffusionBenchConfig(**common),
             input.InputConfig(**both),
         ]
 
@@ -51,6 +64,9 @@ RUNS = {
     maps.MapsConfig: maps.run,
     heart.HeartConfig: heart.run,
     segmentation.SegmentationBenchConfig: segmentation.run,
+    gloria.GloriaBenchConfig: gloria.run,
+    mgca.MgcaBenchConfig: mgca.run,
+    diffusion.DiffusionBenchConfig: diffusion.run,
 }
 COMMANDS = {
     "step": step.StepConfig,
@@ -59,6 +75,9 @@ COMMANDS = {
     "maps": maps.MapsConfig,
     "heart": heart.HeartConfig,
     "segmentation": segmentation.SegmentationBenchConfig,
+    "gloria": gloria.GloriaBenchConfig,
+    "mgca": mgca.MgcaBenchConfig,
+    "diffusion": diffusion.DiffusionBenchConfig,
     "all": AllConfig,
 }
 

@@ -8,8 +8,7 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from experiments.bench.compiled import CompiledStep
+from experiments.bench.tasks import Task, Work, peer
 from medjax.metrics.surface import surface_distances
 from medjax.mri.motion import MotionConfig, beats_of, draw_breathing, move
 from medjax.nn.nnunet import NNUNetConfig
@@ -29,7 +29,6 @@ from medjax.train.ensemble import ensemble, member
 from medjax.train.mesh import make_mesh
 from medjax.train.optimizer import OptimizerConfig
 
-Work = Callable[[], Any]
 TaskName = Literal["lesions", "surfaces", "tiles", "samples", "ensemble", "motion"]
 MEMBERS, DRAWS = 5, 16
 SPACING = (1.0, 1.0, 1.0)
@@ -63,31 +62,7 @@ class SegmentationBenchConfig:
     """Folder of the JSON file."""
 
 
-class Task(NamedTuple):
-    """The same work by all.
-
-    Attributes:
-      about: what it is, in a line.
-      ours: does it once.
-      theirs: do it once, by name.
-      differences: of our answer from theirs, by name.
-    """
-
-    about: str
-    ours: Work
-    theirs: dict[str, Work]
-    differences: dict[str, float]
-
-
 PEERS = ("torch", "monai", "medpy", "torchio")
-
-
-def peer(name: str) -> ModuleType | None:
-    """A package, if it is installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
 
 
 def lesions(config: SegmentationBenchConfig) -> Task:

@@ -38,10 +38,12 @@ from medjax.train.launch import LaunchConfig, cpu_devices
 from medjax.train.mesh import make_mesh
 from medjax.train.sharding import load_into, replicated
 from medjax.train.state import run_keys
+from medjax.typing import Variables
 from medjax.vlp.corpus import Corpus, CorpusConfig, open_corpus
 from medjax.vlp.evaluate import evaluate
 from medjax.vlp.pretraining import TINY, Build, Pretraining, run, source_row
 from medjax.vlp.report_tower import train_language_model
+from medjax.vlp.system import PretrainingSystem
 from medjax.vlp.towers import load_towers
 
 Arm = Literal[
@@ -254,6 +256,23 @@ def untrained(config: Pretraining, build: Build) -> dict[str, Any]:
     Returns:
       The evaluation.
     """
+    system, variables, corpus = initial(config, build)
+    mesh = make_mesh(config.mesh)
+    results, _ = evaluate(
+        system,
+        jax.device_put(variables, replicated(mesh)),
+        corpus,
+        mesh=mesh,
+        max_length=config.text.max_length,
+        config=config.evaluation,
+    )
+    return results
+
+
+def initial(
+    config: Pretraining, build: Build
+) -> tuple[PretrainingSystem, Variables, Corpus]:
+    """A system, its variables before the first step, and its data."""
     corpus = open_corpus(
         config.data,
         config.workdir,
@@ -265,17 +284,7 @@ def untrained(config: Pretraining, build: Build) -> dict[str, Any]:
     batch = {name: np.stack([value, value]) for name, value in row.items()}
     variables = jax.jit(system.init)(run_keys(config.train.seed)[0], batch)
     towers = load_towers(variables, config.image, config.text)
-    mesh = make_mesh(config.mesh)
-    variables = jax.device_put(load_into(variables, towers), replicated(mesh))
-    results, _ = evaluate(
-        system,
-        variables,
-        corpus,
-        mesh=mesh,
-        max_length=config.text.max_length,
-        config=config.evaluation,
-    )
-    return results
+    return system, load_into(variables, towers), corpus
 
 
 def headline(results: Mapping[str, Any]) -> dict[str, float]:

@@ -33,6 +33,8 @@ def frechet_distance(real: Features, other: Features) -> float:
     means = x.mean(0), y.mean(0)
     x = (x - means[0]) / np.sqrt(len(x) - 1)
     y = (y - means[1]) / np.sqrt(len(y) - 1)
+    # Of many vectors the triangular factors are enough: x y^T = Q (R R'^T) Q'^T.
+    x, y = (np.linalg.qr(s, mode="r") if len(s) > s.shape[1] else s for s in (x, y))
     common = np.linalg.svd(x @ y.T, compute_uv=False).sum()
     apart = float(((means[0] - means[1]) ** 2).sum())
     return max(0.0, apart + float((x**2).sum() + (y**2).sum() - 2.0 * common))

@@ -11,7 +11,7 @@ nearest of all nine anchors alone, and spares predictions, not anchors, that ove
 Against the released code: overlaps are those of boxes, not of pixels counted from both
 ends; the anchor that is asked for a box is not also told that there is none; boxes are
 not divided by the size of the film once more in every epoch; a frozen tower keeps the
-statistics of its BatchNorms.
+statistics of its BatchNorms (``moving_statistics`` lets them go on).
 """
 
 import dataclasses
@@ -49,6 +49,8 @@ class DetectorConfig:
     """Size and normalisation as the tower knows them; films are not moved."""
     train_tower: bool = True
     """Fine-tune the tower; False: the head alone."""
+    moving_statistics: bool = False
+    """BatchNorms of a tower that is kept see each batch, and their statistics move."""
     width: int = 512
     """Of the coarsest branch; each finer one has half of the one before."""
     confidence: float = 0.5
@@ -99,7 +101,8 @@ class Detector(nn.Module):
     ) -> list[Float[Array, "b _g _g 3 6"]]:
         """Answers by scale: x, y, width, height, presence and kind."""
         tower = ImageTower(self.image_config, name="image")
-        seen = tower(film, train=train and self.config.train_tower)
+        moves = self.config.train_tower or self.config.moving_statistics
+        seen = tower(film, train=train and moves)
         return Head(self.config.width, name="head")(seen.maps[:0:-1], train=train)
 
 

@@ -96,6 +96,9 @@ class Finetuning(Experiment):
     """Classes exclude each other, as in COVIDx: softmax, and accuracy beside AUC."""
     normalise_features: bool = False
     """Layer-normalise the tower's features before the linear layer."""
+    moving_statistics: bool = False
+    """Masks and boxes on a tower that is kept: let its BatchNorms see each batch, and
+    their statistics move, as in the code behind the published tables."""
     augmentation: Augmentation = "light"
     """What may happen to a film in training."""
     image: ImageTowerConfig = ImageTowerConfig()
@@ -119,6 +122,8 @@ def run(config: Finetuning, *, devices: Sequence[Any] | None = None) -> dict[str
     Returns:
       The evaluation, as in ``evaluation.json``.
     """
+    if config.moving_statistics:
+        raise ValueError("moving_statistics: is of masks and boxes, of no findings")
     mesh = make_mesh(config.mesh, devices=devices)
     start = find_start(config.start, config.image)
     data, record = open_data(

@@ -75,9 +75,11 @@ def run_places(
     def described(data: Labelled) -> PlaceRecord:
         return describe(config, kind, findings, start, data)
 
-    data, record = open_data(
-        opened, start, described, what=f"finder of {kind}", target=config.films.target
-    )
+    more: dict[str, Any] = {"target": config.films.target}
+    if config.moving_statistics:
+        more["moving_statistics"] = True
+    what = f"finder of {kind}"
+    data, record = open_data(opened, start, described, what=what, **more)
     parts = place_films(data, kind=kind, findings=findings)
     system = record.build()
     tower = start.variables or load_tower(system, start.image)
@@ -121,9 +123,10 @@ def describe(
     small = start.image.architecture in SMALL_TOWERS
     if kind == "mask":
         widths = (64, 32, 32, 16, 16) if small else (256, 128, 64, 32, 16)
-        system: Any = SegmenterConfig(augment, trains, widths)
+        system: Any = SegmenterConfig(augment, trains, widths=widths)
     else:
-        system = DetectorConfig(augment, trains, 64 if small else 512)
+        system = DetectorConfig(augment, trains, width=64 if small else 512)
+    system = dataclasses.replace(system, moving_statistics=config.moving_statistics)
     prepared = data.corpus.metadata["settings"]
     record = PlaceRecord(
         system=system,
@@ -159,8 +162,9 @@ def scores_of(found: np.ndarray, part: PlacedFilms) -> dict[str, Any]:
 
     Returns:
       ``mask``: mean Dice of films (1 where mask and prediction are both empty), what an
-      empty prediction for every film would get, Dice of all pixels together, and of
-      thirds of the films that show a lesion, by its size. ``boxes``: average precision
+      empty prediction for every film would get, Dice of all pixels together, its mean
+      with that of the background (BenchX's mDice), and Dice of thirds of the films that
+      show a lesion, by its size. ``boxes``: average precision
       over all films, as published, and of the challenge.
     """
     if part.kind == "boxes":
@@ -179,11 +183,16 @@ def scores_of(found: np.ndarray, part: PlacedFilms) -> dict[str, Any]:
     dice = np.asarray(counts.dice)[:, 0]
     area = np.asarray(counts.present)[:, 0]
     shown = np.flatnonzero(area > 0)
+    pooled = Overlap(*counts).pooled()
+    both, said, shows = (int(np.asarray(n)[0]) for n in pooled)
+    empty = [truth.size - n for n in (said, shows, said + shows - both)]
+    behind = 2.0 * empty[2] / max(empty[0] + empty[1], 1)
     thirds = np.array_split(shown[np.argsort(area[shown], kind="stable")], 3)
     return {
         "dice": float(dice.mean()),
         "dice_of_nothing": float((area == 0).mean()),
-        "dice_pooled": float(Overlap(*counts).pooled().dice[0]),
+        "dice_pooled": float(pooled.dice[0]),
+        "dice_with_background": (float(pooled.dice[0]) + behind) / 2.0,
         "dice_by_size": [float(dice[rows].mean()) for rows in thirds if len(rows)],
         "with_lesion": len(shown),
         "test": len(part),

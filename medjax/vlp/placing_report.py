@@ -73,7 +73,8 @@ def summary(results: Mapping[str, Any]) -> str:
         lines += [
             f"Dice {results['dice']:.3f}   finding nothing "
             f"{results['dice_of_nothing']:.3f}   of all pixels together "
-            f"{results['dice_pooled']:.3f}",
+            f"{results['dice_pooled']:.3f}, with the background "
+            f"{results['dice_with_background']:.3f}",
             f"  of the {results['with_lesion']} films with a lesion, by its size: "
             f"{thirds}",
         ]

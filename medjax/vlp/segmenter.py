@@ -8,8 +8,8 @@ convolutions, as SETR's (Zheng et al., CVPR 2021).
 
 The loss is MGCA's: 10 times the focal loss (gamma 2) minus the logarithm of the soft
 Dice of the batch (1 added to both sides). With a frozen tower the BatchNorms of the
-tower keep their statistics; the released code lets them move, for which there is no
-reason, since it is the tower that is measured.
+tower keep their statistics; the released code lets them move (``moving_statistics``),
+for which there is no reason, since it is the tower that is measured.
 """
 
 import dataclasses
@@ -38,6 +38,8 @@ class SegmenterConfig:
     """Size and normalisation as the tower knows them, and what may happen to a film."""
     train_tower: bool = True
     """Fine-tune the tower; False: the decoder alone."""
+    moving_statistics: bool = False
+    """BatchNorms of a tower that is kept see each batch, and their statistics move."""
     widths: tuple[int, ...] = (256, 128, 64, 32, 16)
     """Channels of the decoder, coarsest first."""
     focal: float = 10.0
@@ -97,7 +99,8 @@ class Segmenter(nn.Module):
     ) -> Float[Array, "b h w"]:
         """One logit per pixel."""
         tower = ImageTower(self.image_config, name="image")
-        seen = tower(film, train=train and self.config.train_tower)
+        moves = self.config.train_tower or self.config.moving_statistics
+        seen = tower(film, train=train and moves)
         return Decoder(self.config.widths, film.shape[1], name="decoder")(
             seen, train=train
         )

@@ -112,6 +112,9 @@ def test_dice_counts_an_empty_mask_where_nothing_is():
     assert scores["dice"] == pytest.approx((4 / 6 + 0 + 1 + 0) / 4)
     assert scores["dice_of_nothing"] == 0.5 and scores["with_lesion"] == 2
     assert scores["dice_pooled"] == pytest.approx(2 * 2 / (5 + 3))
+    # Of the background 10 of 11 and 13 pixels.
+    background = 2 * 10 / (11 + 13)
+    assert scores["dice_with_background"] == pytest.approx((0.5 + background) / 2)
     assert scores["dice_by_size"] == pytest.approx([0.0, 4 / 6])
 
 

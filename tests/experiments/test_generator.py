@@ -7,14 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import medjax
 from experiments.generator import PRESETS
+from medjax.data.boundary import DataError
 from medjax.nn.bert import BertConfig
 from medjax.nn.diffusion.autoencoder import AutoencoderConfig
 from medjax.nn.diffusion.unet import UNetConfig
+from medjax.train.experiment import command
 from medjax.train.settings import TrainConfig
 from medjax.vlp.corpus import CorpusConfig
+from medjax.vlp.diffusion.folder import FOLDERS
 from medjax.vlp.diffusion.networks import Networks, parameter_shapes
 from medjax.vlp.diffusion.run import AutoencoderTraining, GeneratorConfig, run
 from medjax.vlp.diffusion.schedule import SamplingConfig, ScheduleConfig
@@ -76,6 +80,33 @@ def test_the_folder_of_a_run_says_what_it_is(trained):
     assert settings["down_block_types"] == ["DownBlock2D"]
     assert settings["cross_attention_dim"] == 128 == unet.networks.text.hidden_size
     assert unet.networks.schedule.prediction_type == "v_prediction"
+
+
+def test_a_folder_is_fine_tuned_by_flags(trained, tmp_path):
+    """From what the library itself wrote: the autoencoder stays, all else moves."""
+    config, _ = trained
+    start = config.workdir / "generator"
+    line = ["finetune", "--start", str(start), "--workdir", str(tmp_path / "run")]
+    line += ["--data.patients", "60", "--data.batch-size", "8", "--train.steps", "2"]
+    line += ["--train.ema", "0.5", "--optimizer.lr", "1e-3", "--dtype", "float32"]
+    line += ["--sampling.steps", "2", "--sampling.group", "1", "--cache-latents"]
+    line += ["--evaluation.films", "8", "--evaluation.shown", "2"]
+    with pytest.raises(DataError, match="films of 512 pixels, .* make films of 16"):
+        run(command(PRESETS, "", line))
+    assert not (tmp_path / "run" / "data").exists()
+    run(command(PRESETS, "", [*line, "--data.image-size", "16"]))
+    written = tmp_path / "run" / "generator"
+    moved = {}
+    for part, name in FOLDERS.items():
+        before, after = (
+            load_file(next((folder / name).glob("*.safetensors")))
+            for folder in (start, written)
+        )
+        assert before.keys() == after.keys()
+        moved[part] = max(np.abs(before[k] - after[k]).max() for k in before)
+    assert moved["autoencoder"] == 0 < min(moved["unet"], moved["text"])
+    make = medjax.load(tmp_path / "run")
+    assert make.section == "impression", "of the preset, whatever the folder says"
 
 
 NETWORKS = Networks(

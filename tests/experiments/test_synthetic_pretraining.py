@@ -1,15 +1,28 @@
 """Arms that differ in their films alone, films that are made once, and the answer."""
 
 import dataclasses
+import functools
 
+import jax
 import numpy as np
 import pytest
 
-from experiments.compare.publishing import spread
+from experiments import synthetic_places
+from experiments.compare.pretraining import initial
+from experiments.compare.publishing import keep, spread
 from experiments.synthetic_films import Made, judge, real_films, remembered
-from experiments.synthetic_pretraining import Comparison, films_of, others
+from experiments.synthetic_places import asked, leave_untrained, place_scores
+from experiments.synthetic_pretraining import (
+    SYSTEMS,
+    Comparison,
+    chosen,
+    films_of,
+    others,
+)
 from experiments.synthetic_tables import ARMS, answer, table
 from medjax.vlp.corpus import CorpusConfig, open_corpus
+from medjax.vlp.starts import find_start
+from medjax.vlp.towers import ImageTowerConfig
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +157,72 @@ def test_tables_say_floors_and_counts():
     assert "| quality | 90 | 10 |" in shown
     assert "| ConVIRT | films of noise |" not in shown
     assert shown.count("| ConVIRT |") == 4
+
+
+def test_columns_that_are_not_asked_for_are_left_out():
+    row = {"system": "convirt/real", "seed": 0, "probe 1 %": 0.5, "zero-shot": 0.6}
+    row |= {"R@10 image to text": 0.1}
+    assert chosen(row, ("probe", "zero-shot", "retrieval")) == row
+    assert chosen(row, ("zero-shot",)) == {
+        "system": "convirt/real", "seed": 0, "zero-shot": 0.6
+    }  # fmt: skip
+
+
+def test_the_answer_tells_of_places_where_they_were_asked_for():
+    found = results(0.8)
+    scores = {"real": 0.5, "synthetic": 0.4, "random": 0.3, "shuffled": 0.2}
+    for entry in found["summary"]:
+        entry["mAP"] = spread([scores[entry["system"].split("/")[1]]])
+    assert "Boxes are found to 0.500, 0.400 and 0.300 (mAP)" in answer(found)
+    for entry in found["summary"]:
+        del entry["probe 100 %"]
+    assert "macro AUC" not in answer(found)
+    nothing = results(0.8)
+    nothing["summary"][0]["probe 100 %"] = spread([0.6])  # below random weights
+    assert "nan" not in answer(nothing) and "add nothing" in answer(nothing)
+
+
+def test_places_are_learnt_on_weights_of_no_step_and_kept(
+    corpus, tmp_path, monkeypatch
+):
+    """Of the weights that an untrained arm is probed with, once."""
+    preset, build = SYSTEMS["convirt"]
+    config = dataclasses.replace(
+        preset,
+        text=dataclasses.replace(
+            preset.text, tokenizer=str(corpus.folder / "tokenizer")
+        ),
+        data=dataclasses.replace(preset.data, root=corpus.folder),
+        workdir=tmp_path / "run",
+    )
+    vocabulary = corpus.tokenizer.vocab_size
+    text = dataclasses.replace(config.text, vocab_size=vocabulary)
+    config = dataclasses.replace(config, text=text)
+    begun = []
+
+    def once(*given):
+        begun.append(initial(*given))
+        return begun[-1]
+
+    monkeypatch.setattr(synthetic_places, "initial", once)
+    leave_untrained(config, build)
+    leave_untrained(config, build)
+    ((_, variables, _),) = begun
+    start = find_start(str(config.workdir), ImageTowerConfig())
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        start.variables["params"]["image"],
+        variables["params"]["image"],
+    )
+    wanted = asked("boxes", config.workdir, corpus, steps=8, seed=3)
+    assert wanted.method == "linear" and wanted.films.target == ("boxes",)
+    assert (wanted.train.steps, wanted.train.eval_every) == (8, 2)
+    kept = {"budget": [8], "scores": {"mAP": 0.25}}
+    keep(config.workdir / "boxes" / "result.json", kept)
+    places = functools.partial(place_scores, ("boxes",), config.workdir, corpus)
+    assert places(steps=8, seed=3) == {"mAP": 0.25}
+    with pytest.raises(ValueError, match="place_steps"):
+        places(steps=9, seed=3)
 
 
 def test_a_comparison_is_flags():

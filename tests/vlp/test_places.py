@@ -232,6 +232,35 @@ def test_every_tower_gives_a_pixel_for_a_pixel(architecture, size):
         assert into == wide and out == [(1, 1, 2 * w[3], 18) for w in wide]
 
 
+def test_statistics_of_a_tower_that_is_kept_move_if_asked():
+    config = SegmenterConfig(AugmentConfig(size=16), False, widths=(4,) * 5)
+    image = ImageTowerConfig("resnet_tiny")
+    systems = {
+        moves: segmenter(dataclasses.replace(config, moving_statistics=moves), image)
+        for moves in (False, True)
+    }
+    batch = {
+        "image": jnp.arange(512, dtype=jnp.uint8).reshape(2, 16, 16),
+        "mask": jnp.zeros((2, 16, 16), bool),
+    }
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(systems[True].init, jax.random.key(0), batch)
+    variables = jax.tree.map(lambda s: jnp.asarray(rng.random(s.shape)), shapes)
+    variables = jax.tree.map(lambda x: x.astype(jnp.float32), variables)
+
+    @jax.jit
+    def updated(variables):
+        key = jax.random.key(1)
+        found = {m: s.loss(variables, batch, key)[1] for m, s in systems.items()}
+        return {m: others["batch_stats"] for m, (_, others) in found.items()}
+
+    after, before = updated(variables), variables["batch_stats"]
+    jax.tree.map(np.testing.assert_array_equal, after[False]["image"], before["image"])
+    for side in ("image", "decoder"):
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), after[True], before)
+        assert all(jax.tree.leaves(moved[side]))
+
+
 def test_boxes_ask_for_stages():
     config = dataclasses.replace(ImageTowerConfig(), architecture="vit_tiny")
     with pytest.raises(ValueError, match="three stages of a ResNet, got 'vit_tiny'"):

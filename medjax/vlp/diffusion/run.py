@@ -179,6 +179,11 @@ def run(config: Generation) -> dict[str, Any]:
       DataError: films of another size than the networks make.
     """
     mesh = make_mesh(config.mesh)
+    started = None if config.start is None else load_pipeline(config.start)
+    raw = config.data.root is None or config.data.format != "prepared"
+    if started is not None and raw:
+        # Known before films are prepared, which takes long.
+        check_size(config.data.image_size, started.networks, what="data.image-size")
     corpus = open_corpus(
         config.data,
         config.workdir / "data",
@@ -186,18 +191,12 @@ def run(config: Generation) -> dict[str, Any]:
         max_tokens=config.text.max_length,
     )
     check_splits(corpus, {"data.batch-size": config.data.batch_size})
-    if config.start is None:
+    if started is None:
         pipeline = from_nothing(config, corpus, mesh)
     else:
-        pipeline = load_pipeline(config.start)
-        pipeline = dataclasses.replace(pipeline, section=config.system.section)
+        pipeline = dataclasses.replace(started, section=config.system.section)
     networks = pipeline.networks.with_dtype(config.dtype)
-    if corpus.metadata["image_size"] != networks.image_size:
-        raise DataError(
-            f"data: {corpus.folder} has films of {corpus.metadata['image_size']} "
-            f"pixels, the networks make films of {networks.image_size}: prepare it "
-            "with that --data.image-size"
-        )
+    check_size(corpus.metadata["image_size"], networks, what=f"data: {corpus.folder}")
     record = GeneratorRecord(
         config.system, networks.image_size, corpus.metadata["name"]
     )
@@ -250,6 +249,20 @@ def run(config: Generation) -> dict[str, Any]:
 
     on_first(keep, what="report")
     return results
+
+
+def check_size(size: int, networks: Networks, *, what: str) -> None:
+    """Refuses films of another size than the networks make.
+
+    Raises:
+      DataError: they differ.
+    """
+    if size != networks.image_size:
+        raise DataError(
+            f"{what}: films of {size} pixels, the networks make films of "
+            f"{networks.image_size}: prepare them with --data.image-size "
+            f"{networks.image_size}"
+        )
 
 
 def from_nothing(config: Generation, corpus: Corpus, mesh: Mesh) -> Pipeline:

@@ -1,0 +1,146 @@
+"""Latent diffusion: films from noise, and distances of sets, against their peers.
+
+============= =======================================================================
+``sampling``  latents of a batch by DDIM with guidance, a small U-Net, against torch
+              ``diffusers`` with our weights (where it is installed)
+``frechet``   the Fréchet distance of two sets of features, against the root of a
+              product of covariances by SciPy, as ``torchmetrics`` and others take it
+============= =======================================================================
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import linalg
+
+from experiments.bench.tasks import Task, peer, run_tasks
+from medjax.metrics.frechet import frechet_distance
+from medjax.nn.diffusion.settings import as_settings
+from medjax.nn.diffusion.unet import UNet, UNetConfig
+from medjax.vlp.diffusion.samplers import guided, sample
+from medjax.vlp.diffusion.schedule import ScheduleConfig
+from medjax.weights import to_torch
+from medjax.weights.diffusion import unet as names
+
+GOALS = {"sampling": 1.3, "frechet": 5.0}
+"""Times faster that is asked for on two cores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionBenchConfig:
+    """Sizes."""
+
+    widths: tuple[int, ...] = (32, 64)
+    """Of the U-Net's levels."""
+    side: int = 32
+    """Of latents."""
+    batch_size: int = 8
+    """Films."""
+    steps: int = 20
+    """Of DDIM."""
+    text: tuple[int, int] = (16, 32)
+    """Tokens of a text, and their width."""
+    vectors: int = 5000
+    """Of features in each set."""
+    features: int = 2048
+    """Of a vector."""
+    turns: int = 3
+    """Timed turns of each."""
+    seed: int = 0
+    """Of weights, noise and features."""
+    out: Path = Path("runs/bench")
+    """Folder of the JSON file."""
+
+
+def run(config: DiffusionBenchConfig) -> dict[str, Any]:
+    """Times every task, prints and writes."""
+    tasks = {"sampling": sampling, "frechet": frechet}
+    peers = ("torch", "diffusers")
+    return run_tasks("diffusion", config, tasks, goals=GOALS, peers=peers)
+
+
+def sampling(config: DiffusionBenchConfig) -> Task:
+    """Noise to latents, with and without the text in every step."""
+    rng = np.random.default_rng(config.seed)
+    levels, (tokens, wide) = len(config.widths), config.text
+    sizes = UNetConfig(
+        sample_size=config.side,
+        block_out_channels=config.widths,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
+        up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
+        layers_per_block=1,
+        attention_head_dim=4,
+        cross_attention_dim=wide,
+        norm_num_groups=8,
+    )
+    b, shape = config.batch_size, (config.side, config.side, sizes.in_channels)
+    text = rng.normal(size=(b, tokens, wide)).astype(np.float32)
+    without = np.zeros_like(text)
+    noise = rng.normal(size=(b, *shape)).astype(np.float32)
+    net, schedule = UNet(sizes), ScheduleConfig()
+    start = jnp.zeros((1, *shape)), jnp.zeros((1,)), jnp.zeros((1, tokens, wide))
+    params = jax.jit(net.init)(jax.random.key(config.seed), *start)
+
+    @jax.jit
+    def ours(params: Any, noise: jax.Array, text: jax.Array) -> jax.Array:
+        denoise = guided(
+            lambda latent, steps, text: net.apply(params, latent, steps, text),  # pyright: ignore[reportReturnType]
+            text,
+            jnp.asarray(without),
+            3.0,
+        )
+        return sample(denoise, noise, schedule, steps=config.steps, sampler="ddim")
+
+    theirs, gaps = {}, {}
+    torch, diffusers = peer("torch"), peer("diffusers")
+    if torch and diffusers:
+        settings = as_settings(sizes, compute=("attention", "dtype"))
+        other = diffusers.UNet2DConditionModel(**settings).eval()
+        tensors = to_torch(names(linear=False), params)
+        state = {k: torch.tensor(np.array(v)) for k, v in tensors.items()}
+        other.load_state_dict(state)
+        both = torch.tensor(np.concatenate([without, text]))
+        latent = torch.tensor(noise).permute(0, 3, 1, 2)
+        said = schedule.to_dict()
+
+        @torch.no_grad()
+        def loop() -> Any:
+            solver = diffusers.DDIMScheduler.from_config(said)
+            solver.set_timesteps(config.steps)
+            x = latent
+            for time in solver.timesteps:
+                answers = other(torch.cat([x, x]), time, both).sample.chunk(2)
+                answer = answers[0] + 3.0 * (answers[1] - answers[0])
+                x = solver.step(answer, time, x).prev_sample
+            return x
+
+        theirs["diffusers"] = loop
+        found = np.asarray(ours(params, noise, text)).transpose(0, 3, 1, 2)
+        gaps["diffusers, latents"] = float(np.abs(found - loop().numpy()).max())
+    about = f"{b} films of latents {config.side}, {config.steps} steps, guidance"
+    work = lambda: jax.block_until_ready(ours(params, noise, text))  # noqa: E731
+    return Task(about, work, theirs, gaps)
+
+
+def frechet(config: DiffusionBenchConfig) -> Task:
+    """Distance of two sets of vectors."""
+    rng = np.random.default_rng(config.seed)
+    n, d = config.vectors, config.features
+    mix = rng.normal(size=(d, d)) / np.sqrt(d)
+    real, made = (rng.normal(size=(n, d)) @ mix + 0.1 * i for i in range(2))
+
+    def root() -> float:
+        one, other = (np.cov(x, rowvar=False) for x in (real, made))
+        common: Any = linalg.sqrtm(one @ other)
+        apart = ((real.mean(0) - made.mean(0)) ** 2).sum()
+        traces = np.trace(one) + np.trace(other) - 2 * np.trace(common.real)
+        return float(apart + traces)
+
+    ours, theirs = frechet_distance(real, made), root()
+    gaps = {"SciPy, distance": abs(ours - theirs) / theirs}
+    about = f"Fréchet distance, {n} vectors of {d} features"
+    return Task(about, lambda: frechet_distance(real, made), {"SciPy": root}, gaps)
