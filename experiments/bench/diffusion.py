@@ -10,7 +10,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +30,15 @@ GOALS = {"sampling": 1.3, "frechet": 5.0}
 """Times faster that is asked for on two cores."""
 
 
+TaskName = Literal["sampling", "frechet"]
+
+
 @dataclasses.dataclass(frozen=True)
 class DiffusionBenchConfig:
     """Sizes."""
 
+    tasks: tuple[TaskName, ...] = get_args(TaskName)
+    """What is measured."""
     widths: tuple[int, ...] = (32, 64)
     """Of the U-Net's levels."""
     side: int = 32
@@ -59,6 +64,7 @@ class DiffusionBenchConfig:
 def run(config: DiffusionBenchConfig) -> dict[str, Any]:
     """Times every task, prints and writes."""
     tasks = {"sampling": sampling, "frechet": frechet}
+    tasks = {name: tasks[name] for name in config.tasks}
     peers = ("torch", "diffusers")
     return run_tasks("diffusion", config, tasks, goals=GOALS, peers=peers)
 

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +32,15 @@ GOALS = {"step": 1.2, "contrast": 3.0, "words": 20.0}
 """Times faster that is asked for on two cores."""
 
 
+TaskName = Literal["step", "contrast", "words"]
+
+
 @dataclasses.dataclass(frozen=True)
 class GloriaBenchConfig(WordsConfig):
     """Sizes."""
 
+    tasks: tuple[TaskName, ...] = get_args(TaskName)
+    """What is measured."""
     pairs: int = 48
     """Of the local contrast alone, and reports whose words are put together."""
     words: int = 25
@@ -54,6 +59,7 @@ def run(config: GloriaBenchConfig) -> dict[str, Any]:
             "contrast": contrast,
             "words": functools.partial(words, folder=Path(folder)),
         }
+        tasks = {name: tasks[name] for name in config.tasks}
         return run_tasks("gloria", config, tasks, goals=GOALS, peers=("torch",))
 
 

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,10 +36,15 @@ GOALS = {"step": 1.0, "sinkhorn": 2.0, "boxes": 10.0}
 SIDE, GRIDS, AT_A_TIME = 224, (7, 14, 28), 256
 
 
+TaskName = Literal["step", "sinkhorn", "boxes"]
+
+
 @dataclasses.dataclass(frozen=True)
 class MgcaBenchConfig(WordsConfig):
     """Sizes."""
 
+    tasks: tuple[TaskName, ...] = get_args(TaskName)
+    """What is measured."""
     hidden: int = 512
     """Of the heads of the step."""
     examples: int = 144
@@ -58,6 +63,7 @@ def run(config: MgcaBenchConfig) -> dict[str, Any]:
             "sinkhorn": assignments,
             "boxes": boxes,
         }
+        tasks = {name: tasks[name] for name in config.tasks}
         return run_tasks("mgca", config, tasks, goals=GOALS, peers=("torch",))
 
 
