@@ -44,6 +44,8 @@ LIMITS = {OUTSIDE: 86_400, "compile": 7200, "save": 3600, "evaluate": 14_400}
 USUAL_STEPS = 10
 """A stall is at least so many usual steps."""
 FOLDER = "medjax/watch"
+GOODBYE = 10.0
+"""Seconds in which a thread ends that has said its last word."""
 
 _COLLECTIVE = re.compile(
     "gloo|nccl|coordination|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|connection|socket",
@@ -105,6 +107,9 @@ class Watch:
         self._failed = False
         self._ending = threading.Lock()
         self._hook: Any = None
+        self._before: int | None = None
+        self._threads: list[threading.Thread] = []
+        self._over = threading.Event()
 
     @contextlib.contextmanager
     def told_of_errors(self) -> Iterator[None]:
@@ -134,7 +139,9 @@ class Watch:
         self.begin(distributed.global_state.client)
         self._set_terminate_handler()
         for work in (self._speak, self._look):
-            threading.Thread(target=work, name="watch", daemon=True).start()
+            thread = threading.Thread(target=work, name="watch", daemon=True)
+            thread.start()
+            self._threads.append(thread)
         previous = sys.excepthook
 
         def uncaught(kind: Any, error: BaseException, trace: Any) -> None:
@@ -225,10 +232,10 @@ class Watch:
         return max(USUAL_STEPS * usual, self.stall)
 
     def _speak(self) -> None:
-        """Keeps in touch, for ever."""
-        while True:
+        """Keeps in touch until the end."""
+        while not self._over.is_set():
             self.exchange()
-            time.sleep(self.interval)
+            self._over.wait(self.interval)
 
     def exchange(self) -> None:
         """Writes this process's note and reads the others'."""
@@ -253,10 +260,9 @@ class Watch:
                 self._notes[process] = note
 
     def _look(self) -> None:
-        """Looks for a reason to end, for ever."""
+        """Looks for a reason to end, until the end."""
         last = time.monotonic()
-        while True:
-            time.sleep(self.interval / 2)
+        while not self._over.wait(self.interval / 2):
             late = time.monotonic() - last - self.interval
             last = time.monotonic()
             if late > self.interval:
@@ -292,13 +298,26 @@ class Watch:
             time.sleep(self.heartbeat + 4 * self.interval)
 
     def _leave(self) -> None:
-        """At the end of the interpreter."""
-        if not self._failed:
-            self.own.phase, self.own.done = "end", True
-            self._moved = time.monotonic()
-            return
-        self._wait_for_others(self.heartbeat)
-        self.end("")
+        """At the end of the interpreter.
+
+        It takes no thread that is inside the client, and no call from C++ any more, so
+        that the watch is over before; but not before all others are here too.
+        """
+        if self._failed:
+            self._wait_for_others(self.heartbeat)
+            self.end("")
+        self.own.phase, self.own.done = "end", True
+        self._moved = time.monotonic()
+        self._tell()
+        while not all(note.done for note in list(self._notes.values())):
+            time.sleep(self.interval / 2)
+        self._over.set()
+        for thread in self._threads:
+            thread.join(timeout=GOODBYE)
+        if distributed.global_state.client is not None:
+            jax.distributed.shutdown()
+        if self._before is not None:
+            self._set_terminate(self._before)
 
     def _lost_store(self, what: str) -> str:
         first = self._notes.get(0, Note())
@@ -314,14 +333,18 @@ class Watch:
         self.end(self.find() or self._lost_store("is gone"))
 
     def _set_terminate_handler(self) -> None:
-        kind = ctypes.CFUNCTYPE(None)
         # Kept: C++ has its address.
-        self._hook = kind(self._disconnected)
+        self._hook = ctypes.CFUNCTYPE(None)(self._disconnected)
+        self._before = self._set_terminate(self._hook)
+
+    def _set_terminate(self, handler: Any) -> int | None:
+        """Gives C++ a handler of what nobody catches; returns the one before."""
         with contextlib.suppress(OSError, AttributeError):
             set_terminate: Any = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
             set_terminate.restype = ctypes.c_void_p
-            set_terminate.argtypes = [kind]
-            set_terminate(self._hook)
+            set_terminate.argtypes = [ctypes.c_void_p]
+            return set_terminate(ctypes.cast(handler, ctypes.c_void_p))
+        return None
 
 
 _watch: Watch | None = None

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -155,3 +156,29 @@ def test_one_that_is_done_may_leave_and_one_that_failed_is_followed(trio):
     assert watches[0].find() is None
     pass_time(5, 0, 2)
     assert watches[0].find().endswith("has ended: DataError: a.csv: empty")
+
+
+def test_the_watch_is_over_when_all_are_done_and_before_the_interpreter(trio):
+    """A thread of it inside the client would fall with the interpreter."""
+    watches, _, pass_time = trio
+    pass_time(2, 0, 1, 2)
+    heard, asked = threading.Event(), watches[0].exchange
+
+    def exchange():
+        asked()
+        heard.set()
+
+    watches[0].exchange = exchange
+    speaks = threading.Thread(target=watches[0]._over.wait, daemon=True)
+    speaks.start()
+    watches[0]._threads = [speaks]
+    leaves = threading.Thread(target=watches[0]._leave, daemon=True)
+    leaves.start()
+    assert heard.wait(60), "the others are told"
+    assert speaks.is_alive() and leaves.is_alive()
+    for watch in watches[1:]:
+        watch.own.done = True
+        watch.exchange()
+    watches[0].exchange()
+    leaves.join(60)
+    assert not leaves.is_alive() and not speaks.is_alive()
