@@ -3,14 +3,17 @@
     python -m experiments.drill --kills 10 --minutes 15
     python -m experiments.drill --elastic --kills 5
 
-Four processes train a perceptron together (gloo, one device each). A process, drawn by
-the seed, is killed after a time drawn by the seed: while it starts, compiles, steps,
-evaluates or saves. The others have to end by themselves, and the same command has to go
-on. At the end the curve and the weights are held against those of a run that nobody
-disturbed: bit for bit, or with ``--elastic``, where each start has four, two or one
-processes, to rounding. The result is a table in ``drill.json`` and ``drill.md``.
+Four processes train a perceptron together (gloo, one device each). At every start the
+seed draws one of them, one phase of the run (before it joins, joining, restoring,
+compiling, stepping, evaluating, saving) and a moment in it, at which the process kills
+itself: so that no phase is spared because it is short. The others have to end with
+status 75, and the same command has to go on. At the end the curve and the weights are
+held against those of a run that nobody disturbed: bit for bit, or with ``--elastic``,
+where each start has four, two or one processes of one or two devices each, to rounding.
+The result is a table in ``drill.json`` and ``drill.md``.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,8 +21,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +35,22 @@ import tyro
 from medjax import train
 from medjax.data.pipeline import ArraySource, PipelineConfig, build_pipeline
 from medjax.data.whole import whole
+from medjax.train import watch
 from medjax.train.checkpoint import load_variables
 from medjax.train.ending import ends_in_words
 from medjax.train.goodput import LOST
 from medjax.train.goodput import NAME as ACCOUNT
+from medjax.train.watch import STATUS
 
 WORKER = "a process of the drill"
 PATIENCE = 120.0
 """Seconds in which the others have to be gone."""
 JOINING = 60
 """Seconds in which all have to have joined."""
+BATCH = 32
+"""Rows of the global batch."""
+PHASES = ("start", "join", "restore", "compile", "step", "evaluate", "save")
+"""Where a process is killed; a save goes on in the background of later steps."""
 CLOSE = 1e-5
 """Relative difference of losses that other sums of the same numbers may make."""
 
@@ -53,18 +63,57 @@ class Drill:
     """Processes to kill, one a start."""
     processes: int = 4
     """Of every start."""
+    devices: int = 1
+    """Of every process."""
     elastic: bool = False
-    """Start with four, two or one processes instead, as the seed draws."""
+    """Start with as many processes, half of them, ... or one instead, of one or two
+    devices each, as the seed draws."""
     steps: int = 300
     """Updates of the run."""
     seed: int = 0
-    """Of who is killed, and when."""
+    """Of who is killed, and where."""
     minutes: float = 15.0
     """No process is killed after so long."""
     heartbeat: float = 10.0
     """Seconds of silence after which a process is missing."""
     workdir: Path = Path("runs/drill")
-    """Folder of both runs and of the result; emptied by nobody."""
+    """Folder of both runs and of the result; one of an earlier drill is refused."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Blow:
+    """Where a process is killed."""
+
+    process: int
+    phase: str
+    time: int
+    """Which time it comes to the phase, from 1; steps count one by one."""
+    after_s: float
+    """Seconds from there."""
+
+    def arm(self) -> Callable[[str], None]:
+        """What is to be told of each phase that begins; it kills this process."""
+        seen = 0
+
+        def begins(phase: str) -> None:
+            nonlocal seen
+            seen += phase == self.phase
+            if phase == self.phase and seen == self.time:
+                told = (os.getpid(), signal.SIGKILL)
+                if not self.after_s:
+                    os.kill(*told)
+                threading.Timer(self.after_s, os.kill, told).start()
+
+        return begins
+
+
+def draw(random: np.random.Generator, processes: int) -> Blow:
+    """Any process, any phase."""
+    phase = str(random.choice(PHASES))
+    time = int(random.integers(1, 40)) if phase == "step" else 1
+    # Who is killed at its start never comes; half a second covers a save's background.
+    after = 0.0 if phase == "start" else random.uniform(0, 0.5)
+    return Blow(int(random.integers(processes)), phase, time, after)
 
 
 def init(key: Any, batch: Any) -> dict[str, Any]:
@@ -83,10 +132,23 @@ def loss(variables: Any, batch: Any, key: Any) -> Any:
     return jnp.mean((hidden @ variables["params"]["head"] - batch["y"]) ** 2), ({}, {})
 
 
-def work(workdir: Path, coordinator: str, process: int, settings: Drill) -> None:
+def work(
+    workdir: Path, coordinator: str, process: int, settings: Drill, blow: Blow | None
+) -> None:
     """Trains, as one process of several."""
+    hit = blow is not None and blow.process == process
+    begins, moved = blow.arm() if hit else lambda phase: None, watch.moved
+
+    def told(phase: str, step: int | None = None) -> None:
+        begins(phase)
+        moved(phase, step)
+
+    # Every part of the loop says there where it is.
+    watch.moved = told
+    begins("start")
     count = settings.processes
     address = coordinator if count > 1 else None
+    begins("join")
     train.launch(
         train.LaunchConfig(
             coordinator=address,
@@ -96,14 +158,16 @@ def work(workdir: Path, coordinator: str, process: int, settings: Drill) -> None
             initialization_timeout=JOINING,
             heartbeat_timeout=settings.heartbeat,
             compile_cache=str(settings.workdir / "compiled"),
+            cpu_devices=settings.devices,
         )
     )
+    begins("restore")
     random = np.random.default_rng(0)
     x = random.normal(size=(256, 8)).astype(np.float32)
     y = np.tanh(x @ random.normal(size=(8, 4))).astype(np.float32)
     data = build_pipeline(
         ArraySource({"x": x, "y": y}),
-        PipelineConfig(batch_size=32, seed=0),
+        PipelineConfig(batch_size=BATCH, seed=0),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -128,15 +192,18 @@ def work(workdir: Path, coordinator: str, process: int, settings: Drill) -> None
     )
 
 
-def start(workdir: Path, settings: Drill, log: Path) -> list[subprocess.Popen[bytes]]:
+def start(
+    workdir: Path, settings: Drill, log: Path, blow: Blow | None = None
+) -> list[subprocess.Popen[bytes]]:
     """Starts all processes of a run."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     told = json.dumps(dataclasses.asdict(settings), default=str)
+    hit = json.dumps(blow and dataclasses.asdict(blow))
     running = []
     for process in range(settings.processes):
-        words = [WORKER, str(workdir), address, str(process), told]
+        words = [WORKER, str(workdir), address, str(process), told, hit]
         with log.with_suffix(f".{process}.log").open("w") as output:
             running.append(
                 subprocess.Popen(
@@ -162,48 +229,36 @@ def ended(running: list[subprocess.Popen[bytes]], seconds: float) -> list[int | 
     return found
 
 
-def latest(workdir: Path) -> int:
-    """The last step that a run's log has."""
-    path = workdir / "metrics.jsonl"
-    rows = path.read_text().splitlines() if path.exists() else []
-    for row in reversed(rows):
-        try:
-            return int(json.loads(row)["step"])
-        except (ValueError, KeyError):
-            continue
-    return 0
-
-
-def disturb(settings: Drill, workdir: Path, usual: float) -> list[dict[str, Any]]:
+def disturb(settings: Drill, workdir: Path) -> list[dict[str, Any]]:
     """Kills processes of a run until that was done often enough, or it ends.
 
     Args:
       settings: What is done.
       workdir: Of the run.
-      usual: Seconds that an undisturbed run takes: a kill comes within them.
     """
     random = np.random.default_rng(settings.seed)
+    sizes = [settings.processes >> n for n in range(settings.processes.bit_length())]
     until, found = time.monotonic() + 60 * settings.minutes, []
     while len(found) < settings.kills and time.monotonic() < until:
-        count = int(random.choice([4, 2, 1])) if settings.elastic else 0
-        count = count or settings.processes
-        now = dataclasses.replace(settings, processes=count)
-        victim, delay = int(random.integers(count)), float(random.uniform(0, usual))
-        running = start(workdir, now, workdir / f"start{len(found)}")
-        time.sleep(delay)
-        if running[victim].poll() is not None:
-            statuses = ended(running, PATIENCE)
-            if not any(statuses):
-                break
-        running[victim].send_signal(signal.SIGKILL)
+        now = settings
+        if settings.elastic:
+            count, devices = int(random.choice(sizes)), int(random.integers(1, 3))
+            now = dataclasses.replace(settings, processes=count, devices=devices)
+        blow = draw(random, now.processes)
+        running = start(workdir, now, workdir / f"start{len(found)}", blow)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running[blow.process].wait(timeout=PATIENCE + JOINING)
         began = time.monotonic()
         statuses = ended(running, PATIENCE)
+        if not any(statuses):
+            break
         found.append(
             {
-                "processes": count,
-                "killed": victim,
-                "after_s": round(delay, 2),
-                "step": latest(workdir),
+                "processes": now.processes,
+                "devices": now.devices,
+                "killed": blow.process,
+                "phase": blow.phase,
+                "step": max(curve(workdir), default=0),
                 "statuses": statuses,
                 "gone_after_s": round(time.monotonic() - began, 1),
             }
@@ -212,36 +267,53 @@ def disturb(settings: Drill, workdir: Path, usual: float) -> list[dict[str, Any]
     return found
 
 
+def clean(kill: Mapping[str, Any]) -> bool:
+    """Whether one process was killed, and the others left by themselves."""
+    statuses = list(kill["statuses"])
+    victim = statuses.pop(kill["killed"])
+    # One that has reached the last step has nothing to wait for.
+    return victim == -signal.SIGKILL and set(statuses) <= {0, STATUS}
+
+
 def curve(workdir: Path) -> dict[int, float]:
-    """Loss by step."""
-    rows = train.read_metrics(workdir)
+    """Loss by step; nothing before the first row is written."""
+    kept = (workdir / "metrics.jsonl").exists()
+    rows = train.read_metrics(workdir) if kept else []
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
 def undisturbed(settings: Drill, workdir: Path) -> float:
-    """Seconds of a whole run; it is made once.
+    """Seconds of a whole run.
 
     Raises:
       ValueError: It failed.
     """
-    kept = workdir / "seconds.json"
-    if not kept.exists():
-        began = time.monotonic()
-        statuses = ended(start(workdir, settings, workdir / "start"), 600)
-        if any(statuses):
-            raise ValueError(f"the undisturbed run ended with {statuses}: {workdir}")
-        kept.write_text(json.dumps(time.monotonic() - began))
-    return json.loads(kept.read_text())
+    began = time.monotonic()
+    statuses = ended(start(workdir, settings, workdir / "start"), 600)
+    if any(statuses):
+        raise ValueError(f"the undisturbed run ended with {statuses}: {workdir}")
+    return time.monotonic() - began
 
 
 def run(settings: Drill) -> dict[str, Any]:
-    """The undisturbed run, the disturbed one, and how they differ."""
-    name = "elastic" if settings.elastic else "same"
-    whole_run, cut = settings.workdir / "whole", settings.workdir / f"cut-{name}"
+    """The undisturbed run, the disturbed one, and how they differ.
+
+    Raises:
+      ValueError: A batch does not split over the processes, the folder holds a drill,
+        or the undisturbed run failed.
+    """
+    if settings.processes < 1 or BATCH % (2 * settings.processes):
+        raise ValueError(
+            f"processes: {settings.processes}, expected a power of two up to "
+            f"{BATCH // 2}: every device takes as many of {BATCH} rows"
+        )
+    whole_run, cut = settings.workdir / "whole", settings.workdir / "cut"
     for folder in (whole_run, cut):
-        folder.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            raise ValueError(f"{folder} is of an earlier drill: name another --workdir")
+        folder.mkdir(parents=True)
     usual = undisturbed(settings, whole_run)
-    kills = disturb(settings, cut, usual)
+    kills = disturb(settings, cut)
     last = ended(start(cut, settings, cut / "last"), 600)
     losses, theirs = curve(whole_run), curve(cut)
     missing = sorted(set(losses) ^ set(theirs))
@@ -257,6 +329,7 @@ def run(settings: Drill) -> dict[str, Any]:
     )
     account = json.loads((cut / ACCOUNT).read_text())
     survived = not any(last) and worst <= (CLOSE if settings.elastic else 0.0)
+    survived = survived and all(map(clean, kills))
     return {
         "settings": json.loads(json.dumps(dataclasses.asdict(settings), default=str)),
         "undisturbed_s": round(usual, 1),
@@ -274,17 +347,18 @@ def run(settings: Drill) -> dict[str, Any]:
 def page(found: Mapping[str, Any]) -> str:
     """The result, for a reader."""
     settings, seconds = found["settings"], found["seconds"]
-    hung = sum(None in kill["statuses"] for kill in found["kills"])
+    wrong = sum(not clean(kill) for kill in found["kills"])
     every = sum(seconds.values())
     rows = "\n".join(
-        f"| {k['processes']} | {k['killed']} | {k['after_s']} | {k['step']} | "
-        f"{', '.join(map(str, k['statuses']))} | {k['gone_after_s']} |"
+        f"| {k['processes']} x {k['devices']} | {k['killed']} | {k['phase']} | "
+        f"{k['step']} | {', '.join(map(str, k['statuses']))} | {k['gone_after_s']} |"
         for k in found["kills"]
     )
     lost = ", ".join(f"{name} {seconds[name]:.0f} s" for name in LOST)
-    return f"""{len(found["kills"])} kills, seed {settings["seed"]}, {found["starts"]} \
-starts that logged a step, {settings["steps"]} steps of {found["undisturbed_s"]} s \
-undisturbed; {hung} starts had to be ended from outside.
+    return f"""{len(found["kills"])} kills of {settings["kills"]} asked for, seed \
+{settings["seed"]}; {settings["steps"]} steps, {found["undisturbed_s"]} s undisturbed; \
+{found["starts"]} starts that logged a step; {wrong} kills that did not end as they \
+should.
 
 Ended as the undisturbed run: **{"yes" if found["survived"] else "no"}**. Largest \
 relative difference of a loss {found["largest_relative_difference"]:.1e}, weights \
@@ -293,7 +367,7 @@ of the two: {len(found["steps_missing"])}.
 
 Goodput {seconds["steps"] / every:.1%} of {every:.0f} s; lost to {lost}.
 
-| processes | killed | after, s | last step logged | statuses | all gone after, s |
+| processes x devices | killed | in | last step logged | statuses | all gone after, s |
 |---|---|---|---|---|---|
 {rows}
 """
@@ -303,12 +377,13 @@ Goodput {seconds["steps"] / every:.1%} of {every:.0f} s; lost to {lost}.
 def main() -> int:
     """Runs the drill, or one of its processes."""
     if sys.argv[1:2] == [WORKER]:
-        folder, address, process, told = sys.argv[2:]
-        options = json.loads(told)
-        options["workdir"] = Path(options["workdir"])
-        work(Path(folder), address, int(process), Drill(**options))
+        folder, address, process, told, hit = sys.argv[2:]
+        options, blow = json.loads(told), json.loads(hit)
+        drill = Drill(**{**options, "workdir": Path(options["workdir"])})
+        work(Path(folder), address, int(process), drill, blow and Blow(**blow))
         return 0
     settings = tyro.cli(Drill, description=__doc__, prog="python -m experiments.drill")
+    jax.config.update("jax_platforms", "cpu")
     found = run(settings)
     for name, text in {
         "drill.json": json.dumps(found, indent=1) + "\n",

@@ -3,56 +3,103 @@
 Its processes are shells here; the real ones are what the command is for.
 """
 
+import dataclasses
+import itertools
 import json
 import subprocess
+import threading
 
+import numpy as np
 import pytest
 
 from experiments import drill
 
 
-def shells(*commands):
+def shells(command, victim="kill -9 $$"):
     """Processes that do what they are told, in place of those of a run."""
 
-    def start(workdir, settings, log):
+    def start(workdir, settings, log, blow=None):
         del workdir, log
-        chosen = (commands * settings.processes)[: settings.processes]
-        return [subprocess.Popen(["bash", "-c", command]) for command in chosen]
+        told = [command] * settings.processes
+        if blow is not None:
+            told[blow.process] = victim
+        return [subprocess.Popen(["bash", "-c", each]) for each in told]
 
     return start
 
 
 @pytest.fixture
 def settings(tmp_path):
-    return drill.Drill(kills=2, processes=3, steps=5, workdir=tmp_path, minutes=1)
+    return drill.Drill(kills=3, processes=4, steps=5, workdir=tmp_path, minutes=1)
 
 
 def test_one_process_is_killed_and_the_rest_are_waited_for(
     settings, tmp_path, monkeypatch
 ):
-    leave = "trap 'exit 75' TERM; sleep 0.6 & wait; exit 75"
-    monkeypatch.setattr(drill, "start", shells(leave))
+    monkeypatch.setattr(drill, "start", shells("exit 75"))
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0}\n{"step"')
-    found = drill.disturb(settings, tmp_path, usual=0.1)
-    assert len(found) == 2
+    found = drill.disturb(settings, tmp_path)
+    assert len(found) == 3 and all(map(drill.clean, found))
     for kill in found:
         statuses = kill["statuses"]
         assert statuses.pop(kill["killed"]) == -9
-        assert statuses == [75, 75] and kill["step"] == 3
-    again = drill.disturb(settings, tmp_path, usual=0.1)
-    assert [k["killed"] for k in again] == [k["killed"] for k in found], "by the seed"
+        assert statuses == [75, 75, 75] and kill["step"] == 3
+    again = drill.disturb(settings, tmp_path)
+    where = [[(k["killed"], k["phase"]) for k in each] for each in (found, again)]
+    assert where[0] == where[1], "by the seed"
+    elastic = dataclasses.replace(settings, elastic=True, kills=12)
+    found = drill.disturb(elastic, tmp_path)
+    assert {k["processes"] for k in found} == {4, 2, 1}
+    assert {k["devices"] for k in found} == {1, 2}
+    assert all(k["killed"] < k["processes"] for k in found)
 
 
-def test_processes_that_hang_are_ended_and_told_of(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(drill, "start", shells("exec sleep 60"))
+def test_processes_that_hang_or_abort_are_told_of(settings, tmp_path, monkeypatch):
+    settings = dataclasses.replace(settings, kills=1)
     monkeypatch.setattr(drill, "PATIENCE", 0.3)
-    (kill, _) = drill.disturb(settings, tmp_path, usual=0.1)
-    assert kill["statuses"].count(None) == 2
+    monkeypatch.setattr(drill, "start", shells("exec sleep 60"))
+    (kill,) = drill.disturb(settings, tmp_path)
+    assert kill["statuses"].count(None) == 3 and not drill.clean(kill)
+    monkeypatch.setattr(drill, "PATIENCE", 60.0)
+    for status in (134, 1):
+        monkeypatch.setattr(drill, "start", shells(f"exit {status}"))
+        (kill,) = drill.disturb(settings, tmp_path)
+        assert not drill.clean(kill)
+    monkeypatch.setattr(drill, "start", shells("exit 75", victim="exit 1"))
+    (kill,) = drill.disturb(settings, tmp_path)
+    assert not drill.clean(kill), "nobody was killed"
 
 
 def test_a_run_that_ends_first_is_not_killed(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(drill, "start", shells("exit 0"))
-    assert drill.disturb(settings, tmp_path, usual=1.0) == []
+    monkeypatch.setattr(drill, "start", shells("exit 0", victim="exit 0"))
+    assert drill.disturb(settings, tmp_path) == []
+
+
+def test_a_blow_comes_when_its_phase_comes_for_the_nth_time(monkeypatch):
+    killed = threading.Event()
+    monkeypatch.setattr(drill.os, "kill", lambda pid, number: killed.set())
+    begins = drill.Blow(0, "step", 2, 0.0).arm()
+    for phase in ("start", "join", "step", "save"):
+        begins(phase)
+    assert not killed.wait(0.05)
+    begins("step")
+    assert killed.wait(60)
+
+
+def test_every_phase_and_process_is_drawn():
+    random = np.random.default_rng(0)
+    drawn = [drill.draw(random, 4) for _ in range(200)]
+    assert {(b.process, b.phase) for b in drawn} == set(
+        itertools.product(range(4), drill.PHASES)
+    )
+
+
+def test_what_cannot_be_drilled_is_refused(settings, tmp_path):
+    with pytest.raises(ValueError, match="processes: 3, expected a power of two"):
+        drill.run(dataclasses.replace(settings, processes=3))
+    (tmp_path / "whole").mkdir()
+    with pytest.raises(ValueError, match="whole is of an earlier drill"):
+        drill.run(settings)
 
 
 @pytest.mark.parametrize(
@@ -60,14 +107,17 @@ def test_a_run_that_ends_first_is_not_killed(settings, tmp_path, monkeypatch):
     [(1.0, 1.0, True), (1.0, 2.0, False), (1.0001, 1.0, False)],
 )
 def test_curve_and_weights_decide(theirs, weights, survived, settings, monkeypatch):
-    for name, value in (("whole", 1.0), ("cut-same", theirs)):
-        folder = settings.workdir / name
-        folder.mkdir()
-        row = {"step": 1, "loss": value}
-        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    account = {"starts": 1, "seconds": dict.fromkeys((*drill.LOST, "steps"), 1.0)}
-    (settings.workdir / "cut-same" / drill.ACCOUNT).write_text(json.dumps(account))
-    monkeypatch.setattr(drill, "start", shells("exit 0"))
+    seconds = dict.fromkeys((*drill.LOST, "steps"), 1.0)
+    begin = shells("exit 0", victim="exit 0")
+
+    def start(workdir, *others):
+        row = {"step": 1, "loss": 1.0 if workdir.name == "whole" else theirs}
+        (workdir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        account = {"starts": 1, "seconds": seconds}
+        (workdir / drill.ACCOUNT).write_text(json.dumps(account))
+        return begin(workdir, *others)
+
+    monkeypatch.setattr(drill, "start", start)
     monkeypatch.setattr(
         drill,
         "load_variables",
