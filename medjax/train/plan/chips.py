@@ -2,6 +2,10 @@
 
 Rates are of one *device*, as JAX counts devices: a TensorCore of a v4 and of a 7x, a
 chip of the others. Links are per device and direction.
+
+A figure that is told was read in the source that stands beside it, Google's pages in
+November 2026. One that is assumed was read nowhere: it is remembered, guessed, or
+derived from one that was.
 """
 
 import dataclasses
@@ -41,7 +45,8 @@ class Chip:
       peak_float32: float32 FLOP/s of matrix products.
       memory: Bytes.
       bandwidth: Of the memory, bytes/s.
-      link: Of the fast network, bytes/s.
+      link: Of the fast network, bytes/s, over all links of the device.
+      links: How many those are: neighbours are joined by one.
       latency: Of one hop or step on it, s.
       far_link: Of the network between slices or hosts, bytes/s.
       far_latency: Of one step on that, s.
@@ -56,6 +61,7 @@ class Chip:
     memory: Figure
     bandwidth: Figure
     link: Figure
+    links: Figure
     latency: Figure
     far_link: Figure
     far_latency: Figure
@@ -73,8 +79,9 @@ class Chip:
         return own | {f"efficiency, {k}": v for k, v in self.efficiency.items()}
 
 
-SHEET = "vendor's data sheet"
-CLOUD = "cloud.google.com/tpu/docs, v5p"
+GOOGLE = "docs.cloud.google.com/tpu/docs"
+XLA = "openxla/xla, gpu/target_config/specs/h200.txtpb"
+SAME_DIE = "as the H200, which has the same die"
 ON_TPU = {
     "convolution": assumed(0.30),
     "matmul": assumed(0.45),
@@ -86,25 +93,29 @@ ON_GPU = {
     "matmul": assumed(0.45),
     "fft": assumed(0.05),
 }
-SIX = "six bfloat16 passes"
+SIX = "the peak over the six bfloat16 passes of Precision.HIGHEST"
+"""Of every float32 product: those at default precision, one pass, take less time than a
+plan says."""
 
 
 def _tpu(
     kind: str,
+    peak: Figure,
     memory: Figure,
     bandwidth: Figure,
     link: Figure,
+    links: Figure,
     far_link: Figure,
 ) -> Chip:
-    peak = PEAK_FLOPS[kind]
     return Chip(
         kind=kind,
         platform="tpu",
-        peak=told(peak, SHEET),
-        peak_float32=told(peak / 6, SIX),
+        peak=peak,
+        peak_float32=assumed(peak.value / 6, SIX),
         memory=memory,
         bandwidth=bandwidth,
         link=link,
+        links=links,
         latency=assumed(1e-6),
         far_link=far_link,
         far_latency=assumed(25e-6),
@@ -112,15 +123,19 @@ def _tpu(
     )
 
 
-def _hopper(kind: str, memory: Figure, bandwidth: Figure) -> Chip:
+def _hopper(
+    kind: str, peak: Figure, peak_float32: Figure, memory: Figure, bandwidth: Figure
+) -> Chip:
     return Chip(
         kind=kind,
         platform="gpu",
-        peak=told(PEAK_FLOPS[kind], SHEET),
-        peak_float32=told(67e12, SHEET),
+        peak=peak,
+        peak_float32=peak_float32,
         memory=memory,
         bandwidth=bandwidth,
         link=assumed(450e9),
+        # A switch: any two have all of it.
+        links=assumed(1, "remembered: NVSwitch"),
         latency=assumed(10e-6),
         far_link=assumed(50e9, "remembered: eight 400 Gb/s cards a node"),
         far_latency=assumed(25e-6),
@@ -131,29 +146,58 @@ def _hopper(kind: str, memory: Figure, bandwidth: Figure) -> Chip:
 
 
 GIB = 2**30
+V5E, V5P, V6E = (f"{GOOGLE}/{kind}" for kind in ("v5e", "v5p", "v6e"))
 CHIPS = {
     "v4": _tpu(
         "TPU v4",
+        assumed(PEAK_FLOPS["TPU v4"] / 2, "remembered: 275 TFLOP/s of two cores"),
         assumed(16 * GIB),
         assumed(614e9),
         assumed(150e9),
+        assumed(6, "remembered: a torus in space"),
         assumed(3.1e9),
     ),
     "v5e": _tpu(
-        "TPU v5e", assumed(16e9), assumed(819e9), assumed(200e9), assumed(3.1e9)
+        "TPU v5e",
+        told(PEAK_FLOPS["TPU v5e"], V5E),
+        told(16e9, V5E),
+        told(819e9, V5E),
+        told(200e9, f"{V5E}: 400 GB/s in both directions"),
+        told(4, V5E),
+        told(3.125e9, f"{V5E}: two 100 Gb/s cards for eight chips"),
     ),
     "v5p": _tpu(
         "TPU v5p",
-        told(95 * GIB, CLOUD),
-        told(2765e9, CLOUD),
-        told(600e9, f"{CLOUD}: 1200 GB/s in both directions"),
-        told(6.25e9, f"{CLOUD}: 50 Gb/s"),
+        told(PEAK_FLOPS["TPU v5p"], V5P),
+        told(95e9, V5P),
+        told(2765e9, V5P),
+        told(600e9, f"{V5P}: 1200 GB/s in both directions"),
+        assumed(6, "two for each axis of the torus in space"),
+        told(6.25e9, f"{V5P}: 50 Gb/s"),
     ),
     "v6e": _tpu(
-        "TPU v6e", assumed(32e9), assumed(1640e9), assumed(400e9), assumed(6.25e9)
+        "TPU v6e",
+        told(PEAK_FLOPS["TPU v6e"], V6E),
+        told(32e9, V6E),
+        told(1600e9, V6E),
+        told(400e9, f"{V6E}: 800 GB/s in both directions"),
+        told(4, V6E),
+        told(12.5e9, f"{V6E}: four 200 Gb/s cards for eight chips"),
     ),
-    "h100": _hopper("NVIDIA H100", assumed(80 * GIB), assumed(3352e9)),
-    "h200": _hopper("NVIDIA H200", told(141e9, SHEET), told(4800e9, SHEET)),
+    "h100": _hopper(
+        "NVIDIA H100",
+        assumed(PEAK_FLOPS["NVIDIA H100"], SAME_DIE),
+        assumed(67e12, SAME_DIE),
+        assumed(80 * GIB),
+        assumed(3352e9),
+    ),
+    "h200": _hopper(
+        "NVIDIA H200",
+        told(PEAK_FLOPS["NVIDIA H200"], XLA),
+        told(67e12, XLA),
+        told(141e9, "NVIDIA's data sheet"),
+        told(4800e9, XLA),
+    ),
     # A host device stands for a core; only what is calibrated here means anything.
     "cpu": Chip(
         kind="cpu",
@@ -163,6 +207,7 @@ CHIPS = {
         memory=assumed(8e9),
         bandwidth=assumed(10e9),
         link=assumed(5e9),
+        links=assumed(1),
         latency=assumed(50e-6),
         far_link=assumed(1e9),
         far_latency=assumed(200e-6),

@@ -1,8 +1,8 @@
 """What travels in a step as far as its jaxpr says: for a plan that compiles nothing.
 
 Gradients are summed over all devices that split the batch, parameters that ``fsdp``
-splits are gathered on the way there and back, and what a ``shard_map`` exchanges is
-written in it. Statistics of BatchNorm are the partitioner's doing and are missing.
+splits are gathered on the way there and back, and what a ``shard_map`` exchanges or
+sums is written in it. Statistics of BatchNorm are the partitioner's doing: missing.
 """
 
 import math
@@ -18,6 +18,9 @@ from medjax.train.plan.traffic import Network, Traffic, island
 from medjax.train.program import Program
 from medjax.train.sharding import flatten
 from medjax.train.state import partition
+
+SUMS = ("psum", "psum_invariant", "pmax", "pmin")
+"""Primitives by which devices in a ``shard_map`` make one number of theirs."""
 
 
 def implied(
@@ -106,15 +109,15 @@ def _split(params: Any) -> list[Any]:
 
 
 def _written(jaxpr: Any, times: int) -> Iterator[tuple[str, int, int]]:
-    """Exchanges of rows: kind, runs and bytes of each."""
+    """What is written in a ``shard_map``: kind, runs and bytes of each."""
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
-        if name in EXCHANGES:
+        if name in EXCHANGES or name in SUMS:
             ends = eqn.invars if name == "reduce_scatter" else eqn.outvars
             moved = sum(
                 math.prod(v.aval.shape) * np.dtype(v.aval.dtype).itemsize for v in ends
             )
-            yield EXCHANGES[name], times, moved
+            yield EXCHANGES.get(name, "all-reduce"), times, moved
             continue
         for inner, turns in inner_programs(eqn):
             # A shard_map's devices do it together: once.

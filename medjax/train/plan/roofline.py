@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from medjax.train.plan.chips import Chip, told
 from medjax.train.plan.flops import Work
-from medjax.train.plan.traffic import Traffic
+from medjax.train.plan.traffic import EXPOSED, Traffic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Step:
       exchange: Of collectives, hidden ones too.
       exposed: Of those that nothing hides.
       statistics: Of exposed ones that are of statistics.
+      batch: Of exposed ones by which a contrast sees the batch of all devices.
     """
 
     compute: float
@@ -32,6 +33,7 @@ class Step:
     exchange: float
     exposed: float
     statistics: float
+    batch: float
 
     @property
     def seconds(self) -> float:
@@ -74,14 +76,16 @@ def predict(
       accessed: Bytes that a device reads and writes, where the compiler says.
     """
     compute = sum(n / devices / rate(work, chip) for work, n in flops.items())
+    waited = dict.fromkeys(EXPOSED, 0.0)
+    for one in traffic:
+        waited[one.purpose] += one.exposed(chip)
     return Step(
         compute=compute,
         memory=None if accessed is None else accessed / chip.bandwidth.value,
         exchange=sum(one.seconds(chip) for one in traffic),
-        exposed=sum(one.exposed(chip) for one in traffic),
-        statistics=sum(
-            one.exposed(chip) for one in traffic if one.purpose == "statistics"
-        ),
+        exposed=sum(waited.values()),
+        statistics=waited["statistics"],
+        batch=waited["batch"],
     )
 
 

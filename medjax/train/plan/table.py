@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from medjax.train.plan.planner import Plan
+from medjax.train.plan.memory import USABLE
+from medjax.train.plan.planner import BETWEEN_FAILURES, WRITE, Plan
 from medjax.train.plan.roofline import Step
+from medjax.train.plan.traffic import EXPOSED, UTILISED
 
 SCHEMA = 1
 """Of the file that a plan is written to."""
@@ -61,6 +63,17 @@ def _warnings(plan: Plan) -> Iterator[str]:
         )
 
 
+def assumptions(plan: Plan) -> Iterator[str]:
+    """What a plan takes for granted beside the figures of its chip, in sentences."""
+    yield f"collectives reach {UTILISED:.0%} of their links"
+    for purpose, share in EXPOSED.items():
+        yield f"of the time of collectives of {purpose} {share:.0%} is waited for"
+    yield f"a program can have {USABLE:.0%} of a device's memory"
+    yield f"a host writes {_bytes(WRITE)}/s of a checkpoint"
+    yield f"something fails every {_seconds(BETWEEN_FAILURES)}"
+    yield from plan.workload.assumed
+
+
 def told(plan: Plan) -> str:
     """The plan, as it is printed."""
     return "\n".join(_lines(plan))
@@ -103,6 +116,11 @@ def _lines(plan: Plan) -> Iterator[str]:
     known = "not counted" if step.memory is None else _seconds(step.memory)
     yield f"  memory   {known}"
     yield f"  network  {_seconds(step.exchange)}, exposed {_seconds(step.exposed)}"
+    if step.batch:
+        yield (
+            f"  showing each other the batch takes {_seconds(step.batch)} of that: "
+            f"{step.batch / step.seconds:.1%} of the step"
+        )
     yield (
         f"  {plan.examples_per_s:,.0f} examples/s, MFU {plan.mfu:.1%}, HFU "
         f"{plan.hfu:.1%}"
@@ -130,8 +148,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     for name, figure in plan.chip.figures.items():
         if figure.assumed:
             yield f"  {name}: {figure.value:g} ({figure.source})"
-    for sentence in plan.workload.assumed:
-        yield f"  {sentence}"
+    yield from (f"  {sentence}" for sentence in assumptions(plan))
     if found := warnings(plan):
         yield "\nwarnings"
         yield from (f"  {sentence}" for sentence in found)
@@ -186,7 +203,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "chip_hours": plan.chip_hours,
         },
         "chip": {k: dataclasses.asdict(v) for k, v in plan.chip.figures.items()},
-        "assumed": list(plan.workload.assumed),
+        "assumed": list(assumptions(plan)),
         "warnings": warnings(plan),
     }
 

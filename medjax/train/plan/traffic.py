@@ -1,8 +1,9 @@
 """Which network the collectives of a step use, and how long they take there.
 
 A ring over W devices moves of a payload S the share (W-1)/W once for an all-gather or a
-reduce-scatter and twice for an all-reduce; each of log2 W rounds adds a latency. A
-permutation moves S over one link. Links reach `UTILISED` of what they could.
+reduce-scatter and twice for an all-reduce, over all links of a device; each of log2 W
+rounds adds a latency. A permutation to a neighbour moves S over one link. Links reach
+`UTILISED` of what they could.
 """
 
 import dataclasses
@@ -56,12 +57,13 @@ class Traffic:
         slow = self.network == "slow"
         link = chip.far_link if slow else chip.link
         latency = chip.far_latency if slow else chip.latency
+        one = self.kind == "collective-permute" and not slow
         return transfer(
             self.kind,
             self.bytes,
             self.count,
             self.devices,
-            rate=UTILISED * link.value,
+            rate=UTILISED * link.value / (chip.links.value if one else 1),
             latency=latency.value,
         )
 

@@ -12,6 +12,7 @@ from jax.experimental import serialize_executable
 from medjax.train import MeshConfig, OptimizerConfig, TrainConfig, fit
 from medjax.train.collectives import Collective
 from medjax.train.experiment import Experiment
+from medjax.train.plan.chips import CHIPS
 from medjax.train.plan.compiling import compiled_step
 from medjax.train.plan.memory import whole_bytes
 from medjax.train.plan.planner import make_plan, program_on
@@ -19,7 +20,7 @@ from medjax.train.plan.roofline import calibrated, predict
 from medjax.train.plan.suggest import candidates, suggest
 from medjax.train.plan.table import as_json, told
 from medjax.train.plan.topologies import devices, topology
-from medjax.train.plan.traffic import grouped, transfer
+from medjax.train.plan.traffic import Traffic, grouped, transfer
 from medjax.train.state import run_keys
 from medjax.train.workload import Workload, spec
 from medjax_kernels.aot import MissingCompilerError
@@ -119,6 +120,8 @@ def test_page_and_file_have_all_that_is_asked_of_a_plan(plan):
     assert found["memory"]["fits"] is True
     page = told(made)
     assert "assumed" in page and "remembered" in page
+    for sentence in ("80% of their links", "of statistics 100% is waited for"):
+        assert sentence in page and any(sentence in one for one in found["assumed"])
     assert "a batch of 64 is 100% of the 64 rows" in page
 
 
@@ -196,6 +199,29 @@ def test_time_of_a_collective(kind, seconds):
     found = transfer(kind, 800, 2, 8, rate=1000.0, latency=1e-3)
     assert found == pytest.approx(seconds)
     assert transfer(kind, 800, 2, 1, rate=1000.0, latency=1e-3) == 0
+
+
+def test_a_ring_has_one_link_of_the_four_that_a_gather_has():
+    chip = topology("v6e-256").chip
+
+    def seconds(kind, network="fast"):
+        return Traffic(kind, ("data",), network, "batch", 1, 10**9, 0, 256).seconds(
+            chip
+        )
+
+    link = 0.8 * 800e9 / 2
+    assert seconds("all-gather") == pytest.approx(8e-6 + 255 / 256 * 1e9 / link)
+    assert seconds("collective-permute") == pytest.approx(1e-6 + 1e9 / (link / 4))
+    # Between slices there is one network.
+    far = pytest.approx(25e-6 + 1e9 / (0.8 * 12.5e9))
+    assert seconds("collective-permute", "slow") == far
+
+
+def test_a_figure_that_is_not_assumed_names_a_source():
+    sources = ("docs.cloud.google.com/", "openxla/xla", "NVIDIA", "none")
+    for chip in CHIPS.values():
+        for name, figure in chip.figures.items():
+            assert figure.assumed or figure.source.startswith(sources), (chip, name)
 
 
 def test_flags_that_fit_are_found_in_eight_tries_at_most():
