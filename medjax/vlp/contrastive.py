@@ -39,10 +39,10 @@ class ContrastConfig:
     """Of the features that are multiplied. bfloat16 runs on tensor cores, as the
     ``gpu`` kernel insists; logits and sums are fp32 in both cases."""
     wire: Literal["float32", "bfloat16"] = "float32"
-    """Of float32 features and priors on their way between devices. bfloat16 halves what
-    is gathered and rounds it once, by 2^-8 at most: a logit moves by 2^-8 / temperature
-    at the most, usually by a fiftieth of that. Gradients travel and are added in
-    float32."""
+    """Of float32 features and priors on their way between devices that gather them.
+    bfloat16 halves what travels and rounds it once, by 2^-8 at most: a logit moves by
+    2^-8 / temperature at the most, usually by a fiftieth of that. Gradients travel and
+    are added in float32."""
     implementation: ContrastImplementation | None = None
     """Kernel implementation; None picks the best for platform and shape."""
 

@@ -1,5 +1,6 @@
 """The contrast over a sharded batch is the contrast of one device."""
 
+import dataclasses
 import re
 
 import jax
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from medjax.train.collectives import read_collectives
 from medjax.train.mesh import MeshConfig, make_mesh
-from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
+from medjax.train.plan.topologies import devices, topology
+from medjax.vlp.contrastive import ContrastConfig, contrast, normalise, on_each_device
 from medjax_kernels import compat
+from medjax_kernels.aot import MissingCompilerError
 from medjax_kernels.contrastive import Similarity
 
 N, D, P = 96, 16, 24
@@ -85,8 +89,7 @@ def test_local_negatives_are_those_of_each_device(arrays):
     np.testing.assert_allclose(got, np.mean(blocks), rtol=1e-5)
 
 
-@pytest.mark.parametrize("distributed", ["all_gather", "ring"])
-def test_a_narrow_wire_rounds_once_and_adds_in_float32(arrays, distributed):
+def test_a_narrow_wire_rounds_once_and_adds_in_float32(arrays):
     """Exactly the loss and the gradients of the rounded y, whose logits are off by at
     most 2^-8 / temperature."""
     x, y, _, weights = arrays
@@ -97,7 +100,7 @@ def test_a_narrow_wire_rounds_once_and_adds_in_float32(arrays, distributed):
     step = jax.value_and_grad(plain, argnums=(0, 1))
     rounded = y.astype(jnp.bfloat16).astype(jnp.float32)
     value, grads = step(x, rounded, weights)
-    config = ContrastConfig(wire="bfloat16", distributed=distributed)
+    config = ContrastConfig(wire="bfloat16")
     with jax.set_mesh(make_mesh(MeshConfig(4, 2))):
         got, got_grads = jax.jit(lambda *a: step(*a, config))(x, y, weights)
     np.testing.assert_allclose(got, value, rtol=1e-6)
@@ -105,6 +108,8 @@ def test_a_narrow_wire_rounds_once_and_adds_in_float32(arrays, distributed):
         np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=1e-5)
     error = abs(got - plain(x, y, weights))
     assert 1e-6 < error <= 2 * 2 * 2**-8 / 0.07
+    with pytest.raises(ValueError, match="wire is 'bfloat16', expected 'float32' aro"):
+        plain(x, y, weights, dataclasses.replace(config, distributed="ring"))
 
 
 def test_a_narrow_wire_with_soft_targets_is_close(arrays):
@@ -113,6 +118,36 @@ def test_a_narrow_wire_with_soft_targets_is_close(arrays):
     with jax.set_mesh(make_mesh(MeshConfig(8))):
         got = jax.jit(lambda *a: loss(*a, config))(*arrays)
     assert 1e-7 < abs(got - exact) / exact < 2e-3
+
+
+def test_a_tpu_gathers_once_and_scatters_gradients():
+    """Compiled for four chips that are not here: two contrasts of one y."""
+    try:
+        mesh = make_mesh(MeshConfig(), devices=devices(topology("v5e-4")))
+    except MissingCompilerError as error:
+        pytest.skip(str(error))
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    n, d = 1024, 256
+    one = jax.ShapeDtypeStruct((n, d), jnp.float32, sharding=rows)
+    config = ContrastConfig(dtype="bfloat16")
+
+    def both(exchange, a, b, y):
+        shared = dict(temperature=0.1, config=config, exchange=exchange)
+        return sum(sum(contrast(x, y, **shared)) for x in (a, b))
+
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.grad(on_each_device(both, config), argnums=(0, 1, 2)))
+        text = step.lower(one, one, one).compile().as_text()
+    matrices = [
+        (each.kind, dtype, shape)
+        for each in read_collectives(text)
+        for dtype, shape in each.shapes
+        if len(shape) > 1 and shape[1] == d
+    ]
+    assert sorted(matrices) == [
+        ("all-gather", "bf16", (n, d)),
+        ("reduce-scatter", "f32", (n // 4, d)),
+    ]
 
 
 def test_bfloat16_features_are_multiplied_as_such(arrays):

@@ -48,7 +48,7 @@ class Exchange:
         dtype.
 
     Raises:
-      ValueError: For another name of either.
+      ValueError: For another name of either, or a narrow wire around a ring.
     """
 
     def __init__(
@@ -63,6 +63,11 @@ class Exchange:
             )
         if wire not in ("float32", "bfloat16"):
             raise ValueError(f"wire is {wire!r}, expected 'float32' or 'bfloat16'")
+        if wire != "float32" and distributed == "ring":
+            raise ValueError(
+                f"wire is {wire!r}, expected 'float32' around a ring: sums over many "
+                "devices travel beside the features"
+            )
         self.axes, self.distributed, self.wire = axes, distributed, wire
         self._made: dict[Hashable, tuple[Any, Any]] = {}
 
