@@ -136,8 +136,8 @@ def work(
     workdir: Path, coordinator: str, process: int, settings: Drill, blow: Blow | None
 ) -> None:
     """Trains, as one process of several."""
-    hit = blow is not None and blow.process == process
-    begins, moved = blow.arm() if hit else lambda phase: None, watch.moved
+    mine = blow if blow is not None and blow.process == process else None
+    begins, moved = mine.arm() if mine else lambda phase: None, watch.moved
 
     def told(phase: str, step: int | None = None) -> None:
         begins(phase)
