@@ -99,8 +99,8 @@ class Comparison:
     """What to compare."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each system per seed."""
-    steps: int = 150
-    """Updates of each run: fewer than of ``tiny``, so that twelve runs take minutes."""
+    steps: int = TINY.train.steps
+    """Updates of each run: a fraction of them compares how fast each begins."""
     data: AnatomyConfig = TINY.data
     """The people."""
     evaluation: GenerationConfig = GenerationConfig()

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench import tables as bench
-from experiments.compare import pretraining, reconstruction, rounding, uncertainty
+from experiments.compare import (
+    anatomy,
+    pretraining,
+    reconstruction,
+    rounding,
+    uncertainty,
+)
 from experiments.results import front
 from medjax.data.boundary import reading
 
@@ -56,6 +62,9 @@ TABLES: Mapping[str, Table] = {
     "heart_fit": Table("results/heart.md", (FIT,), bench.fit),
     "bench_heart": Table("results/heart.md", ("cpu/bench-heart.json",), bench.heart),
     "cheart_tiny": Table("results/heart.md", (CHEART,), bench.completion),
+    "compare_anatomy": Table(
+        "results/heart.md", ("compare_anatomy.json",), anatomy.table
+    ),
     "compare_uncertainty": Table(
         "results/segmentation.md", (UNCERTAINTY,), uncertainty.table
     ),

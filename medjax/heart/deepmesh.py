@@ -89,11 +89,12 @@ class DeepMeshConfig:
 
 
 _TINY = NetworkConfig(
-    levels=((16,), (24,), (32,)), stem=8, neck=48, up=(32, 16), fuse=16, volume=(8, 16)
+    levels=((16,), (24,), (32,)), stem=8, neck=48, up=(32, 16), fuse=8, volume=(8, 16)
 )
 CONFIGS = {
     "tiny": DeepMeshConfig(network=_TINY),
     "repo": DeepMeshConfig(
+        network=NetworkConfig(still=False),
         transposed=True,
         voxel_centres=False,
         max_displacement_mm=None,
@@ -172,12 +173,8 @@ def warped(
     _, steps = _stack(planes, depth)
     _, voxels = _stack(planes, s)
     rows = jnp.linspace(0.0, depth - 1.0, s)
-    index = jnp.meshgrid(
-        rows,
-        jnp.arange(h, dtype=rows.dtype),
-        jnp.arange(w, dtype=rows.dtype),
-        indexing="ij",
-    )
+    places = (jnp.arange(n, dtype=rows.dtype) for n in (h, w))
+    index = list(jnp.meshgrid(rows, *places, indexing="ij"))
     at = warp(field, tuple(index)) if depth != s else field
     moved = at * (_range(size, steps, config) / voxels).reshape(1, 1, 1, 3)
     index[0] = index[0] * ((s - 1.0) / max(depth - 1.0, 1.0))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from medjax.nn.halving import Double, Halve
 from medjax.nn.normalization import BatchNorm
 from medjax.nn.unet import upsample_bilinear
 
@@ -34,6 +35,9 @@ class NetworkConfig:
     """Of a level's comparison of ED and t; the number of slices of the motion field."""
     volume: tuple[int, ...] = (32, 64, 128, 256)
     """Of the volume network behind it, halving from each to the next."""
+    still: bool = True
+    """Fields begin at zero, so that the first meshes are the given ones. Weights that
+    are drawn, as released, tear them, and the first steps go to smoothing noise."""
     dtype: DTypeLike = "float32"
     """Of convolutions; norms and fields are float32."""
 
@@ -43,8 +47,8 @@ class Block(nn.Module):
 
     width: int
     rank: int = 2
-    size: int = 3
-    stride: int = 1
+    size: Literal[1, 3] = 3
+    stride: Literal[1, 2] = 1
     up: bool = False
     """Twice as large, as PyTorch's transposed convolution with output padding 1."""
     dtype: DTypeLike = "float32"
@@ -53,27 +57,15 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b *space c"], *, train: bool
     ) -> Float[Array, "b *_space w"]:
-        kernel = (self.size,) * self.rank
+        options: dict[str, Any] = {"use_bias": False, "dtype": self.dtype}
+        options |= {"kernel_init": nn.linear.default_kernel_init, "name": "conv"}
         if self.up:
-            conv = nn.ConvTranspose(
-                self.width,
-                kernel,
-                (2,) * self.rank,
-                padding=((1, 2),) * self.rank,
-                use_bias=False,
-                dtype=self.dtype,
-                name="conv",
-            )
+            conv = Double(self.width, self.size, **options)
+        elif self.stride == 2:
+            conv = Halve(self.width, self.size, **options)
         else:
-            conv = nn.Conv(
-                self.width,
-                kernel,
-                (self.stride,) * self.rank,
-                padding=self.size // 2,
-                use_bias=False,
-                dtype=self.dtype,
-                name="conv",
-            )
+            kernel = (self.size,) * self.rank
+            conv = nn.Conv(self.width, kernel, padding=self.size // 2, **options)
         return nn.relu(BatchNorm(name="norm")(conv(x), train=train))
 
 
@@ -101,6 +93,13 @@ class Encoder(nn.Module):
         return found
 
 
+def _field(x: Array, config: NetworkConfig) -> Array:
+    """The last layer of a network: three numbers a voxel, between -1 and 1."""
+    default = nn.linear.default_kernel_init
+    init = nn.initializers.zeros if config.still else default
+    return jnp.tanh(nn.Conv(3, (1, 1, 1), kernel_init=init, name="field")(x))
+
+
 class DeformNet(nn.Module):
     """Codes of three views to a field at ED, tanh's."""
 
@@ -117,7 +116,7 @@ class DeformNet(nn.Module):
             x = Block(width, dtype=c.dtype, name=f"conv_{i}")(x, train=train)
         x = jnp.moveaxis(x, -1, 1)[..., None]
         x = Block(3, rank=3, dtype=c.dtype, name="volume")(x, train=train)
-        return jnp.tanh(nn.Conv(3, (1, 1, 1), name="field")(x))
+        return _field(x, c)
 
 
 class MotionNet(nn.Module):
@@ -156,7 +155,7 @@ class MotionNet(nn.Module):
         for i, width in enumerate(reversed(c.volume[:-1])):
             x = block(width, f"up_{i}", up=True)(x, train=train)
             x = block(width, f"up_conv_{i}")(x, train=train)
-        return jnp.tanh(nn.Conv(3, (1, 1, 1), name="field")(x))
+        return _field(x, c)
 
 
 class DeepMesh(nn.Module):

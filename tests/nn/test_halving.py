@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medjax.nn import halving
 from medjax.nn.halving import Double, Halve
 
 SIZES = {2: (6, 8), 3: (4, 6, 2)}
@@ -16,11 +17,14 @@ def features(rank, channels=3):
 
 
 @pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("size", [3, 4])
 @pytest.mark.parametrize("kind", [Halve, Double])
-def test_values_are_pytorchs(kind, rank):
+def test_values_are_pytorchs(kind, size, rank):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (parity)")
     name = {Halve: "Conv", Double: "ConvTranspose"}[kind]
-    layer = getattr(torch.nn, f"{name}{rank}d")(3, 5, 4, stride=2, padding=1)
+    more = {"output_padding": 1} if (kind, size) == (Double, 3) else {}
+    make = getattr(torch.nn, f"{name}{rank}d")
+    layer = make(3, 5, size, stride=2, padding=1, **more)
     x = features(rank)
     moved = torch.from_numpy(np.moveaxis(np.asarray(x), -1, 1).copy())
     with torch.no_grad():
@@ -28,22 +32,32 @@ def test_values_are_pytorchs(kind, rank):
     weight = layer.weight.detach().numpy()
     order = (*range(2, rank + 2), *((1, 0) if kind is Halve else (0, 1)))
     params = {"kernel": weight.transpose(order), "bias": layer.bias.detach().numpy()}
-    found = jax.jit(kind(5).apply)({"params": params}, x)
+    found = jax.jit(kind(5, size).apply)({"params": params}, x)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [Halve, Double])
-def test_no_dilation_in_the_gradient(kind):
+@pytest.mark.parametrize("forms", ["_halved _strided", "_doubled _dilated"])
+def test_what_other_chips_run_is_the_same(forms):
     x = features(3)
-    shapes = jax.eval_shape(kind(5).init, jax.random.key(0), x)
+    kernel = jnp.asarray(np.random.default_rng(5).normal(size=(3, 3, 3, 3, 5)))
+    pairs, plain = (getattr(halving, name) for name in forms.split())
+    kernel = kernel.astype(jnp.float32)
+    np.testing.assert_allclose(pairs(x, kernel), plain(x, kernel), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 4])
+@pytest.mark.parametrize("kind", [Halve, Double])
+def test_a_cpu_sees_no_dilation_in_the_gradient(kind, size):
+    x = features(3)
+    module = kind(5, size)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x)
 
     def loss(variables, x):
-        return jnp.square(kind(5).apply(variables, x)).sum()
+        return jnp.square(module.apply(variables, x)).sum()
 
-    text = str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(shapes, x))
-    assert text.count("conv_general_dilated[") == 3
-    assert "lhs_dilation=(1, 1, 1)" in text and "dilation=(2" not in text
-    assert "window_strides=(2" not in text
+    text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(shapes, x).as_text()
+    assert text.count("stablehlo.convolution(") == 3
+    assert "lhs_dilate = [2" not in text and "stride = [2" not in text
 
 
 def test_odd_sizes_are_refused():

@@ -93,6 +93,9 @@ class _Counter:
                 again = "rematted_computation" in here or "/checkpoint" in here
                 work = Work(kind, dtype, part_of(here), again)
                 self.flops[work] += times * count(eqn)
+            elif name == "cond" and eqn.params.get("branches_platforms"):
+                # By kind of device: the last is for those not named, accelerators.
+                self.walk(eqn.params["branches"][-1].jaxpr, times, here)
             elif name == "cond":
                 self._largest(eqn.params["branches"], times, here)
             elif name == "while":

@@ -122,14 +122,15 @@ def draw_graph(rng: np.random.Generator, *, normal: float = 0.22) -> FindingGrap
 
 
 def _draw_finding(rng: np.random.Generator, kind: FindingKind) -> Finding:
-    def pick(options: tuple[str, ...]) -> str:
-        return options[rng.integers(len(options))] if options else ""
-
-    device = pick(kind.kinds)
+    device = _pick(rng, kind.kinds)
     return Finding(
         # A tube in the trachea has no side.
-        side="" if device == "endotracheal tube" else pick(kind.sides),
-        zone=pick(kind.zones),
-        severity=pick(kind.severities) if rng.random() < 0.75 else "",
+        side="" if device == "endotracheal tube" else _pick(rng, kind.sides),
+        zone=_pick(rng, kind.zones),
+        severity=_pick(rng, kind.severities) if rng.random() < 0.75 else "",
         kind=device,
     )
+
+
+def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    return options[rng.integers(len(options))] if options else ""
