@@ -363,7 +363,8 @@ should.
 Ended as the undisturbed run: **{"yes" if found["survived"] else "no"}**. Largest \
 relative difference of a loss {found["largest_relative_difference"]:.1e}, weights \
 {"bit-equal" if found["weights_bit_equal"] else "not bit-equal"}, steps missing in one \
-of the two: {len(found["steps_missing"])}.
+of the two: {len(found["steps_missing"])}. The last start, undisturbed, ended with \
+{", ".join(map(str, found["last"]))}.
 
 Goodput {seconds["steps"] / every:.1%} of {every:.0f} s; lost to {lost}.
 

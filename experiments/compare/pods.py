@@ -277,8 +277,8 @@ for each hop and over one link of four.
 
 
 def _moved(kinds: Mapping[str, Mapping[str, int]]) -> str:
-    return ", ".join(
-        f"{each['count']:,} {kind} of {each['bytes'] / 1e6:,.0f} MB"
+    return "; ".join(
+        f"{each['count']:,} x {kind}, {each['bytes'] / 1e6:,.0f} MB in all"
         for kind, each in kinds.items()
     )
 
@@ -294,7 +294,7 @@ def _drill(found: Mapping[str, Any]) -> str:
 python -m experiments.drill{elastic} {flags}
 ```
 
-{drill.page(found)}"""
+{drill.page(found)}{found.get("remark", "")}"""
 
 
 def _summed(rows: Sequence[Mapping[str, Any]]) -> str:
