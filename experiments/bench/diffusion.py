@@ -93,12 +93,10 @@ def sampling(config: DiffusionBenchConfig) -> Task:
 
     @jax.jit
     def ours(params: Any, noise: jax.Array, text: jax.Array) -> jax.Array:
-        denoise = guided(
-            lambda latent, steps, text: net.apply(params, latent, steps, text),  # pyright: ignore[reportReturnType]
-            text,
-            jnp.asarray(without),
-            3.0,
-        )
+        def predict(latent: jax.Array, steps: jax.Array, text: jax.Array) -> Any:
+            return net.apply(params, latent, steps, text)
+
+        denoise = guided(predict, text, jnp.asarray(without), 3.0)
         return sample(denoise, noise, schedule, steps=config.steps, sampler="ddim")
 
     theirs, gaps = {}, {}

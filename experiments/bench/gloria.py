@@ -76,7 +76,7 @@ def step(config: GloriaBenchConfig, *, folder: Path) -> Task:
         pair = module.Gloria(towers, temps)
         theirs["PyTorch"] = module.Step(pair, towers, ours.variables())
     size = f"{config.image} at {config.image_size}, batch {config.batch_size}"
-    return steps(f"training step, {size}", ours, theirs, towers)
+    return steps(f"GLoRIA's training step, {size}", ours, theirs, towers)
 
 
 def contrast(config: GloriaBenchConfig) -> Task:

@@ -83,7 +83,7 @@ def step(config: MgcaBenchConfig, *, folder: Path) -> Task:
         pair = module.Mgca(towers, system)
         theirs["PyTorch"] = module.Step(pair, towers, ours.variables())
     size = f"{config.image} at {config.image_size}, batch {config.batch_size}"
-    return steps(f"training step, {size}", ours, theirs, towers)
+    return steps(f"MGCA's training step, {size}", ours, theirs, towers)
 
 
 def assignments(config: MgcaBenchConfig) -> Task:

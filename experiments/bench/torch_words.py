@@ -30,7 +30,7 @@ class Maps(TorchResNet):
         for i in range(1, 4):
             x = getattr(self, f"layer{i}")(x)
         places = x.flatten(2).transpose(1, 2)
-        return places, self.layer4(x).mean((2, 3))
+        return places, getattr(self, "layer4")(x).mean((2, 3))  # noqa: B009
 
 
 def words_of(
@@ -167,14 +167,11 @@ class Mgca(Pair):
         super().__init__(towers)
         self.config = config
         text = bert_config(towers.text).hidden_size
-        wide = {
-            "image_head": self.wide[-1],
-            "text_head": text,
-            "patch_head": self.wide[2],
-            "word_head": text,
-        }
-        for name, width in wide.items():
-            self.add_module(name, Head(width, config.hidden, config.features))
+        sizes = config.hidden, config.features
+        self.image_head = Head(self.wide[-1], *sizes)
+        self.text_head = Head(text, *sizes)
+        self.patch_head = Head(self.wide[2], *sizes)
+        self.word_head = Head(text, *sizes)
         self.prototypes = nn.Parameter(torch.zeros(config.prototypes, config.features))
 
     def heads(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:

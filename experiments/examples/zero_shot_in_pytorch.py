@@ -215,7 +215,11 @@ def network_input(path: Path, how: dict) -> torch.Tensor:
     middle = torch.tensor(film[corner : corner + kept, corner : corner + kept]) / 255
     at = (torch.arange(out) - (out - 1) / 2) * (kept / out) + (kept - 1) / 2
     grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1) * 2 / (kept - 1) - 1
-    seen = F.grid_sample(middle[None, None], grid[None], align_corners=True)[0]
+    seen = F.grid_sample(middle[None, None], grid[None], align_corners=True)
+    if how.get("upsample"):
+        wide = (how["upsample"],) * 2
+        seen = F.interpolate(seen, wide, mode="bilinear", align_corners=True)
+    seen = seen[0]
     mean, std = (torch.tensor(how[name])[:, None, None] for name in ("mean", "std"))
     return (seen - mean) / std
 

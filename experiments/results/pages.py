@@ -48,6 +48,7 @@ FIT, CHEART = "cpu/heart-fit.json", "cpu/cheart-tiny.json"
 MASKS = tuple(
     f"cpu/bench-segmentation-{task}.json" for task in ("lesions", "tiles", "motion")
 )
+WORDS = tuple(f"cpu/bench-{name}.json" for name in ("gloria", "mgca", "diffusion"))
 FRONT = "README.md"
 TABLES: Mapping[str, Table] = {
     "compare_pretraining": Table("results/vlp.md", (PRETRAINING,), pretraining.table),
@@ -59,6 +60,7 @@ TABLES: Mapping[str, Table] = {
     "bench_unrolled": Table("results/speed.md", (UNROLLED,), bench.unrolled),
     "bench_maps": Table("results/speed.md", (MAPS,), bench.maps),
     "bench_input": Table("results/speed.md", (INPUT,), bench.input),
+    "bench_words": Table("results/speed.md", WORDS, bench.segmentation),
     "heart_fit": Table("results/heart.md", (FIT,), bench.fit),
     "bench_heart": Table("results/heart.md", ("cpu/bench-heart.json",), bench.heart),
     "cheart_tiny": Table("results/heart.md", (CHEART,), bench.completion),

@@ -8,6 +8,8 @@ beside the distance of two halves of the real set, of the same size. *Kernel dis
 discrepancy under a cubic kernel, whose estimate is right on average for any number.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
@@ -34,10 +36,23 @@ def frechet_distance(real: Features, other: Features) -> float:
     x = (x - means[0]) / np.sqrt(len(x) - 1)
     y = (y - means[1]) / np.sqrt(len(y) - 1)
     # Of many vectors the triangular factors are enough: x y^T = Q (R R'^T) Q'^T.
-    x, y = (np.linalg.qr(s, mode="r") if len(s) > s.shape[1] else s for s in (x, y))
-    common = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    common = _common(x, y)
     apart = float(((means[0] - means[1]) ** 2).sum())
     return max(0.0, apart + float((x**2).sum() + (y**2).sum() - 2.0 * common))
+
+
+def _common(x: Features, y: Features) -> float:
+    """The sum of the singular values of ``x y^T``.
+
+    Of more vectors than features, by the eigenvalues of ``R y^T y R^T``, with R the
+    triangular factor of x: a fraction of the time, and half of the digits, which leaves
+    1e-8 of the largest value.
+    """
+    if min(len(x), len(y)) <= x.shape[1]:
+        return float(np.linalg.svd(x @ y.T, compute_uv=False).sum())
+    factor: Any = np.linalg.qr(x, mode="r")
+    squares = np.linalg.eigvalsh(factor @ (y.T @ y) @ factor.T)
+    return float(np.sqrt(np.maximum(squares, 0.0)).sum())
 
 
 def kernel_distance(

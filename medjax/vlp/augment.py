@@ -25,6 +25,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from medjax.nn.blur import gaussian_blur
@@ -45,6 +46,9 @@ class AugmentConfig:
 
     size: int = 224
     """Side of the output in pixels."""
+    upsample: int | None = None
+    """Side that the output is brought to last of all, corners on corners: released code
+    of GLoRIA and MGCA crops 224 pixels and shows them to a ResNet at 299."""
     pad: int = 0
     """Zeros that a crop may reach into on each side, in source pixels."""
     crop_area: Range = (1.0, 1.0)
@@ -79,6 +83,11 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size: expected a positive number, got {self.size}")
+        if self.upsample is not None and min(self.upsample, self.size) < 2:
+            raise ValueError(
+                f"upsample: expected two pixels at least on both sides of it, got "
+                f"{self.size} to {self.upsample}"
+            )
         if not 0.0 < self.crop_area[0] <= self.crop_area[1] <= 1.0:
             raise ValueError(
                 f"crop_area: expected 0 < a <= b <= 1, got {self.crop_area}"
@@ -159,6 +168,7 @@ def evaluation(config: AugmentConfig) -> AugmentConfig:
     low, high = config.crop_area
     return AugmentConfig(
         size=config.size,
+        upsample=config.upsample,
         crop_area=(low, high) if low == high else (1.0, 1.0),
         centre=True,
         normalise=config.normalise,
@@ -217,8 +227,18 @@ def augment_by(
         return _intensity(warped, config, how)
 
     grey = jax.vmap(one)(image, drawn)
+    if config.upsample is not None:
+        wide = jnp.asarray(interpolation_matrix(config.size, config.upsample))
+        grey = jnp.einsum("ah,bhw,cw->bac", wide, grey, wide, precision="highest")
     mean, std = (jnp.asarray(v, jnp.float32) for v in NORMALISATIONS[config.normalise])
     return (grey[..., None] - mean[None, None, None]) / std[None, None, None]
+
+
+def interpolation_matrix(size: int, wanted: int) -> Float[np.ndarray, "m n"]:
+    """Linear interpolation along one axis that keeps the middles of its end pixels."""
+    at = np.arange(wanted) * (size - 1) / (wanted - 1)
+    apart = np.abs(at[:, None] - np.arange(size))
+    return np.maximum(1.0 - apart, 0.0).astype(np.float32)
 
 
 def augment_masks(

@@ -56,6 +56,7 @@ def recipe(known: AugmentConfig, augmentation: Augmentation) -> AugmentConfig:
         return evaluation(known)
     return AugmentConfig(
         size=known.size,
+        upsample=known.upsample,
         crop_area=known.crop_area,
         crop_aspect=known.crop_aspect,
         rotation=(-10.0, 10.0),

@@ -89,6 +89,8 @@ class Preparation:
     """Version of the sentences."""
     layers_summed: int = 1
     """What a token is: the sum of its states after the last so many layers."""
+    upsample: int | None = None
+    """Side that what is seen is brought to, corners on corners; None: as it is."""
 
     @classmethod
     def of(cls, record: PairRecord) -> "Preparation":
@@ -108,6 +110,7 @@ class Preparation:
             compared=record.compared,
             prompts=PROMPTS_VERSION,
             layers_summed=record.text.layers_summed,
+            upsample=seen.upsample,
         )
 
     def seen(self) -> AugmentConfig:
@@ -120,7 +123,8 @@ class Preparation:
         for name, known in NORMALISATIONS.items():
             if known == (self.mean, self.std):
                 plain = AugmentConfig(size, crop_area=area, centre=True)
-                return dataclasses.replace(plain, normalise=cast(Any, name))
+                how = {"normalise": cast(Any, name), "upsample": self.upsample}
+                return dataclasses.replace(plain, **how)
         raise ValueError(
             f"mean {self.mean} and std {self.std}: expected those of one of "
             f"{list(NORMALISATIONS)}"

@@ -10,19 +10,18 @@ gathered (``medjax_kernels.word_region`` has the formula and never holds the att
 of all pairs). Words are sums of word-pieces, tokens sums of the last four layers of the
 report tower, regions the third stage of a ResNet behind one linear map.
 
-Presets: ``repo`` is the released code, which counts [CLS] as a word of every report;
-``paper`` leaves it out, so that words are those of the report.
-
 At inference a text is as similar to a film as its word that is found best, [CLS] left
 out (``word_similarity``); the released code adds that to the cosine of both wholes,
 where it counts ``temp2`` times as much, and takes the mean.
 
-What is computed differently: the film is sampled once at 299 pixels (the code resizes a
-crop of 224 by ``align_corners``, which moves a place by an eighth of a pixel of the
-crop at most); the sentence vector is the mean over its tokens instead of over 97 slots,
-zeros included, a factor that no cosine sees; [UNK] is a word like any other (the code
-ends a sentence one word early for each). Not reproduced: at inference the released code
-cuts the words of a prompt at its number of *characters*.
+Presets: ``repo`` is the released code, which counts [CLS] as a word of every report and
+shows a ResNet a crop of 224 pixels at 299 (``augment.upsample``); ``paper`` leaves
+[CLS] out, so that words are those of the report, and samples a film once, at 299.
+
+What is computed differently: the sentence vector is the mean over its tokens instead of
+over 97 slots, zeros included, a factor that no cosine sees; [UNK] is a word like any
+other (the code ends a sentence one word early for each). Not reproduced: at inference
+the released code cuts the words of a prompt at its number of *characters*.
 
 The local contrast grows with N^2 t r d, beside N encodings: by a count of products it
 costs more than a ResNet-50 beyond 140 pairs of 97 words and 361 regions, or 530 pairs
@@ -93,7 +92,12 @@ class GloriaConfig(WordContrastConfig):
 
 PAIRS = 2
 """Folded into a step's key: what draws pairs."""
-CONFIGS = {"repo": GloriaConfig(), "paper": GloriaConfig(count_cls=False)}
+CONFIGS = {
+    "repo": GloriaConfig(
+        augment=dataclasses.replace(AUGMENTATIONS["mgca"], upsample=299)
+    ),
+    "paper": GloriaConfig(count_cls=False),
+}
 
 
 class Compared(NamedTuple):

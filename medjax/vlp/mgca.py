@@ -20,8 +20,10 @@ its last word and [SEP], since there is one attention less than there are tokens
 One of the code's ways no preset sets: ``loss.negatives = "local"`` contrasts instances
 per device; prototypes are balanced over the global batch in both.
 
-What is computed differently: films for a ResNet are sampled once at 299 pixels (the
-code resizes a crop of 224); attention that weighs words is taken before dropout.
+For a ResNet ``repo`` brings a crop of 224 pixels to 299, as the code does, and
+``paper`` samples a film once. What is computed differently: attention that weighs words
+is taken before dropout; prototypes wait for the second epoch with moments of zero,
+where the code's AdamW has not counted the first one's steps.
 """
 
 import dataclasses
@@ -100,6 +102,7 @@ CONFIGS = {
         normalise_patches=False,
         word_weights="shifted",
         examples_per_epoch="split",
+        augment=dataclasses.replace(AUGMENTATIONS["mgca"], upsample=299),
     ),
     "paper": MgcaConfig(examples_per_epoch="split"),
 }

@@ -197,7 +197,7 @@ class Pretrained(Applied):
                 found.append(system.image_embedding(variables, films) @ wholes.T)
             if similarity != "global" and by_word is not None:
                 found.append(by_word(variables, films, jnp.asarray(ids)))
-            return sum(found[1:], found[0]) / len(found)
+            return jnp.mean(jnp.stack(found), axis=0)
 
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(Applied)}
         return Applied(**{**fields, "system": Functions({"similarity": compare})})

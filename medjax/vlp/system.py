@@ -227,10 +227,11 @@ def two_tower_system(
     def by_word(method: str) -> Callable[[Variables, Array, Array], Array] | None:
         if segments is None or not hasattr(module, method):
             return None
+        word_of = segments
 
         def apply(variables: Variables, image: Array, ids: Array) -> Any:
             image = evaluate(image, augment)
-            return module.apply(variables, image, ids, segments(ids), method=method)
+            return module.apply(variables, image, ids, word_of(ids), method=method)
 
         return apply
 

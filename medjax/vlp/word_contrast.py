@@ -92,7 +92,7 @@ def local_contrast(
             both = _drawn_pairs(config, some, seen, words, mask, regions, *key)
         return jax.lax.pmean(both, axes) if axes and not seen else both
 
-    keys = () if some is None else (key,)
+    keys = () if some is None or key is None else (key,)
     if axes:
         specs = (P(axes),) * 3 + (P(),) * len(keys)
         loss = jax.shard_map(loss, in_specs=specs, out_specs=P())

@@ -5,6 +5,7 @@ import pickle
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +15,9 @@ from experiments import convert
 from medjax.mri.published import open_checkpoints
 from medjax.nn import unet
 from medjax.nn.resnet import RESNETS, ResNet
+from medjax.vlp.augment import AugmentConfig, evaluate, evaluation
+from medjax.vlp.export import Preparation
+from medjax.vlp.films import read_film
 from medjax.vlp.gloria import GloriaConfig
 from medjax.vlp.imitate import ImitateConfig
 from medjax.weights import load, to_torch
@@ -70,6 +74,32 @@ def test_pytorch_scores_alike_from_the_folder_alone(
     assert np.ptp(ours) > 1e-3  # random towers, but not the same for every film
     np.testing.assert_allclose(theirs, ours, atol=1e-4)
     assert convert.main([str(run), str(tmp_path / "out")]) == 1  # nothing is replaced
+
+
+def test_pytorch_brings_a_view_to_another_size_as_we_do(films):
+    from experiments.examples.zero_shot_in_pytorch import network_input
+
+    config = AugmentConfig(28, upsample=37, crop_area=(0.77, 0.77), normalise="half")
+    how = Preparation(
+        architecture="resnet_tiny",
+        image_size=SIZE,
+        resize="mgca",
+        crop_area=0.77,
+        input_size=28,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        pool="cls",
+        max_length=8,
+        compared="report",
+        prompts="1",
+        upsample=37,
+    )
+    assert how.seen() == evaluation(config)
+    pixels = np.stack([read_film(film, SIZE, "mgca") for film in films])
+    ours = np.asarray(evaluate(jnp.asarray(pixels), config))
+    theirs = [network_input(film, dataclasses.asdict(how)).numpy() for film in films]
+    assert ours.shape == (3, 37, 37, 3)
+    np.testing.assert_allclose(np.moveaxis(theirs, 1, -1), ours, atol=1e-4)
 
 
 class Bomb:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
 
 from medjax.vlp.augment import (
     AUGMENTATIONS,
@@ -36,6 +36,19 @@ def test_normalisation_gives_three_channels():
     out = np.asarray(augment(ON_DEVICE, replace(PLAIN, normalise="imagenet"), key=KEY))
     expected = (FILMS[..., None] / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_a_view_is_brought_to_another_size_corners_on_corners():
+    """As SciPy does, and as nothing else is changed by it."""
+    config = replace(PLAIN, upsample=35)
+    found = np.asarray(evaluate(ON_DEVICE, config))[..., 0] * 255
+    assert found.shape == (3, 35, 35)
+    for film, ours in zip(FILMS, found, strict=True):
+        theirs = zoom(film.astype(float), 35 / 24, order=1, grid_mode=False)
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    np.testing.assert_allclose(found[:, ::34, ::34], FILMS[:, ::23, ::23], atol=1e-3)
+    with pytest.raises(ValueError, match="upsample: expected two pixels"):
+        replace(PLAIN, upsample=1)
 
 
 @pytest.mark.parametrize(("name", "axis"), [("horizontal", 2), ("vertical", 1)])
