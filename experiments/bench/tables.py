@@ -155,6 +155,25 @@ def completion(result: Result) -> str:
     return markdown([*head, "LV volume, mL", "EF error, points"], rows)
 
 
+def following(*results: Result) -> str:
+    """Meshes that follow hearts, of runs on the same people, beside no motion."""
+    shown = {"vertex": 2, "normal": 2, "circumferential": 2, "longitudinal": 2}
+    shown |= {"lv_mae_ml": 1, "ef_bias": 1, "GCS endo": 1, "GLS endo": 1}
+    rows: dict[str, list[str]] = {}
+    for result in results:
+        dice = {
+            row["method"]: f"{row['dice']:.3f}"
+            for row in result["contours"]
+            if row["view"] == "sax"
+        }
+        for row in result["tracking"]:
+            numbers = [f"{row[key]:.{places}f}" for key, places in shown.items()]
+            rows[row["method"]] = [row["method"], *numbers, dice[row["method"]]]
+    head = ["", "vertices, mm", "normal", "around", "along", "LV, mL", "EF bias"]
+    head += ["GCS, points", "GLS, points", "Dice SAX, ES"]
+    return markdown(head, list(rows.values()))
+
+
 def segmentation(*results: Result) -> str:
     """Tasks of segmentation beside their peers, of one run or of several."""
     rows = []

@@ -63,14 +63,14 @@ change = dataclasses.replace
 
 
 def _deepmesh(**changes: Any) -> Tracking:
-    """DeepMesh as small as ``tiny``, given the mesh at end-diastole."""
+    """DeepMesh as small as ``tiny``, which is given the mesh at end-diastole."""
     tiny = deepmesh.TINY
-    return change(tiny, system=change(tiny.system, given=True, **changes))
+    return change(tiny, system=change(tiny.system, **changes))
 
 
 ARMS: Mapping[str, tuple[str, Tracking]] = {
     STILL: ("no motion", graph_motion.TINY),
-    "images": ("images registered", _deepmesh(plane=0.0, image=20.0)),
+    "images": ("images registered", _deepmesh(plane=0.0)),
     "deepmesh": ("DeepMesh", _deepmesh()),
     # Its distance is in pixels, of which a slice is off by some.
     "projection": (
@@ -136,7 +136,7 @@ class Comparison:
     """What to compare."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each system per seed."""
-    steps: int = graph_motion.TINY.train.steps
+    steps: int = deepmesh.TINY.train.steps
     """Updates of each run."""
     data: MotionDataConfig = change(SMALL, people=24, test_people=8)
     """The people."""

@@ -45,6 +45,7 @@ ROUNDING, UNCERTAINTY = "compare_rounding.json", "compare_uncertainty.json"
 UNROLLED, MAPS = "cpu/bench-unrolled.json", "cpu/bench-maps.json"
 INPUT = "cpu/bench-input.json"
 FIT, CHEART = "cpu/heart-fit.json", "cpu/cheart-tiny.json"
+FOLLOWED = ("cpu/deepmesh-tiny.json", "cpu/graph-motion-tiny.json")
 MASKS = tuple(
     f"cpu/bench-segmentation-{task}.json" for task in ("lesions", "tiles", "motion")
 )
@@ -64,6 +65,7 @@ TABLES: Mapping[str, Table] = {
     "heart_fit": Table("results/heart.md", (FIT,), bench.fit),
     "bench_heart": Table("results/heart.md", ("cpu/bench-heart.json",), bench.heart),
     "cheart_tiny": Table("results/heart.md", (CHEART,), bench.completion),
+    "motion_tiny": Table("results/heart.md", FOLLOWED, bench.following),
     "compare_anatomy": Table(
         "results/heart.md", ("compare_anatomy.json",), anatomy.table
     ),

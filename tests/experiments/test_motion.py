@@ -136,7 +136,7 @@ def fitted(quick, tmp_path_factory):
     config = dataclasses.replace(
         tiny,
         system=dataclasses.replace(
-            tiny.system, network=network, slice="projection", top=64
+            tiny.system, given=False, network=network, slice="projection", top=64
         ),
         data=dataclasses.replace(DATA, right=False),
         train=dataclasses.replace(tiny.train, steps=1, log_every=1),
