@@ -48,6 +48,7 @@ class Block(nn.Module):
     width: int
     rank: int = 2
     size: Literal[1, 3] = 3
+    """Of the kernel, where sizes stay; 3 where they change."""
     stride: Literal[1, 2] = 1
     up: bool = False
     """Twice as large, as PyTorch's transposed convolution with output padding 1."""
@@ -60,9 +61,9 @@ class Block(nn.Module):
         options: dict[str, Any] = {"use_bias": False, "dtype": self.dtype}
         options |= {"kernel_init": nn.linear.default_kernel_init, "name": "conv"}
         if self.up:
-            conv = Double(self.width, self.size, **options)
+            conv = Double(self.width, 3, **options)
         elif self.stride == 2:
-            conv = Halve(self.width, self.size, **options)
+            conv = Halve(self.width, 3, **options)
         else:
             kernel = (self.size,) * self.rank
             conv = nn.Conv(self.width, kernel, padding=self.size // 2, **options)
