@@ -129,11 +129,8 @@ def _note(line: Line, one: socket.socket, heard: bytes) -> bool:
     """
     try:
         told = json.loads(heard)
-        process = int(told["process"])
-        processes, name = (
-            int(told["processes"]),
-            f" (pid {told['pid']} on {told['host']})",
-        )
+        process, processes = int(told["process"]), int(told["processes"])
+        name = f" (pid {told['pid']} on {told['host']})"
     except (ValueError, KeyError, TypeError):
         return False
     wrong = None

@@ -119,7 +119,7 @@ def test_tiny_cotangents_survive_fp16(engine):
     alive = jnp.ones(12, bool)
     scalars = jnp.float32(14), jnp.float32(0)
     block = Block(x, y, *scalars, {}, {}, alive, alive)
-    plan = schedules.Plan("softmax", None, engine, None, None, "all_gather")
+    plan = schedules.Plan("softmax", None, engine, None, ())
     sums, residual = schedules.run_forward(plan, block)
     run = functools.partial(schedules.run_backward, plan, block, residual, sums)
     cotangent = Sums(*[jnp.linspace(0.5, 1.0, 12)] * 6)
