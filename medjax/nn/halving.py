@@ -8,8 +8,8 @@ to matrix products. Here the stride is a reshaping: pairs of voxels become chann
 convolution of kernel 2 follows, and for doubling pairs of channels become voxels.
 
 Values are the same. Of kernel 4 so is the number of products; one of 3 has a fourth tap
-of zeros, 64 products for 27 in three dimensions, and so is strided everywhere but on a
-CPU.
+of zeros, 64 products for 27 in three dimensions, and so is strided everywhere but there
+on a CPU. (Over several devices the gradient of four taps is what they sum.)
 """
 
 from typing import Any, Literal
@@ -78,6 +78,8 @@ def _apply(module: Halve | Double, x: Array, pairs: Any, plain: Any) -> Array:
     x, kernel = (jnp.asarray(v, module.dtype) for v in (x, kernel))
     if module.kernel_size == TAPS:
         y = pairs(x, kernel)
+    elif rank < 3:
+        y = plain(x, kernel)
     else:
         y = jax.lax.platform_dependent(x, kernel, cpu=pairs, default=plain)
     if not module.use_bias:

@@ -85,7 +85,7 @@ def test_a_damaged_archive_of_reports_is_named(openi, damage):
         if damage == "huge":
             member = tarfile.TarInfo("a.xml")
             member.size = 2**50
-            archive.addfile(member)
+            archive.fileobj.write(member.tobuf())
     raw = bytearray(path.read_bytes())
     if damage == "flip":
         raw[len(raw) // 2] ^= 0xFF
