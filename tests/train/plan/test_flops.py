@@ -93,6 +93,19 @@ def test_loops_by_their_length_and_branches_by_the_largest():
     assert found.unknown_loops == 1, "the last one"
 
 
+def test_of_forms_by_device_that_of_accelerators_is_counted():
+    """As of halving with a kernel of 3, where a CPU does more."""
+    pair = {"cpu": lambda x, w: x @ w @ w @ w, "default": lambda x, w: x @ w}
+
+    def loss(x, w):
+        return jnp.sum(jax.lax.platform_dependent(x, w, **pair))
+
+    once = 2 * 4 * 8 * 8
+    assert count(loss, shape(4, 8), shape(8, 8)).total == once
+    both = jax.grad(loss, argnums=(0, 1))
+    assert count(both, shape(4, 8), shape(8, 8)).total == 2 * once
+
+
 def test_what_is_computed_again_is_told_apart():
     def block(x, w):
         return jnp.tanh(x @ w)
