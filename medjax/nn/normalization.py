@@ -89,10 +89,11 @@ class BatchNorm(nn.Module):
             positions = math.prod(y.shape[2:-1])
             count = jnp.sum(weight, axes, keepdims=True) * positions
             enough = count > 1
-            # One pass over memory instead of two. E[x^2] - E[x]^2 loses its digits when
-            # the mean is large; measured from the running mean, a constant that is near
-            # it, the same formula does not.
-            shift = lax.stop_gradient(mean.value).reshape((1,) * (y.ndim - 1) + (-1,))
+            # One pass over memory instead of two. E[x^2] - E[x]^2 loses its digits if
+            # the mean is large beside the deviation; measured from a constant that is
+            # about a deviation from the mean, the same formula does not.
+            near, seen = self._near_mean(y, weight)
+            shift = jnp.where(enough & seen, near, self._wide(mean.value, y))
             centred = y - shift
             share = jnp.where(enough, weight / jnp.maximum(count, 1.0), 0.0)
             if present is None:
@@ -137,6 +138,29 @@ class BatchNorm(nn.Module):
             # Nothing of a share may be split further, or leave its device.
             y = lax.with_sharding_constraint(y, PartitionSpec(batch_axes()))
         return y
+
+    def _near_mean(
+        self,
+        y: Float[Array, "g n *space c"],
+        weight: Float[Array, "g n *ones"],
+    ) -> tuple[Float[Array, "g *ones c"], Bool[Array, "g *ones 1"]]:
+        """Of each share, the mean of the first example of every device, if any counts.
+
+        The running mean will not do alone: it is far away at first, and features of
+        a projection that has just been drawn are nearly the same for all examples.
+        """
+        groups, size = y.shape[:2]
+        devices = max(1, statistics_groups("device") // groups)
+        devices = devices if size % devices == 0 else 1
+        # One of each, so that no example leaves its device.
+        rows = y.reshape(groups, devices, size // devices, *y.shape[2:])[:, :, 0]
+        rows = jnp.mean(rows, axis=tuple(range(2, rows.ndim - 1)))
+        counts = weight.reshape(groups, devices, size // devices)[:, :, :1]
+        total = jnp.sum(counts, axis=1)
+        near = jnp.sum(counts * rows, axis=1) / jnp.maximum(total, 1.0)
+        near = lax.stop_gradient(near)
+        wide = groups, *(1,) * (y.ndim - 2), -1
+        return near.reshape(wide), (total > 0).reshape(wide)
 
     def _remember(
         self,

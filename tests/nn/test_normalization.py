@@ -72,11 +72,43 @@ def test_running_variance_is_the_unbiased_one():
     np.testing.assert_allclose(var, 0.9 + 0.1 * x.var(0, ddof=1), rtol=1e-5)
 
 
-def test_a_large_mean_costs_no_digits_once_the_running_mean_is_near_it():
+@pytest.mark.parametrize("steps", [1, 100])
+def test_a_large_mean_costs_no_digits(steps):
     x = features(64, 3, offset=1000.0)
     wanted = (x - x.mean(0, dtype=np.float64)) / x.std(0, dtype=np.float64)
-    settled = run(BatchNorm(affine=False), x, steps=100)[0]
-    np.testing.assert_allclose(settled, wanted, atol=1e-3)
+    found = run(BatchNorm(affine=False), x, steps=steps)[0]
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("statistics", ["global", "device"])
+def test_nor_does_it_on_many_devices_where_the_first_of_one_is_absent(mesh, statistics):
+    x, present = features(24, 3, offset=1000.0), np.ones(24, np.float32)
+    present[:3:2] = x[:3:2] = 0.0
+    x, present = jnp.asarray(x), jnp.asarray(present)
+    module = BatchNorm(affine=False, statistics=statistics)
+    variables = module.init(jax.random.key(0), x, train=True)
+    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+    @jax.jit
+    def forward(x, present):
+        return module.apply(
+            variables, x, train=True, present=present, mutable=["batch_stats"]
+        )[0]
+
+    with jax.set_mesh(mesh):
+        split = jax.device_put((x, present), rows)
+        y = np.asarray(forward(*split))
+        text = forward.lower(*split).compile().as_text()
+    if statistics == "device":
+        shares = np.split(np.arange(24), 8)[1:]  # the first has one value: no variance
+    else:
+        shares = [np.arange(24)]
+    for share in shares:
+        counted = share[np.asarray(present)[share] > 0]
+        part = np.asarray(x, np.float64)[counted]
+        wanted = (part - part.mean(0)) / part.std(0)
+        np.testing.assert_allclose(y[counted], wanted, atol=1e-3)
+    assert "all-gather" not in text and "collective-permute" not in text
 
 
 def test_evaluation_uses_the_running_statistics():

@@ -76,7 +76,7 @@ def small(monkeypatch):
         monkeypatch.setattr(
             f"medjax.vlp.{room}.augment_by",
             lambda films, config, drawn: jnp.stack(
-                [films / 255 + drawn[:, i, None, None] for i in range(3)], axis=-1
+                [films / 64 - 2 + drawn[:, i, None, None] for i in range(3)], axis=-1
             ),
         )
 
@@ -107,7 +107,8 @@ def test_loss_and_gradient_do_not_depend_on_chunks(config, monkeypatch):
     shapes = jax.eval_shape(system.init, jax.random.key(0), batch)
     variables = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
     variables["params"] = jax.tree.map(
-        lambda s: jnp.asarray(rng.normal(0, 0.5, s.shape), s.dtype), shapes["params"]
+        lambda s: jnp.asarray(rng.normal(0, s.shape[0] ** -0.5, s.shape), s.dtype),
+        shapes["params"],
     )
 
     def found(loss):
