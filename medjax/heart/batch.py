@@ -18,6 +18,7 @@ name                 axes          meaning
 ``planes``           b p 3 3       where pixels are, mm: centre of pixel (0, 0), step to
                                    the next row, step to the next column
 ``plane_mask``       b p           1 where there is an image, 0 where it is missing
+``label_mask``       b p           1 where labels and contours say what is on it
 ``time``             b             share of the cycle of frame t, from 0 at ED to 1
 ``vertices_ed``      b n 3         the mesh at ED, mm
 ``vertices_init``    b n 3         a template roughly in place; ED's mesh is sought
@@ -45,6 +46,7 @@ AXES = {
     "lax": "b 2 v h w",
     "planes": "b p 3 3",
     "plane_mask": "b p",
+    "label_mask": "b p",
     "time": "b",
     "vertices_ed": "b n 3",
     "vertices_init": "b n 3",

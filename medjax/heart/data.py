@@ -107,11 +107,7 @@ def open_anatomies(config: AnatomyConfig) -> Anatomies:
             f"data.shape {config.shape} and data.spacing {config.spacing}: expected "
             "positive numbers"
         )
-    if (config.root is None) != (config.format == "phantom"):
-        raise ValueError(
-            f"data.root is {config.root} and data.format {config.format!r}: a tree "
-            "needs both, phantoms neither"
-        )
+    expect_root(config)
     if config.format == "phantom":
         populations = ((1 + config.seed, config.people), (HELD_OUT, config.test_people))
         parts = [_phantoms(config, *which) for which in populations]
@@ -160,6 +156,22 @@ def expect_enough(config: Any, least: Mapping[str, int]) -> None:
     for name, few in {**least, "seed": 0}.items():
         if (found := getattr(config, name)) < few:
             raise ValueError(f"data.{name} is {found}, expected {few} at least")
+
+
+def expect_root(config: Any) -> None:
+    """Refuses a tree without a folder, and a folder of phantoms.
+
+    Args:
+        config: of a data set of this room, with ``root`` and ``format``.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if (config.root is None) != (config.format == "phantom"):
+        raise ValueError(
+            f"data.root is {config.root} and data.format {config.format!r}: a tree "
+            "needs both, phantoms neither"
+        )
 
 
 def _phantoms(config: AnatomyConfig, population: int, count: int) -> list[Person]:

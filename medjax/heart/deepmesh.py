@@ -192,7 +192,8 @@ def plane_distance(
 
     Args:
         vertices: mm.
-        example: ``planes``, ``plane_mask``, ``contours`` and ``contour_mask``.
+        example: ``planes``, ``plane_mask``, ``label_mask``, ``contours`` and
+            ``contour_mask``.
         frame: 0 for ED, 1 for t.
         slices: how many of the planes are short-axis slices.
         config: of the projection.
@@ -221,7 +222,7 @@ def plane_distance(
     each, empty = jax.vmap(one)(
         example["planes"], example["contours"][frame], example["contour_mask"][frame]
     )
-    mask = example["plane_mask"]
+    mask = example["plane_mask"] * example["label_mask"]
     stack = jnp.sum(mask[:slices] * each[:slices])
     stack = stack / jnp.maximum(jnp.sum(mask[:slices]), 1.0)
     share = jnp.sum(mask * empty.astype(mask.dtype)) / jnp.maximum(jnp.sum(mask), 1.0)
@@ -239,7 +240,7 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
     coverage = config.slice == "coverage"
     seen = ["sax", "lax", "planes", "plane_mask"]
     seen += ["vertices_ed"] if config.stage == "motion" else ["vertices_init"]
-    fields = [*seen, "contours", "contour_mask"]
+    fields = [*seen, "label_mask", "contours", "contour_mask"]
     fields += ["labels", "contour_surface"] if coverage else []
     fields += ["vertices_ed"] if config.stage != "motion" else []
 

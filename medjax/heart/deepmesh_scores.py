@@ -124,4 +124,5 @@ def deepmesh_scores(
         f"deepmesh_{name}": float(np.mean([s[name] for s in kept])) if kept else np.nan
         for name in names
     }
-    return {**means, "deepmesh_dropped": 1.0 - len(kept) / max(len(found), 1)}
+    dropped = 1.0 - len(kept) / len(found) if found else np.nan
+    return {**means, "deepmesh_dropped": dropped}

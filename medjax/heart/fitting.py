@@ -180,6 +180,7 @@ def fit(
         example = {
             "planes": on_device,
             "plane_mask": jnp.ones(len(planes)),
+            "label_mask": jnp.ones(len(planes)),
             "labels": truth[None],
         }
         terms = section_terms(vertices, topology, example, 0, loss)

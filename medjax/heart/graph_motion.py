@@ -272,7 +272,8 @@ def graph_motion(
     by_planes = config.loss.supervision in ("contours", "both")
     by_truth = config.loss.supervision in ("meshes", "both")
     if by_planes:
-        fields += ["labels", "contours", "contour_mask", "contour_surface"]
+        fields += ["labels", "label_mask"]
+        fields += ["contours", "contour_mask", "contour_surface"]
     fields += ["vertices_t"] if by_truth else []
 
     def init(key: Key, batch: Batch) -> Variables:

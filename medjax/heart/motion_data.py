@@ -12,39 +12,45 @@ once, into a folder of arrays that are read in place: a run that goes on, or ano
 with the same settings, finds them there.
 
 Training people follow the seed; the held-out ones are always the same.
+
+Or people of a data set: see :mod:`medjax.heart.motion_trees`.
 """
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int32, UInt8
+from jaxtyping import Float, Float32
 
 from medjax.data.boundary import reading
 from medjax.heart.contours import trace
-from medjax.heart.data import HELD_OUT, expect_enough
+from medjax.heart.data import HELD_OUT, expect_enough, expect_root
+from medjax.heart.datasets import open_tree
 from medjax.heart.exporting import MEAN_HEART
+from medjax.heart.fitting import FitConfig
 from medjax.heart.meshes import Topology
+from medjax.heart.motion_trees import read_subject
 from medjax.heart.phantom import make_heart
 from medjax.heart.phantom_mesh import SIZES, SURFACES, moving_mesh
 from medjax.heart.population import person
 from medjax.heart.scanning import ScanConfig, scan
+from medjax.heart.subject import DENSE, VIEWS, Subject
 from medjax.progress import track
 from medjax.train.agree import on_first
 
-DENSE = 4
-"""As many times as many points are kept of contours as an example has: scores need
-them, since a point is some way from the next one however well a mesh fits."""
+Format = Literal["phantom", "ukb", "acdc", "mnms"]
 FINE = (64, 48)
 """Vertices around and along of the surfaces whose contours are traced."""
-VIEWS = 2
-"""Along the long axis: 2CH and 4CH, behind the slices."""
 DRAWN_BY = ("appearance", "contours", "meshes", "motion_data", "phantom")
-DRAWN_BY += ("phantom_mesh", "population", "scanning", "strain")
-"""Rooms that decide what a person is. People drawn by others are drawn again."""
+DRAWN_BY += ("phantom_mesh", "population", "scanning", "strain", "subject")
+"""Rooms that decide what a phantom person is. Those drawn by others are drawn again."""
+FITTED_BY = ("cine", "datasets", "drawing", "fitting", "losses", "motion_trees")
+FITTED_BY += ("phantom_mesh", "slicing", "subject", "supervision")
+"""The same of a tree's people."""
 MISPLACED = 3.0
 """Deviation of the template from the heart that is sought, mm along each axis."""
 
@@ -53,6 +59,11 @@ MISPLACED = 3.0
 class MotionDataConfig:
     """Whose hearts are tracked, and how they are seen."""
 
+    root: Path | None = None
+    """Folder of the data set; None: phantoms."""
+    format: Format = "phantom"
+    """Whose tree it is. Of ``acdc`` and ``mnms`` end-diastole and end-systole are
+    labelled, so they want ``scan.frames`` to be 2."""
     scan: ScanConfig = ScanConfig()
     """Images, their planes and what is wrong with them."""
     views: Literal["sax", "sax+lax"] = "sax+lax"
@@ -65,17 +76,20 @@ class MotionDataConfig:
     contour_points: int = 32
     """Of each surface on each plane of an example."""
     people: int = 24
-    """How many to train on."""
+    """Of phantoms: how many to train on."""
     test_people: int = 6
-    """How many are held out."""
+    """How many are held out: of phantoms, or the last of a tree."""
     infarcts: float = 0.2
-    """Share of people with an infarct."""
+    """Share of phantoms with an infarct."""
+    fit_steps: tuple[int, int] = (150, 100)
+    """Updates of a mesh that is fitted to a tree's label maps, at end-diastole and at
+    every later frame."""
     batch_size: int = 8
     """Of the global batch."""
     seed: int = 0
     """Of the training people and the order of rows."""
     cache: Path | None = None
-    """Folder for people that are drawn; None: in the run's own."""
+    """Folder for people that are drawn or fitted; None: in the run's own."""
 
 
 SMALL = MotionDataConfig(
@@ -86,64 +100,6 @@ SMALL = MotionDataConfig(
     batch_size=4,
 )
 """What a CPU draws and learns from in a minute or two."""
-
-
-class Subject(NamedTuple):
-    """One person: a scan, and what is known of the heart.
-
-    Attributes:
-        images: short-axis slices from apex to base, then 2CH and 4CH.
-        labels: of the same, :data:`medjax.heart.appearance.LABELS`.
-        planes: as headers tell, mm.
-        plane_mask: 1 where there is an image, 0 where it is missing.
-        times: shares of the cycle.
-        vertices: of the true mesh, mm.
-        template: the mean heart's mesh, roughly in place, mm.
-        contours: mm along rows and columns; an example has every fourth point.
-        contour_mask: 1 where there is a point.
-        contour_surface: which surface it lies on.
-        septum: from the long axis to the middle of the septum.
-    """
-
-    images: Float32[np.ndarray, "t p h w"]
-    labels: UInt8[np.ndarray, "t p h w"]
-    planes: Float32[np.ndarray, "p 3 3"]
-    plane_mask: Float32[np.ndarray, " p"]
-    times: Float32[np.ndarray, " t"]
-    vertices: Float32[np.ndarray, "t n 3"]
-    template: Float32[np.ndarray, "n 3"]
-    contours: Float32[np.ndarray, "t p m 2"]
-    contour_mask: Float32[np.ndarray, "t p m"]
-    contour_surface: Int32[np.ndarray, "p m"]
-    septum: Float64[np.ndarray, " 3"]
-
-    def example(
-        self, frame: int, vertices_ed: Float[np.ndarray, "n 3"] | None = None
-    ) -> dict[str, np.ndarray]:
-        """End-diastole and a frame, without the axis ``b``.
-
-        Args:
-            frame: the frame ``t``.
-            vertices_ed: the mesh at end-diastole, where it is not to be the true one.
-        """
-        both = [0, frame]
-        images = np.asarray(self.images[both])
-        return {
-            "sax": images[:, :-VIEWS],
-            "lax": images[:, -VIEWS:],
-            "planes": np.asarray(self.planes),
-            "plane_mask": np.asarray(self.plane_mask),
-            "time": np.asarray(self.times[frame], np.float32),
-            "vertices_ed": np.asarray(
-                self.vertices[0] if vertices_ed is None else vertices_ed
-            ),
-            "vertices_init": np.asarray(self.template),
-            "vertices_t": np.asarray(self.vertices[frame]),
-            "contours": np.asarray(self.contours[both, :, ::DENSE]),
-            "contour_mask": np.asarray(self.contour_mask[both, :, ::DENSE]),
-            "contour_surface": np.stack([self.contour_surface[:, ::DENSE]] * 2),
-            "labels": self.labels[both].astype(np.int32),
-        }
 
 
 class MotionRows:
@@ -183,6 +139,7 @@ class MotionData(NamedTuple):
         test: people.
         topology: of the mesh.
         reference: vertices of a typical heart, mm.
+        fitted: whether meshes are fitted to label maps; those of phantoms are true.
     """
 
     name: str
@@ -190,6 +147,7 @@ class MotionData(NamedTuple):
     test: list[Subject]
     topology: Topology
     reference: Float32[np.ndarray, "n 3"]
+    fitted: bool = False
 
 
 def mesh_of(
@@ -207,16 +165,20 @@ def mesh_of(
     return Topology.of(mesh.faces, count, mesh.surface, names), mesh.vertices[0]
 
 
-def open_motion(config: MotionDataConfig, folder: Path) -> MotionData:
+def open_motion(
+    config: MotionDataConfig, folder: Path, *, resliced: bool = False
+) -> MotionData:
     """The data that the flags describe.
 
     Args:
         config: who, and how they are scanned.
-        folder: of the run, for people that are drawn.
+        folder: of the run, for people that are drawn or fitted.
+        resliced: bring the stacks of a tree to as many slices as far apart as phantoms
+            have (DeepMesh, whose slices are channels).
 
     Raises:
-        DataError: where a person that was kept is damaged.
-        ValueError: for counts or sizes that are impossible.
+        DataError: where a person that was kept, or a tree, is damaged.
+        ValueError: for counts or sizes that are impossible, or a tree without a root.
     """
     least = {"people": 1, "test_people": 1, "batch_size": 1, "contour_points": 2}
     expect_enough(config, least)
@@ -224,31 +186,89 @@ def open_motion(config: MotionDataConfig, folder: Path) -> MotionData:
         raise ValueError(
             f"data.scan.frames is {config.scan.frames}, expected 2 at least"
         )
+    expect_root(config)
     topology, reference = mesh_of(config.mesh, right=config.right)
     kept = config.cache if config.cache is not None else folder / "people"
-    digest = _digest(config)
+    if config.format == "phantom":
+        making, split = _phantoms(config, kept), config.people
+        name = f"{config.people} phantom hearts"
+    else:
+        making = _fitted(config, kept, resliced=resliced)
+        split = len(making) - config.test_people
+        name = f"{split} hearts of {config.root} ({config.format})"
+        if split < 1:
+            raise ValueError(
+                f"data.test-people is {config.test_people} of {len(making)} people in "
+                f"{config.root}: nobody is left to train on"
+            )
+    absent = [path for path in making if not path.is_dir()]
+    what = "phantoms" if config.format == "phantom" else "meshes fitted"
+
+    def make() -> None:
+        for path in track(absent, what, len(absent), "heart"):
+            _keep(path, making[path]())
+
+    on_first(make, what=what)
+    people = [_seen(_open(path), config) for path in making]
+    return MotionData(
+        name,
+        people[:split],
+        people[split:],
+        topology,
+        reference,
+        fitted=config.format != "phantom",
+    )
+
+
+Making = dict[Path, Callable[[], Subject]]
+"""Folders of people, and what makes those that are not there."""
+
+
+def _phantoms(config: MotionDataConfig, kept: Path) -> Making:
     counts = {1 + config.seed: config.people, HELD_OUT: config.test_people}
-    every = [(p, i) for p, count in counts.items() for i in range(count)]
-    names = [kept / digest / f"{p}-{i:05d}" for p, i in every]
-    absent = [k for k, name in enumerate(names) if not name.is_dir()]
+    return {
+        kept / _digest(config) / f"{p}-{i:05d}": functools.partial(
+            draw_subject, config, p, i
+        )
+        for p, count in counts.items()
+        for i in range(count)
+    }
 
-    def draw() -> None:
-        for k in track(absent, "phantoms", len(absent), "heart"):
-            _keep(names[k], draw_subject(config, *every[k]))
 
-    on_first(draw, what="phantoms")
-    people = [_seen(_open(name), config) for name in names]
-    name = f"{config.people} phantom hearts"
-    split = config.people
-    return MotionData(name, people[:split], people[split:], topology, reference)
+def _fitted(config: MotionDataConfig, kept: Path, *, resliced: bool) -> Making:
+    assert config.root is not None and config.format != "phantom"
+    around, rings = config.mesh
+    first, later = config.fit_steps
+    how = FitConfig(around, rings, first_steps=first, steps=later)
+    settings = (config.scan, how, config.right, config.contour_points, resliced)
+    making: Making = {}
+    for case in open_tree(config.root, config.format):
+        files = [case.image, *case.labels.values(), *case.long_axis.values()]
+        stamps = [(s.st_size, s.st_mtime_ns) for s in (path.stat() for path in files)]
+        digest = _told((*settings, case, stamps), FITTED_BY)
+        making[kept / f"{case.name}-{digest}"] = functools.partial(
+            read_subject,
+            case,
+            config.scan,
+            how,
+            points=DENSE * config.contour_points,
+            right=config.right,
+            resliced=resliced,
+        )
+    return making
 
 
 def _digest(config: MotionDataConfig) -> str:
-    """A name for people drawn by these settings and by this code."""
+    """A name for phantoms drawn by these settings and by this code."""
     settings = (config.scan, config.mesh, config.right, config.contour_points)
-    told = hashlib.sha256(repr((*settings, config.infarcts)).encode())
+    return _told((*settings, config.infarcts), DRAWN_BY)
+
+
+def _told(settings: object, rooms: Sequence[str]) -> str:
+    """A name for settings and the code of some rooms."""
+    told = hashlib.sha256(repr(settings).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem in DRAWN_BY:
+        if path.stem in rooms:
             told.update(path.read_bytes())
     return told.hexdigest()[:12]
 
@@ -290,6 +310,7 @@ def draw_subject(config: MotionDataConfig, population: int, number: int) -> Subj
         labels=seen.labels.astype(np.uint8),
         planes=seen.planned.steps(config.scan.spacing).astype(np.float32),
         plane_mask=np.ones(len(seen.planned.origin), np.float32),
+        label_mask=np.ones(len(seen.planned.origin), np.float32),
         times=times.astype(np.float32),
         vertices=pose.place(mesh.vertices).astype(np.float32),
         template=template.astype(np.float32),

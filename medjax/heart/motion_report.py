@@ -11,9 +11,9 @@ from medjax.heart.aha import cavity_axis
 from medjax.heart.bullseye import bullseye_cards
 from medjax.heart.generation_report import lines
 from medjax.heart.meshes import Topology
-from medjax.heart.motion_data import Subject
 from medjax.heart.motion_pictures import COLOURS, contoured, moving_pair
 from medjax.heart.motion_scores import DIRECTIONS, heart_numbers
+from medjax.heart.subject import Subject
 from medjax.report import Card, Report
 from medjax.report.run import save_evaluation, training_section
 from medjax.train.log import read_metrics
@@ -132,11 +132,20 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 def _errors(page: Report, results: Mapping[str, Any]) -> None:
     page.section("Errors")
+    known = (
+        "Vertices are material points, so where each of them should be is known. "
+        "Sections of walls with image planes hardly show motion around the heart. "
+    )
+    fitted = (
+        "What stands for the truth are meshes fitted to label maps. They know where "
+        "walls are, not how muscle slides along itself: of the errors of vertices only "
+        "the one along the normal means something, and strain is that of the fit. "
+        "Views without labels have no scores. "
+    )
     page.text(
-        "Vertices are material points, so where each of them should be is known. Means "
-        "over the left ventricle's vertices, all frames after end-diastole and all "
-        "people; along the wall's normal, around the heart and along it. Sections of "
-        "walls with image planes hardly show motion around the heart."
+        (known if results["truth"] == "known" else fitted)
+        + "Means over the left ventricle's vertices, all frames after end-diastole and "
+        "all people; along the wall's normal, around the heart and along it."
     )
     named = [_named(results["tracking"], TRACKING), _named(results["tracking"], STRAIN)]
     page.table(named[0], caption="vertices and volumes")
@@ -162,7 +171,7 @@ def _person(page: Report, shown: Shown) -> None:
     true, septum = np.asarray(subject.vertices), np.asarray(subject.septum)
     apex, base = cavity_axis(true[0], topology)
     moving = moving_pair((true, found), topology, base - apex, septum)
-    page.picture(moving, "the true mesh above, the one that was followed below")
+    page.picture(moving, "the truth above, the mesh that was followed below")
     (wanted, known), (numbers, strain) = (
         heart_numbers(mesh, topology, septum) for mesh in (true, found)
     )

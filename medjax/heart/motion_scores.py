@@ -21,8 +21,8 @@ from medjax.heart.coarsen import wall_pairs
 from medjax.heart.contours import sections, spread
 from medjax.heart.deepmesh_scores import deepmesh_scores
 from medjax.heart.meshes import Topology, face_normals, vertex_normals
-from medjax.heart.motion_data import Subject
 from medjax.heart.motion_graph import heart_axes, local_frames
+from medjax.heart.subject import Subject
 from medjax.metrics.overlap import overlap
 from medjax.metrics.surface import nearest
 
@@ -116,7 +116,8 @@ def contour_errors(
         frame: which.
 
     Returns:
-        For each of :data:`VIEWS`: ``contour``, half the sum of both directed mean
+        For each of :data:`VIEWS`, on planes that are labelled and NaN where a view has
+        none: ``contour``, half the sum of both directed mean
         distances of the mesh's sections and the traced points in mm, ``missed``, the
         share of planes that only one of them meets, ``dice``, the mean of cavity and
         muscle, each on all planes of the view together (NaN where a plane has more
@@ -126,6 +127,7 @@ def contour_errors(
     planes = np.asarray(subject.planes, np.float64)
     slices = len(planes) - 2
     which = {"sax": range(slices), "2ch": [slices], "4ch": [slices + 1]}
+    known = subject.label_mask > 0
     inside, shape = left(topology), subject.images.shape[2:]
     right = topology.names.index("rv") if "rv" in topology.names else -1
     there = (subject.contour_mask[frame] > 0) & (subject.contour_surface != right)
@@ -135,7 +137,8 @@ def contour_errors(
     )
     drawn = np.where(np.asarray(short)[:, None, None, None], np.nan, drawn)
     scores: dict[str, dict[str, float]] = {}
-    for view, chosen in which.items():
+    for view, planned in which.items():
+        chosen = [p for p in planned if known[p]]
         apart, alone = [], 0
         for p in chosen:
             segments, code = sections(found[frame], topology, planes[p])
@@ -147,11 +150,11 @@ def contour_errors(
             alone += bool(len(mine)) != bool(len(truth[p]))
         scores[view] = {
             "contour": float(np.mean(apart)) if apart else float("nan"),
-            "missed": alone / len(chosen),
-            "dice": _dice(drawn[list(chosen)], subject.labels[frame][list(chosen)]),
+            "missed": alone / len(chosen) if chosen else float("nan"),
+            "dice": _dice(drawn[chosen], subject.labels[frame][chosen]),
             **deepmesh_scores(
                 found[frame][inside],
-                planes[list(chosen)],
+                planes[chosen],
                 [truth[p] for p in chosen],
                 (shape[0], shape[1]),
             ),
@@ -179,7 +182,7 @@ def _regions_of(
 
 def _dice(drawn: np.ndarray, labels: np.ndarray) -> float:
     """Of cavity and muscle, their mean; pixels belong to what has half of them."""
-    if np.isnan(drawn).any():
+    if not len(drawn) or np.isnan(drawn).any():
         return float("nan")
     codes = LABELS["lv"], LABELS["myo"]
     said = np.select(list(np.moveaxis(drawn, -1, 0) >= 0.5), codes, 0)

@@ -77,8 +77,8 @@ def section_terms(
     Args:
         vertices: at the frame, mm.
         topology: with the surfaces.
-        example: one of a batch: ``planes``, ``plane_mask``, ``labels``, ``contours``,
-            ``contour_mask`` and ``contour_surface``.
+        example: one of a batch: ``planes``, ``plane_mask``, ``label_mask``,
+            ``labels``, ``contours``, ``contour_mask`` and ``contour_surface``.
         frame: 0 for end-diastole, 1 for t.
         config: weights and sizes.
 
@@ -86,7 +86,8 @@ def section_terms(
         ``dice`` (1 - Dice), ``contour`` (mm) and ``overflow`` (share of planes on which
         coverage was cut short: the run's numbers mean nothing unless it is 0).
     """
-    planes, mask = example["planes"], example["plane_mask"]
+    planes = example["planes"]
+    mask = example["plane_mask"] * example["label_mask"]
     labels = example["labels"][frame]
     found, limits = slicing.coverage(
         vertices,

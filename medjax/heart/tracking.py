@@ -14,7 +14,6 @@ from medjax.heart.motion_data import (
     MotionData,
     MotionDataConfig,
     MotionRows,
-    Subject,
     open_motion,
 )
 from medjax.heart.motion_report import Shown, show
@@ -26,6 +25,7 @@ from medjax.heart.motion_systems import (
     build,
     stages,
 )
+from medjax.heart.subject import Subject
 from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
 from medjax.train.launch import LaunchConfig, cpu_devices
@@ -61,7 +61,7 @@ class Tracking(Experiment):
     uses: ClassVar[dict[str, str]] = {"track": TRACK}
     contents: ClassVar[dict[str, str]] = {
         "ed": "the run of the first stage, which fits the mesh at end-diastole",
-        "people": "phantoms that were drawn, for the next start",
+        "people": "phantoms that were drawn, or hearts that were read and fitted",
     }
 
     system: Any
@@ -117,7 +117,8 @@ def run(config: Tracking) -> dict[str, Any]:
             f"evaluation.show-row is {config.evaluation.show_row}, expected one of "
             f"{config.data.test_people} people, from 0"
         )
-    data = open_motion(config.data, config.workdir)
+    channels = isinstance(config.system, DeepMeshConfig)
+    data = open_motion(config.data, config.workdir, resliced=channels)
     weights = train(config, data)
     follower = Follower(weights, config.system, data.topology, data.reference)
     results, shown = evaluate(follower, data, config)
@@ -218,6 +219,7 @@ def evaluate(
         contours += [{"method": name, **row} for row in views]
     results = {
         "data": data.name,
+        "truth": "meshes fitted to labels" if data.fitted else "known",
         "people": {"train": len(data.train), "test": len(data.test)},
         "tracking": tracking,
         "contours": contours,

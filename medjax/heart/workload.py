@@ -10,11 +10,9 @@ from medjax.heart.generation import Generation
 from medjax.heart.motion_data import mesh_of
 from medjax.heart.motion_systems import build, stages
 from medjax.heart.population import CONDITIONS
+from medjax.heart.subject import VIEWS
 from medjax.heart.tracking import Tracking
 from medjax.train.workload import Workload, spec
-
-VIEWS = 2
-"""Long-axis views of a scan."""
 
 
 def generation(config: Generation) -> Workload:

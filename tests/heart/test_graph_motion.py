@@ -35,6 +35,7 @@ def made_batch() -> dict[str, np.ndarray]:
         "lax": RNG.random((2, 2, V, H, W)),
         "planes": planes,
         "plane_mask": np.ones((2, p)),
+        "label_mask": np.ones((2, p)),
         "time": np.array([0.3, 0.6]),
         "vertices_ed": np.stack([VERTICES, 1.1 * VERTICES]),
         "vertices_t": np.stack([0.9 * VERTICES, VERTICES]),

@@ -47,6 +47,7 @@ def subject() -> Subject:
         labels=empty.astype(np.uint8),
         planes=planes.astype(np.float32),
         plane_mask=np.ones(5, np.float32),
+        label_mask=np.ones(5, np.float32),
         times=times.astype(np.float32),
         vertices=mesh.vertices,
         template=mesh.vertices[0],

@@ -90,6 +90,7 @@ def test_a_scan_and_its_mesh_are_a_batch_of_the_motion_systems(heart, taken):
         "lax": images[None, :, d:],
         "planes": planes[None],
         "plane_mask": np.ones((1, d + 2), np.float32),
+        "label_mask": np.ones((1, d + 2), np.float32),
         "time": CONFIG.times[1:2].astype(np.float32),
         "vertices_ed": placed[:1],
         "vertices_t": placed[1:],
