@@ -244,13 +244,15 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
     fields += ["labels", "contour_surface"] if coverage else []
     fields += ["vertices_ed"] if config.stage != "motion" else []
 
-    def images(batch: Batch) -> tuple[Array, Array]:
+    def images(batch: Batch) -> tuple[Array, Array, Array]:
         sax, lax = jnp.asarray(batch["sax"]), jnp.asarray(batch["lax"])
         if config.normalised:
             top = jnp.percentile(jnp.abs(sax), 99.0, axis=(1, 2, 3, 4), keepdims=True)
             sax, lax = (x / (top + 1e-6) for x in (sax, lax))
         there = batch["plane_mask"][:, None, :, None, None]
-        return sax * there[:, :, : sax.shape[2]], lax * there[:, :, sax.shape[2] :]
+        slices = sax.shape[2]
+        views = jnp.asarray(batch["plane_mask"])[:, slices:]
+        return sax * there[:, :, :slices], lax * there[:, :, slices:], views
 
     def init(key: Key, batch: Batch) -> Variables:
         check(batch, fields)
@@ -304,9 +306,9 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
         variables: Variables, batch: Batch, key: Key
     ) -> tuple[Array, tuple[Metrics, Variables]]:
         del key
-        sax, lax = images(batch)
+        sax, *views = images(batch)
         found, updated = module.apply(
-            variables, sax, lax, train=True, mutable=["batch_stats"]
+            variables, sax, *views, train=True, mutable=["batch_stats"]
         )
         examples = {**{name: batch[name] for name in fields}, "sax": sax}
         each = jax.vmap(example_terms)(examples, moved(found, batch), found)

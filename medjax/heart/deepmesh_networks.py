@@ -56,7 +56,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b *space c"], *, train: bool
+        self,
+        x: Float[Array, "b *space c"],
+        *,
+        train: bool,
+        present: Float[Array, " b"] | None = None,
     ) -> Float[Array, "b *_space w"]:
         options: dict[str, Any] = {"use_bias": False, "dtype": self.dtype}
         options |= {"kernel_init": nn.linear.default_kernel_init, "name": "conv"}
@@ -67,7 +71,8 @@ class Block(nn.Module):
         else:
             kernel = (self.size,) * self.rank
             conv = nn.Conv(self.width, kernel, padding=self.size // 2, **options)
-        return nn.relu(BatchNorm(name="norm")(conv(x), train=train))
+        norm = BatchNorm(name="norm")
+        return nn.relu(norm(conv(x), train=train, present=present))
 
 
 class Encoder(nn.Module):
@@ -77,7 +82,11 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool
+        self,
+        x: Float[Array, "b h w c"],
+        *,
+        train: bool,
+        present: Float[Array, " b"] | None = None,
     ) -> list[Float[Array, "b _ _ _"]]:
         found = []
         for i, widths in enumerate(self.config.levels):
@@ -89,7 +98,7 @@ class Encoder(nn.Module):
                     dtype=self.config.dtype,
                     name=f"level_{i}_{j}",
                 )
-                x = block(x, train=train)
+                x = block(x, train=train, present=present)
             found.append(x)
         return found
 
@@ -130,6 +139,7 @@ class MotionNet(nn.Module):
         self,
         at_ed: list[list[Float[Array, "b _ _ _"]]],
         at_t: list[list[Float[Array, "b _ _ _"]]],
+        present: list[Float[Array, " b"] | None],
         *,
         train: bool,
     ) -> Float[Array, "b d h w 3"]:
@@ -137,9 +147,10 @@ class MotionNet(nn.Module):
         c = self.config
         fuse = [Block(c.fuse, dtype=c.dtype) for _ in c.levels]
         parts = []
-        for view_ed, view_t in zip(at_ed, at_t, strict=True):
+        for view_ed, view_t, there in zip(at_ed, at_t, present, strict=True):
             for i, (ed, now) in enumerate(zip(view_ed, view_t, strict=True)):
-                both = fuse[i](jnp.concatenate([now, ed], axis=-1), train=train)
+                both = jnp.concatenate([now, ed], axis=-1)
+                both = fuse[i](both, train=train, present=there)
                 parts.append(upsample_bilinear(both, 2**i) if i else both)
         x = jnp.concatenate(parts, axis=-1)
         for i in range(2):
@@ -173,6 +184,7 @@ class DeepMesh(nn.Module):
         self,
         sax: Float[Array, "b 2 d h w"],
         lax: Float[Array, "b 2 2 h w"],
+        present: Float[Array, "b 2"],
         *,
         train: bool,
     ) -> dict[str, Float[Array, "b _ h w 3"]]:
@@ -181,6 +193,8 @@ class DeepMesh(nn.Module):
         Args:
           sax: slices at ED and t.
           lax: two long-axis views at ED and t.
+          present: 1 where there is a long-axis view. Statistics of BatchNorm, which all
+            views share, are those of images: of zeros they would be nothing's.
           train: whether BatchNorm takes the batch's statistics.
 
         Raises:
@@ -211,22 +225,29 @@ class DeepMesh(nn.Module):
                 for i, width in enumerate((c.stem, sax.shape[2]))
             ]
 
-            def features(frame: int, stem: list, encoder: Encoder) -> list[list[Array]]:
+            there = [None, present[:, 0], present[:, 1]]
+
+            def features(
+                frame: int, stem: list, encoder: Encoder, there: list
+            ) -> list[list[Array]]:
                 """Of the three images, each normalised by itself."""
                 images = [jnp.moveaxis(sax[:, frame], 1, -1)]
                 for v in range(2):
                     x = lax[:, frame, v, ..., None]
                     for block in stem:
-                        x = block(x, train=train)
+                        x = block(x, train=train, present=there[1 + v])
                     images.append(x)
-                return [encoder(image, train=train) for image in images]
+                return [
+                    encoder(image, train=train, present=seen)
+                    for image, seen in zip(images, there, strict=True)
+                ]
 
-            ed = features(0, stem, encoder)
+            ed = features(0, stem, encoder, there)
             if stage == "ed":
                 codes = jnp.concatenate([view[-1] for view in ed], axis=-1)
                 found["ed"] = DeformNet(c, name="deform")(codes, train=train)
             else:
-                now = features(1, stem, encoder)
+                now = features(1, stem, encoder, there)
                 net = MotionNet(c, name="motion")
-                found["motion"] = net(ed, now, train=train)
+                found["motion"] = net(ed, now, there, train=train)
         return found

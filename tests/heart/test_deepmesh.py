@@ -24,6 +24,7 @@ NETWORK = NetworkConfig(
 def counts(stage) -> dict[str, int]:
     """Parameters of the published network, by the first word of their names."""
     images = (jnp.zeros((1, 2, 64, 128, 128)), jnp.zeros((1, 2, 2, 128, 128)))
+    images += (jnp.ones((1, 2)),)
     shapes = jax.eval_shape(
         lambda key: DeepMesh(NetworkConfig(), stage).init(key, *images, train=False),
         jax.random.key(0),
@@ -134,6 +135,33 @@ def test_both_stages_as_one_train(joint, batch):
     assert {"plane_ed", "plane_motion", "chamfer", "image", "empty_ed"} <= set(terms)
     for leaf in jax.tree.leaves(gradient["params"]):
         assert bool(jnp.isfinite(leaf).all()) and bool(jnp.any(leaf != 0))
+
+
+def test_views_that_are_absent_do_not_enter_the_statistics(joint, batch):
+    """The encoder is shared: zeros of views would narrow the variance of slices."""
+    mask = batch["plane_mask"].copy()
+    mask[:, -2:] = 0
+    variables = jax.jit(joint.init)(jax.random.key(0), batch)
+    two = {**batch, "plane_mask": mask}
+    _, (_, updated) = jax.jit(joint.loss)(variables, two, jax.random.key(0))
+    stats = updated["batch_stats"]
+    stem = stats["motion_stem_0"]["norm"]
+    np.testing.assert_array_equal(stem["mean"], 0.0)
+    np.testing.assert_array_equal(stem["var"], 1.0)
+    sax = np.asarray(batch["sax"])
+    sax = sax / (np.percentile(np.abs(sax), 99, (1, 2, 3, 4), keepdims=True) + 1e-6)
+    kernel = variables["params"]["motion_encoder"]["level_0_0"]["conv"]["kernel"]
+    mean, var = 0.0, 1.0
+    for frame in range(2):
+        x = jnp.moveaxis(jnp.asarray(sax[:, frame]), 1, -1)
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        mean = 0.9 * mean + 0.1 * y.mean((0, 1, 2))
+        var = 0.9 * var + 0.1 * y.var((0, 1, 2), ddof=1)
+    found = stats["motion_encoder"]["level_0_0"]["norm"]
+    np.testing.assert_allclose(found["mean"], mean, atol=1e-5)
+    np.testing.assert_allclose(found["var"], var, rtol=1e-5)
 
 
 def test_sizes_that_cannot_be_halved_and_missing_fields_are_named(joint, batch):
