@@ -33,6 +33,7 @@ from medjax.mri.map_evaluation import map_errors, masked_rmse
 from medjax.mri.relaxometry import fit_t1, fit_t2
 from medjax.mri.scans import Contrast, Row, batch_of
 from medjax.progress import Progress
+from medjax.train.agree import divided
 from medjax.typing import Batch, Variables
 
 Method = Callable[[Batch], Array]
@@ -150,7 +151,7 @@ def evaluate(
     limit: int | None = None,
     show_row: int = 0,
 ) -> tuple[dict[str, Any], list[Shown]]:
-    """Reconstruct, fit and score held-out series.
+    """Reconstruct, fit and score held-out series, each on one process of the run.
 
     Args:
         methods: By name. ``fully sampled`` is added: what noise alone leaves.
@@ -168,7 +169,7 @@ def evaluate(
         ``{"contrast", "rows", "reference", "scores"}``, where ``scores`` has one row
         per acceleration and method with the mean over series of SSIM, PSNR (dB), NMSE
         and map errors (ms; NaN without segmentation or, for ``*_truth``, without
-        truth); and the series of ``show_row``, once per acceleration.
+        truth); and, on process 0, the series of ``show_row``, once per acceleration.
 
     Raises:
         ValueError: Where there is no row, or a row lacks times.
@@ -177,13 +178,14 @@ def evaluate(
     if count < 1:
         raise ValueError(f"rows: expected one series at least, got {count}")
     methods = {**methods, FULL: series.fully_sampled}
-    sums: dict[tuple[int, str], list[dict[str, float]]] = {}
-    shown, reference_name = [], ""
-    total = count * len(accelerations)
-    with Progress("evaluate", total, "series") as progress:
-        for index in range(count):
-            row = rows[index]
-            reference_name = "noise-free" if "image" in row else FULL
+    shown: list[Shown] = []
+    # The row that is shown is process 0's, which writes the report.
+    first = min(max(show_row, 0), count - 1)
+    total = -(-count // jax.process_count())
+    with Progress("evaluate", total * len(accelerations), "series") as progress:
+
+        def look(index: int) -> dict[str, Any]:
+            row, told = rows[index], []
             reference, maps = _references(row, contrast)
             for acceleration in accelerations:
                 batch = batch_of(row, acceleration=acceleration, acs=acs, shift=shift)
@@ -201,7 +203,7 @@ def evaluate(
                         **image_scores(images[name], reference, contrast, crop=crop),
                         **map_scores(fitted[name], maps, row["label"]),
                     }
-                    sums.setdefault((acceleration, name), []).append(scores)
+                    told.append([acceleration, name, scores])
                 if index == show_row:
                     shown.append(
                         Shown(
@@ -216,6 +218,14 @@ def evaluate(
                         )
                     )
                 progress.advance()
+            return {"noise-free": "image" in row, "scores": told}
+
+        seen = divided(look, count, what="evaluation", first=first)
+    reference_name = "noise-free" if seen[-1]["noise-free"] else FULL
+    sums: dict[tuple[int, str], list[dict[str, float]]] = {}
+    for one in seen:
+        for acceleration, name, scores in one["scores"]:
+            sums.setdefault((acceleration, name), []).append(scores)
     scores = [
         {"acceleration": r, "method": name, **_means(of_series)}
         for (r, name), of_series in sums.items()

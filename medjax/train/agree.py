@@ -99,6 +99,43 @@ def everyone(value: T, *, what: str) -> list[T]:
     ]
 
 
+def divided(
+    work: Callable[[int], T], count: int, *, what: str, first: int = 0
+) -> list[T]:
+    """Numbered pieces of work, each done by one process. All have to call this.
+
+    Args:
+      work: Does one piece; its answer is what JSON can hold.
+      count: How many there are; every process has to say the same number.
+      what: The work, in words, for errors.
+      first: The piece that process 0 begins with; the next one is process 1's, and so
+        on, around.
+
+    Returns:
+      The answers in the order of the pieces, on every process.
+
+    Raises:
+      Exception: What `work` raised anywhere, on every process.
+      RuntimeError: If the processes are not at the same question.
+    """
+    if jax.process_count() == 1:
+        return [work(piece) for piece in range(count)]
+    client, key = coordination_client(), f"medjax/agree/{next(_asked)}"
+    processes, me = jax.process_count(), jax.process_index()
+    failure: Exception | None = None
+    try:
+        mine = [p for p in range(count) if (p - first) % processes == me]
+        word: dict[str, Any] = {"answer": [[piece, work(piece)] for piece in mine]}
+    except Exception as error:
+        word, failure = _told(error), error
+    client.key_value_set(f"{key}/{me}", json.dumps({"what": what, **word}))
+    if failure is not None:
+        raise failure
+    words = [_wait(client, f"{key}/{process}") for process in range(processes)]
+    done = dict(pair for word in words for pair in _answer(json.loads(word), what))
+    return [done[piece] for piece in range(count)]
+
+
 def _wait(client: Any, key: str) -> str:
     """The text under a key, as soon as it is there."""
     while True:

@@ -49,7 +49,15 @@ def questions():
         mixed = "no"
     except RuntimeError as error:
         mixed = str(error)
-    print("agreed", json.dumps([answer, words, refused, mixed]), flush=True)
+    mine = []
+    shares = agree.divided(lambda i: mine.append(i) or i * i, 5, what="work", first=1)
+    try:
+        # Of the second process alone, and everyone's.
+        agree.divided(lambda i: refuse() if i == 1 else i, 3, what="half")
+    except DataError as error:
+        refused += f", {error}"
+    told = [answer, words, refused, mixed, shares, mine]
+    print("agreed", json.dumps(told), flush=True)
 
 
 @ends_in_words

@@ -55,9 +55,13 @@ def test_who_is_missing_is_named_and_the_others_end(tmp_path):
             assert "stack trace" not in text and "Traceback" not in text, text
             # Before: one process decides for both, and an error is everyone's.
             agreed = json.loads(re.search("agreed (.*)", text)[1])
-            assert agreed[:3] == [0, [10, 11], "the first process found no file"]
+            refused = "the first process found no file"
+            assert agreed[:3] == [0, [10, 11], f"{refused}, {refused}"]
             mixed = "process 1 asks 'branch 1' where another is at 'branch 0'"
             assert told[name]["victim"] == 1 or mixed in agreed[3]
+            # Pieces go around from the one that is asked for; everyone has all.
+            me = 1 - told[name]["victim"]
+            assert agreed[4:] == [[0, 1, 4, 9, 16], [[1, 3], [0, 2, 4]][me]]
         assert pairs["killed"][0].wait(timeout=60) == -signal.SIGKILL
         assert pairs["refused"][1].wait(timeout=60) == 1
         said = (tmp_path / "refused" / "1.log").read_text()
