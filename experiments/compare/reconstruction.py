@@ -5,8 +5,9 @@ Transformer and the same without temporal attention on heart phantoms, for T1 an
 T2, with every seed; equal data, batches, masks, steps and schedule. One model serves
 all accelerations: every training example takes one of them at random. Zero filling,
 CG-SENSE and L+S stand beside them, their regularisation chosen on training phantoms by
-NMSE, per series and acceleration. All are judged on the same held-out phantoms; a seed
-is that of the weights, the training phantoms and the masks.
+NMSE, per series and acceleration, on grids that grow until no choice is at an edge. All
+are judged on the same held-out phantoms; a seed is that of the weights, the training
+phantoms and the masks.
 
 Every run has a folder of its own. The same command goes on where it was stopped, in the
 middle of a run too, and keeps the runs that are finished; results.json is written after
@@ -22,8 +23,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
@@ -80,9 +79,12 @@ ARMS: Mapping[Arm, tuple[str, VarNetConfig | UnrolledConfig]] = {
     ),
 }
 CLASSICAL = ("zero-filled", "CG-SENSE", "L+S")
-CG_WEIGHTS = (0.0, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
-LOW_RANK_WEIGHTS = (0.03, 0.1, 0.3, 0.6)
-SPARSE_WEIGHTS = (0.003, 0.01, 0.03, 0.1)
+SENSE_WEIGHTS = {"lam": (0.0, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}
+SPLIT_WEIGHTS = {
+    "lam_low_rank": (0.03, 0.1, 0.3, 0.6),
+    "lam_sparse": (0.003, 0.01, 0.03, 0.1),
+}
+WIDER, WIDENINGS = 2.0, 6
 TUNED_ON = 4
 """Training phantoms that classical weights are chosen on."""
 SCORES = dict(zip(IMAGE_SCORES + MAP_SCORES, (4, 2, 4, 1, 1, 1, 1), strict=True))
@@ -252,16 +254,13 @@ def classical_scores(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Scores of the methods without training, and the weights they ran with."""
     scores, chosen = [], []
-    grid = itertools.product(LOW_RANK_WEIGHTS, SPARSE_WEIGHTS)
-    split_weights = [{"lam_low_rank": a, "lam_sparse": b} for a, b in grid]
-    sense_weights = [{"lam": lam} for lam in CG_WEIGHTS]
     for acceleration in data.acceleration:
         batches = [
             batch_of(scans.train[i], acceleration=acceleration, acs=data.acs)
             for i in range(min(TUNED_ON, len(scans.train)))
         ]
-        for_sense = _best(cg_sense, sense_weights, batches)
-        for_split = _best(low_rank_plus_sparse, split_weights, batches)
+        for_sense = tuned(cg_sense, SENSE_WEIGHTS, batches)
+        for_split = tuned(low_rank_plus_sparse, SPLIT_WEIGHTS, batches)
         methods: dict[str, Method] = {
             "zero-filled": zero_filled,
             "CG-SENSE": functools.partial(cg_sense, **for_sense),
@@ -272,17 +271,43 @@ def classical_scores(
     return scores, chosen
 
 
-def _best(
+def tuned(
     method: Any,
-    candidates: Sequence[dict[str, float]],
+    grid: Mapping[str, Sequence[float]],
     batches: Sequence[Mapping[str, Any]],
 ) -> dict[str, float]:
-    """The weights of least NMSE."""
-    errors = [
-        sum(float(series.nmse(method(batch, **weights), batch)) for batch in batches)
-        for weights in candidates
-    ]
-    return candidates[int(np.argmin(errors))]
+    """The weights of least NMSE, none of them at an edge of its grid.
+
+    Args:
+      method: Takes a batch and the weights.
+      grid: Values of each weight, rising. Where the best is the first or last of them,
+        there is one more at `WIDER` times beyond; 0 is the least there is.
+      batches: What the error is summed over.
+
+    Raises:
+      ValueError: The error still falls after `WIDENINGS` more values.
+    """
+    axes = {name: list(values) for name, values in grid.items()}
+    errors: dict[tuple[float, ...], float] = {}
+    for _ in range(1 + WIDENINGS):
+        for point in itertools.product(*axes.values()):
+            if point not in errors:
+                weights = dict(zip(axes, point, strict=True))
+                found = [series.nmse(method(one, **weights), one) for one in batches]
+                errors[point] = float(sum(map(float, found)))
+        best = min(errors, key=errors.__getitem__)
+        inside = True
+        for values, value in zip(axes.values(), best, strict=True):
+            if value == values[-1]:
+                values.append(value * WIDER)
+            elif value == values[0] and value > 0:
+                values.insert(0, value / WIDER)
+            else:
+                continue
+            inside = False
+        if inside:
+            return dict(zip(axes, best, strict=True))
+    raise ValueError(f"weights: NMSE still falls at the edge of {axes}")
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

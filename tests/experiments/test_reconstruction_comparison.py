@@ -1,0 +1,49 @@
+"""Weights of classical methods are chosen inside their grid, or not at all."""
+
+import jax.numpy as jnp
+import pytest
+
+from experiments.compare import reconstruction
+from experiments.compare.reconstruction import WIDENINGS, WIDER, tuned
+
+
+@pytest.fixture
+def bowl(monkeypatch):
+    """A method whose error is least at lam = 5 and mu = 0.01, and its grid."""
+    monkeypatch.setattr(reconstruction.series, "nmse", lambda found, batch: found)
+    asked = []
+
+    def method(batch, lam, mu):
+        asked.append((lam, mu))
+        return (jnp.log(lam / batch) ** 2) + (mu - 0.01) ** 2
+
+    return method, asked
+
+
+def test_a_grid_grows_until_its_best_is_inside(bowl):
+    method, asked = bowl
+    grid = {"lam": (0.5, 1.0, 2.0), "mu": (0.1, 0.2)}
+    found = tuned(method, grid, [5.0])
+    # 1 and 2 of an even factor, so 4 is nearer to 5 than 8 is.
+    assert found["lam"] == 4.0
+    assert found["mu"] == pytest.approx(0.1 / WIDER**3)  # 0.0125, of 0.00625 and 0.025
+    assert len(asked) == len(set(asked)), "an error was computed twice"
+    assert max(lam for lam, _ in asked) > found["lam"] > min(lam for lam, _ in asked)
+
+
+def test_zero_is_the_least_weight_there_is():
+    """... so that it is no edge."""
+
+    def method(batch, lam):
+        return jnp.float32(lam)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconstruction.series, "nmse", lambda found, batch: found)
+        assert tuned(method, {"lam": (0.0, 0.1)}, [1.0]) == {"lam": 0.0}
+
+
+def test_an_error_that_only_falls_is_refused(bowl):
+    method, _ = bowl
+    far = 2.0 * WIDER ** (WIDENINGS + 3)
+    with pytest.raises(ValueError, match="NMSE still falls at the edge of"):
+        tuned(method, {"lam": (1.0, 2.0), "mu": (0.005, 0.01, 0.02)}, [far])
