@@ -13,6 +13,7 @@ from typing import Any
 from experiments.bench import tables as bench
 from experiments.compare import (
     anatomy,
+    motion,
     pretraining,
     reconstruction,
     rounding,
@@ -69,6 +70,7 @@ TABLES: Mapping[str, Table] = {
     "compare_anatomy": Table(
         "results/heart.md", ("compare_anatomy.json",), anatomy.table
     ),
+    "compare_motion": Table("results/heart.md", ("compare_motion.json",), motion.table),
     "compare_uncertainty": Table(
         "results/segmentation.md", (UNCERTAINTY,), uncertainty.table
     ),
