@@ -189,35 +189,31 @@ def open_motion(
     expect_root(config)
     topology, reference = mesh_of(config.mesh, right=config.right)
     kept = config.cache if config.cache is not None else folder / "people"
-    if config.format == "phantom":
-        making, split = _phantoms(config, kept), config.people
-        name = f"{config.people} phantom hearts"
-    else:
-        making = _fitted(config, kept, resliced=resliced)
-        split = len(making) - config.test_people
-        name = f"{split} hearts of {config.root} ({config.format})"
-        if split < 1:
+    phantom = config.format == "phantom"
+    what = "phantoms" if phantom else "meshes fitted"
+
+    def make() -> list[str]:
+        """Folders of all people, those of the tree as this process finds it."""
+        if phantom:
+            making = _phantoms(config, kept)
+        else:
+            making = _fitted(config, kept, resliced=resliced)
+        if len(making) <= config.test_people:
             raise ValueError(
                 f"data.test-people is {config.test_people} of {len(making)} people in "
                 f"{config.root}: nobody is left to train on"
             )
-    absent = [path for path in making if not path.is_dir()]
-    what = "phantoms" if config.format == "phantom" else "meshes fitted"
-
-    def make() -> None:
+        absent = [path for path in making if not path.is_dir()]
         for path in track(absent, what, len(absent), "heart"):
             _keep(path, making[path]())
+        return [str(path) for path in making]
 
-    on_first(make, what=what)
-    people = [_seen(_open(path), config) for path in making]
-    return MotionData(
-        name,
-        people[:split],
-        people[split:],
-        topology,
-        reference,
-        fitted=config.format != "phantom",
-    )
+    people = [_seen(_open(Path(p)), config) for p in on_first(make, what=what)]
+    split = len(people) - config.test_people
+    told = f"hearts of {config.root} ({config.format})"
+    name = f"{split} {'phantom hearts' if phantom else told}"
+    train, test = people[:split], people[split:]
+    return MotionData(name, train, test, topology, reference, fitted=not phantom)
 
 
 Making = dict[Path, Callable[[], Subject]]
