@@ -116,7 +116,8 @@ def test_a_ragged_chunk_counts_by_its_rows():
     _, (_, updated) = loss_of(module).in_chunks(5)(variables, rows(), jax.random.key(0))
     _, (_, expected) = loss_of(module)(variables, rows(), jax.random.key(0))
     means = [u["batch_stats"]["BatchNorm_0"]["mean"] for u in (updated, expected)]
-    np.testing.assert_allclose(*means, rtol=1e-5)
+    # A mean near zero is one of values around one, and has a rounding of theirs.
+    np.testing.assert_allclose(*means, rtol=1e-5, atol=1e-8)
 
 
 def test_memory_is_that_of_a_chunk():
