@@ -14,10 +14,13 @@ kept: where an image is zero, which is outside the body once it is prepared with
 or where nobody annotated, there is no covariance. (The mask is taken of the image as it
 is prepared and goes with it through augmentation, whose noise leaves no zeros.) And
 ``P`` and ``log D`` are limited.
-``mu`` is trained alone for the first tenth of the run.
+``mu`` is trained alone for the first tenth of the run, and the covariance begins small:
+drawn as other weights are, ``P P^T`` has a variance of 4 (rank 10), and after 150 steps
+it still had, with answers of 13 times the spread they should have.
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -53,6 +56,8 @@ LIMIT = 10.0
 """Of the size of the factors' entries, and of ``log D``."""
 LEAST = 1e-5
 """Added to the diagonal."""
+SMALL = 0.1
+"""Deviation of a logit by all columns of the factor, and by itself, at first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +144,13 @@ class SSN(nn.Module):
             )
 
         mean = head("mean", k, kernel_init=he_normal(network.slope))
-        factor = LIMIT * jnp.tanh(head("factor", k * self.rank) / LIMIT)
-        spread = jnp.exp(LIMIT * jnp.tanh(head("diagonal", k) / LIMIT)) + LEAST
+        # Features have a mean square of about one.
+        low = nn.initializers.variance_scaling(SMALL**2 / self.rank, "fan_in", "normal")
+        own = nn.initializers.constant(2 * math.log(SMALL))
+        factor = head("factor", k * self.rank, kernel_init=low)
+        factor = LIMIT * jnp.tanh(factor / LIMIT)
+        diagonal = head("diagonal", k, bias_init=own, kernel_init=low)
+        spread = jnp.exp(LIMIT * jnp.tanh(diagonal / LIMIT)) + LEAST
         inside = inside[..., None].astype(jnp.float32)
         factor = factor.reshape(*mean.shape, self.rank) * inside[..., None]
         # The root first: that of zero has no gradient.

@@ -247,6 +247,19 @@ def test_noise_does_not_let_a_covariance_in_where_the_body_is_not(all_variables)
     assert max(none) == 0 and min(some) > 0
 
 
+def test_a_covariance_begins_small():
+    """What is not yet learned varies logits by a tenth: by the factor, and alone."""
+    system = SYSTEMS["ssn"]
+
+    @jax.jit
+    def variances(key):
+        _, (metrics, _) = system.loss(system.init(key, BATCH), BATCH, key)
+        return metrics["low_rank_variance"], metrics["diagonal_variance"]
+
+    for found in variances(jax.random.key(0)):
+        assert 0.001 < found < 0.03
+
+
 def test_the_global_latent_says_the_same_everywhere(all_variables):
     """Combining is voxel by voxel, and only the posterior sees the annotation."""
     params = {"params": all_variables["probunet"]["params"]}
