@@ -21,6 +21,7 @@ from experiments.bench import (
     step,
     unrolled,
 )
+from medjax.train.ending import ends_in_words
 from medjax.train.launch import LaunchConfig, cpu_devices, launch
 
 
@@ -82,6 +83,7 @@ COMMANDS = {
 }
 
 
+@ends_in_words
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line names.
 
@@ -98,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     ]
     config = tyro.cli(commands, args=arguments, prog="python -m experiments.bench")
+    if config.out.exists() and not config.out.is_dir():
+        # Before minutes of measuring, not behind them.
+        raise ValueError(f"out: {config.out} is a file, expected a folder")
     # PyTorch needs its part of the GPU: JAX is not to take three quarters at the start.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     launch(

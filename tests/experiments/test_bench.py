@@ -112,6 +112,14 @@ def test_commands_and_all():
         command.main(["nothing"])
 
 
+def test_a_file_where_results_would_go_is_refused_before_anything_runs(
+    tmp_path, capsys
+):
+    (tmp_path / "out.json").write_text("")
+    assert command.main(["heart", "--out", str(tmp_path / "out.json")]) == 1
+    assert "out.json is a file, expected a folder" in capsys.readouterr().err
+
+
 SMALL_STEP = step.StepConfig(
     image="resnet_tiny",
     text="tiny",
