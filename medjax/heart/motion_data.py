@@ -48,8 +48,9 @@ FINE = (64, 48)
 DRAWN_BY = ("appearance", "contours", "meshes", "motion_data", "phantom")
 DRAWN_BY += ("phantom_mesh", "population", "scanning", "strain", "subject")
 """Rooms that decide what a phantom person is. Those drawn by others are drawn again."""
-FITTED_BY = ("cine", "datasets", "drawing", "fitting", "losses", "motion_trees")
-FITTED_BY += ("phantom_mesh", "slicing", "subject", "supervision")
+FITTED_BY = ("aha", "cine", "coarsen", "datasets", "drawing", "fitting", "losses")
+FITTED_BY += ("meshes", "motion_trees", "phantom_mesh", "slicing", "subject")
+FITTED_BY += ("supervision",)
 """The same of a tree's people."""
 MISPLACED = 3.0
 """Deviation of the template from the heart that is sought, mm along each axis."""

@@ -68,8 +68,8 @@ def read_subject(
             f"{cycle}"
         )
     maps = labels.data[[labels.frames.index(frame) for frame in frames]]
-    septum = _septum(maps[0], labels)
-    if right and not (maps[0] == LABELS["rv"]).any():
+    first = maps[0]
+    if right and not (first == LABELS["rv"]).any():
         raise DataError(
             f"{case.name}: end-diastole has no right ventricle; --data.no-right leaves "
             "it out"
@@ -77,6 +77,7 @@ def read_subject(
     maps = maps if right else np.where(maps == LABELS["rv"], 0, maps)
     try:
         start, topology = template(maps[0], labels.affine, config)
+        septum = _septum(first, labels)
         fitted = fit(maps, labels.affine, config)
         seen = _seen(case, image, frames)
         cine = prepare(

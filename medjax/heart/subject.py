@@ -22,8 +22,8 @@ class Subject(NamedTuple):
         plane_mask: 1 where there is an image, 0 where it is missing.
         label_mask: 1 where labels and contours say what is on it.
         times: shares of the cycle.
-        vertices: of the true mesh, mm.
-        template: the mean heart's mesh, roughly in place, mm.
+        vertices: of the true mesh, or of one fitted to labels, mm.
+        template: a mesh roughly in place, mm.
         contours: mm along rows and columns; an example has every fourth point.
         contour_mask: 1 where there is a point.
         contour_surface: which surface it lies on.

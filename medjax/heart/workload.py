@@ -59,6 +59,7 @@ def tracking(config: Tracking, *, stage: str = ".") -> Workload:
         )
         for field in system.fields
     }
-    rows = data.people * (scan.frames - 1)
+    # How many people a tree has is not known without it.
+    rows = data.people * (scan.frames - 1) if data.root is None else None
     inside = dataclasses.replace(config, system=every[stage])
     return Workload(system, batch, rows, inside)
