@@ -1,5 +1,6 @@
 """The door of clinical numbers, on phantoms whose numbers are known."""
 
+import html
 import json
 
 import numpy as np
@@ -9,7 +10,9 @@ from experiments.heart import main
 from medjax.data import meshes, nifti
 from medjax.data.volumes import Grid
 from medjax.heart.appearance import heart_labels
+from medjax.heart.clinical import label_volumes, mesh_volumes
 from medjax.heart.exporting import anatomy_grid
+from medjax.heart.mesh_files import read_heart
 from medjax.heart.phantom import make_heart
 from medjax.heart.phantom_mesh import moving_mesh
 
@@ -109,7 +112,27 @@ def test_a_mesh_follows_label_maps(files, capsys):
     assert main(["measure", str(out / "mesh.npz")]) == 0
     told = numbers(capsys.readouterr().out, "LVEF")
     assert told == pytest.approx(found["ef"]["mesh"], abs=0.06)
-    assert (out / "report.html").read_text().count("<img") == 8
+    page = html.unescape((out / "report.html").read_text())
+    assert page.count("<img") == 8
+    # The page's numbers are the result's, and these the mesh's and the label maps'.
+    moving, topology = read_heart(out / "mesh.npz")
+    meshed = mesh_volumes(moving, topology, close=True)
+    labels = nifti.read_labels(files / "seg.nii.gz")
+    counted = label_volumes(np.moveaxis(labels.data, 3, 0), labels.affine)
+    for name, both in found["volumes"].items():
+        np.testing.assert_allclose(both["mesh_ml"], meshed[name], atol=2e-3)
+        np.testing.assert_allclose(both["labels_ml"], counted[name], atol=2e-3)
+        apart = np.abs(meshed[name] - counted[name]).mean()
+        assert both["mae_ml"] == pytest.approx(apart, abs=1e-3)
+        for whose, curve in (("mesh", meshed), ("labels", counted)):
+            told = " ".join(f"{v:.1f}" for v in curve[name])
+            assert f"{name} of {whose}, mL: {told}\n" in page
+        dice, worst = found["dice"][name], found["worst_dice"][name]
+        told = f"{both['mae_ml']:.2f} mL, Dice {dice:.3f}, {worst:.3f} in the worst"
+        assert f"{name}: mean absolute difference {told} frame\n" in page
+        assert worst <= dice
+    told = f"labels {found['ef']['labels']:.1f} %, mesh {found['ef']['mesh']:.1f} %"
+    assert f"ejection fraction: {told} (end-diastole is frame 0)" in page
     wrong = [*arguments, "--image", str(files / "other.nii.gz")]
     nifti.write(files / "other.nii.gz", np.zeros((9, 9, 9, 4)), affine=np.eye(4))
     assert main(wrong) == 1

@@ -1,7 +1,9 @@
 """Motion systems from flags to report, a few steps on few people; runs open again."""
 
+import csv
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ import experiments.graph_motion
 import medjax
 from experiments.heart import main as heart
 from medjax.data import meshes, nifti
+from medjax.heart.clinical import function, mesh_volumes
 from medjax.heart.data import HELD_OUT
 from medjax.heart.deepmesh_networks import NetworkConfig
 from medjax.heart.meshes import Topology
@@ -120,6 +123,18 @@ def test_a_run_follows_a_cine_scan_of_ones_own(finished, scanned, capsys):
     assert (out / "volumes.csv").read_text().count("\n") == 4
     page = (out / "moving.html").read_text()
     assert page.count("<img") == 2 and "basal anterior" in page
+    # Its numbers are those of the meshes that were written.
+    topology, _ = mesh_of(DATA.mesh, right=True)
+    curves = mesh_volumes(np.stack(series).astype(float), topology, close=True)
+    features = function(curves).features
+    for name, unit in (("LVEDV", "mL"), ("LVEF", "%"), ("RVESV", "mL"), ("LVM", "g")):
+        (value,) = re.findall(
+            f"<span>{name}</span><strong>(.*?)</strong><em>{unit}</em>", page
+        )
+        assert float(value) == pytest.approx(features[name], abs=0.06)
+    rows = csv.DictReader((out / "volumes.csv").read_text().splitlines())
+    found = [float(row["lv (mL)"]) for row in rows]
+    np.testing.assert_allclose(found, curves["lv"], atol=0.02)
     wrong = ["--mesh", str(folder / "sax.nii.gz")]
     assert heart([*arguments, *wrong]) == 1
     assert "sax.nii.gz" in capsys.readouterr().err
