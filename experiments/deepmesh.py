@@ -9,8 +9,12 @@ vertices, which are too few.
 
 The other presets have the published sizes, 128 x 128 x 64 voxels, 50 frames and a mesh
 of 22 thousand vertices, on phantom people; drawing one takes minutes, once. ``repo`` is
-the released code's, ``paper`` mends its geometry. ``--help`` behind a preset lists all
-flags.
+the released code's, ``paper`` mends its geometry. With the folders that the released
+code reads, one a person::
+
+    python -m experiments.deepmesh paper --data.root people --data.format deepmesh
+
+``--help`` behind a preset lists all flags.
 """
 
 import dataclasses

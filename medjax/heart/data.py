@@ -29,7 +29,7 @@ from medjax.data.pipeline import (
 )
 from medjax.data.volumes import Grid, resample
 from medjax.heart.appearance import LABELS, heart_labels
-from medjax.heart.datasets import Labels, open_tree, places
+from medjax.heart.datasets import Labels, labelled, open_tree, places
 from medjax.heart.exporting import anatomy_grid
 from medjax.heart.meshes import unit
 from medjax.heart.population import CONDITIONS, person
@@ -213,7 +213,8 @@ def _cheart(config: AnatomyConfig) -> list[list[Person]]:
 
 def _tree(config: AnatomyConfig) -> list[Person]:
     assert config.root is not None and config.format not in ("phantom", "cheart")
-    cases, found = open_tree(config.root, config.format), []
+    cases = labelled(open_tree(config.root, config.format), config.root)
+    found = []
     for case in track(cases, "label maps", len(cases), "person"):
         labels = case.read_labels()
         start = (

@@ -11,7 +11,7 @@ Frames count from 0 here, from 1 in ACDC.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,11 +28,12 @@ from medjax.heart.appearance import LABELS
 Source = Literal["ukb", "acdc", "mnms", "deepmesh", "cheart"]
 SOURCES: Mapping[str, Mapping[int, str]] = {
     "ukb": {1: "lv", 2: "myo", 3: "rv"},
+    "ukb along the heart": {1: "lv", 2: "myo", 3: "rv", 4: "la", 5: "ra"},
     "acdc": {1: "rv", 2: "myo", 3: "lv"},
     "mnms": {1: "lv", 2: "myo", 3: "rv"},
     "cheart": {1: "lv", 2: "myo", 4: "rv"},
 }
-"""What the codes of label maps mean."""
+"""What the codes of label maps mean; atria are outside here."""
 CONDITIONS = {
     "age": "age",
     "sex": "sex",
@@ -72,6 +73,7 @@ class Case:
         diastole: frame of end-diastole.
         systole: frame of end-systole; ``None`` where only volumes can tell.
         long_axis: other views by name; a missing one is absent.
+        view_labels: of these views, all frames in one file; a missing one is absent.
         conditions: what is known of the person, by the names in
             :class:`medjax.heart.population.Person`; sex is 1 for men.
         group: diagnosis, where the source has one.
@@ -84,6 +86,7 @@ class Case:
     diastole: int = 0
     systole: int | None = None
     long_axis: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    view_labels: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     conditions: Mapping[str, float] = dataclasses.field(default_factory=dict)
     group: str = ""
 
@@ -107,25 +110,63 @@ class Case:
         """
         if not self.labels:
             raise DataError(f"{self.name}: no label maps in {self.image.parent}")
-        maps: dict[int, np.ndarray] = {}
-        affine = None
-        for frame, path in self.labels.items():
-            volume = nifti.read_labels(path, ndim=4 if frame is None else 3)
-            if affine is not None and not np.allclose(affine, volume.affine, atol=1e-3):
-                raise DataError(f"{path}: lies on another grid than the other frames")
-            affine = volume.affine
-            several = volume.data if frame is None else volume.data[..., None]
-            for i, one in enumerate(np.moveaxis(several, -1, 0)):
-                if one.any():
-                    maps[i if frame is None else frame] = one
-        frames = tuple(sorted(maps, key=lambda frame: (frame == SYSTOLE, frame)))
-        where = next(iter(self.labels.values()))
-        if affine is None or not frames:
-            raise DataError(f"{where}: no frame has a label")
-        if len({one.shape for one in maps.values()}) != 1:
-            raise DataError(f"{where}: label maps of several shapes")
-        stored = np.stack([maps[frame] for frame in frames])
-        return Labels(canonical(stored, self.source, where), frames, affine)
+        return _read_labels(self.labels, self.source)
+
+    def read_view_labels(self, view: str) -> Labels:
+        """The label maps of a long-axis view.
+
+        Args:
+            view: of ``view_labels``.
+
+        Raises:
+            DataError: as of :meth:`read_labels`.
+        """
+        return _read_labels({None: self.view_labels[view]}, "ukb along the heart")
+
+
+def labelled(cases: Sequence[Case], root: Path) -> list[Case]:
+    """The cases that have label maps; how many have none is said.
+
+    A quarter of M&Ms' training cases of one vendor was published without.
+
+    Args:
+        cases: of a tree.
+        root: of the tree, for messages.
+
+    Raises:
+        DataError: where none has any.
+    """
+    kept = [case for case in cases if case.labels]
+    if not kept:
+        raise DataError(
+            f"data.root: {root}: {len(cases)} people, none of them with label maps"
+        )
+    if len(kept) < len(cases):
+        Ledger().count("people with label maps", len(kept), len(cases) - len(kept))
+    return kept
+
+
+def _read_labels(paths: Mapping[int | None, Path], source: str) -> Labels:
+    """Label maps of single frames, or of all in one file."""
+    maps: dict[int, np.ndarray] = {}
+    affine = None
+    for frame, path in paths.items():
+        volume = nifti.read_labels(path, ndim=4 if frame is None else 3)
+        if affine is not None and not np.allclose(affine, volume.affine, atol=1e-3):
+            raise DataError(f"{path}: lies on another grid than the other frames")
+        affine = volume.affine
+        several = volume.data if frame is None else volume.data[..., None]
+        for i, one in enumerate(np.moveaxis(several, -1, 0)):
+            if one.any():
+                maps[i if frame is None else frame] = one
+    frames = tuple(sorted(maps, key=lambda frame: (frame == SYSTOLE, frame)))
+    where = next(iter(paths.values()))
+    if affine is None or not frames:
+        raise DataError(f"{where}: no frame has a label")
+    if len({one.shape for one in maps.values()}) != 1:
+        raise DataError(f"{where}: label maps of several shapes")
+    stored = np.stack([maps[frame] for frame in frames])
+    return Labels(canonical(stored, source, where), frames, affine)
 
 
 def canonical(
@@ -156,7 +197,7 @@ def canonical(
         )
     labels = np.zeros(stored.shape, np.int32)
     for code, name in table.items():
-        labels[stored == code] = LABELS[name]
+        labels[stored == code] = LABELS.get(name, 0)
     left, right = (enclosed(labels, LABELS[name], plane) for name in ("lv", "rv"))
     if right > left:
         if source != "mnms":
@@ -263,7 +304,22 @@ def _ukb(root: Path, ledger: Ledger) -> list[Case]:
                     labels[frame] = one
         views = {v: _existing(folder, f"la_{v}") for v in ("2ch", "4ch")}
         long_axis = {v: path for v, path in views.items() if path is not None}
-        cases.append(Case(folder.name, "ukb", image, labels, long_axis=long_axis))
+        # seg_la_* are of the atria; with ventricles as well ukbb_cardiac says seg4.
+        maps = {
+            v: path
+            for v in long_axis
+            if (path := _existing(folder, f"seg4_la_{v}", f"label4_la_{v}"))
+        }
+        cases.append(
+            Case(
+                folder.name,
+                "ukb",
+                image,
+                labels,
+                long_axis=long_axis,
+                view_labels=maps,
+            )
+        )
     return cases
 
 

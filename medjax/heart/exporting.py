@@ -24,10 +24,8 @@ from medjax.heart.phantom import Heart, make_heart
 from medjax.heart.phantom_mesh import SIZES, moving_mesh
 from medjax.heart.population import Person
 from medjax.heart.scanning import Pose, ScanConfig, Slices, draw_pose, expose, plan
-from medjax.heart.trees import CHEART_SPACING, PARTS, VIEWS
+from medjax.heart.trees import CHEART_SPACING, DEPTHS, PARTS, VIEWS
 
-DEPTHS = np.arange(12, 53, 5) / 64
-"""The nine short-axis slices with contours, as shares of the stack."""
 COLUMNS = ("Age", "Sex", "Height", "Weight", "SBP")
 MEAN_HEART = {
     "volume": 150.0,
@@ -102,10 +100,10 @@ def export_deepmesh(
         rows = np.rint(DEPTHS * config.depth).astype(int) if view == "sa" else [0]
         drawn = _contours(np.asarray(label)[:, rows])
         nifti.write(folder / f"{view}_img.nii.gz", cine, affine=cut)
-        end = cine[..., systole]
+        end = cine[..., [systole]]
         nifti.write(folder / f"{view}_ES_img.nii.gz", end, affine=cut)
         np.save(folder / f"contour_{view}.npy", drawn)
-        np.save(folder / f"contour_{view}_es.npy", drawn[..., systole])
+        np.save(folder / f"contour_{view}_es.npy", drawn[..., [systole]])
         met = _met(mesh[0], cut, cine.shape[:3])
         met = met if view == "sa" else met[..., 0]
         np.save(folder / f"proj_mesh_{names[view]}.npy", met)

@@ -13,7 +13,8 @@ with the same settings, finds them there.
 
 Training people follow the seed; the held-out ones are always the same.
 
-Or people of a data set: see :mod:`medjax.heart.motion_trees`.
+Or people of a data set: see :mod:`medjax.heart.motion_trees` for scans with label maps,
+:mod:`medjax.heart.motion_folders` for DeepMesh's folders.
 """
 
 import dataclasses
@@ -26,23 +27,28 @@ from typing import Literal, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Float, Float32
 
+from medjax.data import meshes
 from medjax.data.boundary import reading
 from medjax.heart.contours import trace
 from medjax.heart.data import HELD_OUT, expect_enough, expect_root
-from medjax.heart.datasets import open_tree
+from medjax.heart.datasets import labelled, open_tree
 from medjax.heart.exporting import MEAN_HEART
 from medjax.heart.fitting import FitConfig
 from medjax.heart.meshes import Topology
+from medjax.heart.motion_folders import folder_mesh, read_folder, wall_topology
 from medjax.heart.motion_trees import read_subject
 from medjax.heart.phantom import make_heart
 from medjax.heart.phantom_mesh import SIZES, SURFACES, moving_mesh
 from medjax.heart.population import person
 from medjax.heart.scanning import ScanConfig, scan
 from medjax.heart.subject import DENSE, VIEWS, Subject
+from medjax.heart.trees import open_deepmesh
 from medjax.progress import track
 from medjax.train.agree import on_first
 
-Format = Literal["phantom", "ukb", "acdc", "mnms"]
+Format = Literal["phantom", "ukb", "acdc", "mnms", "deepmesh"]
+Truth = Literal["known", "meshes fitted to labels", "contours"]
+"""What stands for the truth in later frames."""
 FINE = (64, 48)
 """Vertices around and along of the surfaces whose contours are traced."""
 DRAWN_BY = ("appearance", "contours", "meshes", "motion_data", "phantom")
@@ -52,6 +58,8 @@ FITTED_BY = ("aha", "cine", "coarsen", "datasets", "drawing", "fitting", "losses
 FITTED_BY += ("meshes", "motion_trees", "phantom_mesh", "slicing", "subject")
 FITTED_BY += ("supervision",)
 """The same of a tree's people."""
+FOLDED_BY = ("data", "meshes", "motion_folders", "motion_trees", "subject", "trees")
+"""The same of DeepMesh's folders."""
 MISPLACED = 3.0
 """Deviation of the template from the heart that is sought, mm along each axis."""
 
@@ -64,14 +72,17 @@ class MotionDataConfig:
     """Folder of the data set; None: phantoms."""
     format: Format = "phantom"
     """Whose tree it is. Of ``acdc`` and ``mnms`` end-diastole and end-systole are
-    labelled, so they want ``scan.frames`` to be 2."""
+    labelled, so they want ``scan.frames`` to be 2. Folders of ``deepmesh`` have a mesh
+    of their own, without a right ventricle, and want ``scan`` to be that of their
+    images."""
     scan: ScanConfig = ScanConfig()
     """Images, their planes and what is wrong with them."""
     views: Literal["sax", "sax+lax"] = "sax+lax"
     """Whether there are long-axis views; without, they are neither read nor learned
     from."""
     mesh: tuple[int, int] = SIZES["tiny"]
-    """Vertices around and rings along each wall of the left ventricle."""
+    """Vertices around and rings along each wall of the left ventricle; ``deepmesh`` has
+    its own."""
     right: bool = True
     """With the right ventricle."""
     contour_points: int = 32
@@ -140,7 +151,7 @@ class MotionData(NamedTuple):
         test: people.
         topology: of the mesh.
         reference: vertices of a typical heart, mm.
-        fitted: whether meshes are fitted to label maps; those of phantoms are true.
+        truth: what stands for it; the motion of phantoms is known.
     """
 
     name: str
@@ -148,7 +159,7 @@ class MotionData(NamedTuple):
     test: list[Subject]
     topology: Topology
     reference: Float32[np.ndarray, "n 3"]
-    fitted: bool = False
+    truth: Truth = "known"
 
 
 def mesh_of(
@@ -179,7 +190,8 @@ def open_motion(
 
     Raises:
         DataError: where a person that was kept, or a tree, is damaged.
-        ValueError: for counts or sizes that are impossible, or a tree without a root.
+        ValueError: for counts or sizes that are impossible, a tree without a root, or a
+            right ventricle that is asked of DeepMesh's folders.
     """
     least = {"people": 1, "test_people": 1, "batch_size": 1, "contour_points": 2}
     expect_enough(config, least)
@@ -188,15 +200,23 @@ def open_motion(
             f"data.scan.frames is {config.scan.frames}, expected 2 at least"
         )
     expect_root(config)
-    topology, reference = mesh_of(config.mesh, right=config.right)
+    if config.format == "deepmesh" and config.right:
+        raise ValueError(
+            "data.right: hearts in DeepMesh's folders have no right ventricle; "
+            "--data.no-right leaves it out"
+        )
     kept = config.cache if config.cache is not None else folder / "people"
-    phantom = config.format == "phantom"
-    what = "phantoms" if phantom else "meshes fitted"
+    whats = {"phantom": "phantoms", "deepmesh": "folders read"}
+    what = whats.get(config.format, "meshes fitted")
 
-    def make() -> list[str]:
-        """Folders of all people, those of the tree as this process finds it."""
-        if phantom:
+    def make() -> tuple[str | None, list[str]]:
+        """The mesh that people of a tree share, and folders of all people, those of the
+        tree as this process finds it."""
+        shared = None
+        if config.format == "phantom":
             making = _phantoms(config, kept)
+        elif config.format == "deepmesh":
+            shared, making = _folders(config, kept)
         else:
             making = _fitted(config, kept, resliced=resliced)
         if len(making) <= config.test_people:
@@ -207,14 +227,21 @@ def open_motion(
         absent = [path for path in making if not path.is_dir()]
         for path in track(absent, what, len(absent), "heart"):
             _keep(path, making[path]())
-        return [str(path) for path in making]
+        return None if shared is None else str(shared), [str(path) for path in making]
 
-    people = [_seen(_open(Path(p)), config) for p in on_first(make, what=what)]
+    shared, folders = on_first(make, what=what)
+    people = [_seen(_open(Path(path)), config) for path in folders]
+    truths: dict[Format, Truth] = {"phantom": "known", "deepmesh": "contours"}
+    truth = truths.get(config.format, "meshes fitted to labels")
+    topology, reference = mesh_of(config.mesh, right=config.right)
+    if shared is not None:
+        mesh = meshes.read(shared)
+        topology, reference = wall_topology(mesh), mesh.vertices.astype(np.float32)
     split = len(people) - config.test_people
     told = f"hearts of {config.root} ({config.format})"
-    name = f"{split} {'phantom hearts' if phantom else told}"
+    name = f"{split} {'phantom hearts' if config.format == 'phantom' else told}"
     train, test = people[:split], people[split:]
-    return MotionData(name, train, test, topology, reference, fitted=not phantom)
+    return MotionData(name, train, test, topology, reference, truth)
 
 
 Making = dict[Path, Callable[[], Subject]]
@@ -233,16 +260,17 @@ def _phantoms(config: MotionDataConfig, kept: Path) -> Making:
 
 
 def _fitted(config: MotionDataConfig, kept: Path, *, resliced: bool) -> Making:
-    assert config.root is not None and config.format != "phantom"
+    assert config.root is not None
+    assert config.format not in ("phantom", "deepmesh")
     around, rings = config.mesh
     first, later = config.fit_steps
     how = FitConfig(around, rings, first_steps=first, steps=later)
     settings = (config.scan, how, config.right, config.contour_points, resliced)
     making: Making = {}
-    for case in open_tree(config.root, config.format):
-        files = [case.image, *case.labels.values(), *case.long_axis.values()]
-        stamps = [(s.st_size, s.st_mtime_ns) for s in (path.stat() for path in files)]
-        digest = _told((*settings, case, stamps), FITTED_BY)
+    for case in labelled(open_tree(config.root, config.format), config.root):
+        files = [case.image, *case.labels.values()]
+        files += [*case.long_axis.values(), *case.view_labels.values()]
+        digest = _told((*settings, case, _stamps(files)), FITTED_BY)
         making[kept / f"{case.name}-{digest}"] = functools.partial(
             read_subject,
             case,
@@ -253,6 +281,34 @@ def _fitted(config: MotionDataConfig, kept: Path, *, resliced: bool) -> Making:
             resliced=resliced,
         )
     return making
+
+
+def _folders(config: MotionDataConfig, kept: Path) -> tuple[Path, Making]:
+    """DeepMesh's subjects, and where the template of the first one is kept."""
+    assert config.root is not None
+    folders = open_deepmesh(config.root)
+    mesh = folder_mesh(folders[0])
+    settings = (config.scan, config.contour_points, mesh.faces.tobytes())
+    shared = kept / f"template-{_told(mesh.vertices.tobytes(), FOLDED_BY)}.npz"
+    kept.mkdir(parents=True, exist_ok=True)
+    meshes.write(shared, mesh)
+    making: Making = {}
+    for one in folders:
+        stamps = _stamps(sorted(path for path in one.rglob("*") if path.is_file()))
+        digest = _told((*settings, one, stamps), FOLDED_BY)
+        making[kept / f"{one.name}-{digest}"] = functools.partial(
+            read_folder,
+            one,
+            config.scan,
+            mesh,
+            points=DENSE * config.contour_points,
+        )
+    return shared, making
+
+
+def _stamps(files: Sequence[Path]) -> list[tuple[int, int]]:
+    """What changes with a file: size and time."""
+    return [(s.st_size, s.st_mtime_ns) for s in (path.stat() for path in files)]
 
 
 def _digest(config: MotionDataConfig) -> str:

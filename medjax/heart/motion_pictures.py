@@ -141,6 +141,7 @@ def contoured(
     topology: Topology,
     meshes: Sequence[tuple[Float[np.ndarray, "n 3"], tuple[int, int, int]]],
     *,
+    points: Float[np.ndarray, "m 2"] | None = None,
     side: int = 192,
 ) -> UInt8[np.ndarray, "y x 3"]:
     """An image with the sections of meshes drawn into it.
@@ -150,6 +151,8 @@ def contoured(
         plane: origin and steps, mm.
         topology: of the meshes.
         meshes: vertices of each, mm, and its colour; later ones on top.
+        points: of a contour that is known, mm along rows and columns; drawn below, in
+            the colour of the truth.
         side: pixels of the shorter side at least.
     """
     top = float(np.percentile(image, 99.5))
@@ -158,6 +161,10 @@ def contoured(
     canvas = Image.fromarray(np.repeat(large[..., None], 3, axis=-1))
     pen = ImageDraw.Draw(canvas)
     spacing = np.linalg.norm(np.asarray(plane, np.float64)[1:], axis=1)
+    dots = np.zeros((0, 2)) if points is None else points
+    for down, right in (dots / spacing + 0.5) * times:
+        box = (right - 1, down - 1, right + 1, down + 1)
+        pen.ellipse(box, fill=COLOURS["truth"])
     for vertices, colour in meshes:
         segments, _ = sections(vertices, topology, plane)
         # The middle of pixel 0 is half a pixel inside the picture.

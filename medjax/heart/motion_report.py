@@ -12,7 +12,7 @@ from medjax.heart.bullseye import bullseye_cards
 from medjax.heart.generation_report import lines
 from medjax.heart.meshes import Topology
 from medjax.heart.motion_pictures import COLOURS, contoured, moving_pair
-from medjax.heart.motion_scores import DIRECTIONS, heart_numbers
+from medjax.heart.motion_scores import DIRECTIONS, heart_numbers, truth_numbers
 from medjax.heart.subject import Subject
 from medjax.report import Card, Report
 from medjax.report.run import save_evaluation, training_section
@@ -27,13 +27,17 @@ TRACKING = {
     "ef": "EF, points",
     "ef_bias": "EF bias, points",
 }
+NEVER = {
+    "muscle_drift": "muscle volume, largest change",
+    "flipped": "triangles turned over",
+    "crossed": "walls crossed",
+}
+"""What muscle does not do."""
 STRAIN = {
     "method": "method",
     **{name: f"{name}, points" for name in ("GCS endo", "GLS endo", "GRS")},
     "segments": "17 segments, points",
-    "muscle_drift": "muscle volume, largest change",
-    "flipped": "triangles turned over",
-    "crossed": "walls crossed",
+    **NEVER,
 }
 CONTOURS = {
     "method": "method",
@@ -46,6 +50,23 @@ CONTOURS = {
     "deepmesh_boundf": "DeepMesh BoundF",
     "deepmesh_dropped": "planes dropped by it",
 }
+
+
+MEANS = (
+    "Means over the left ventricle's vertices, all frames after end-diastole and all "
+    "people; along the wall's normal, around the heart and along it."
+)
+TRUTHS = {
+    "known": "Vertices are material points, so where each of them should be is known. "
+    f"Sections of walls with image planes hardly show motion around the heart. {MEANS}",
+    "meshes fitted to labels": "What stands for the truth are meshes fitted to label "
+    "maps. They know where walls are, not how muscle slides along itself: of the "
+    "errors of vertices only the one along the normal means something, and strain is "
+    f"that of the fit. Views without labels have no scores. {MEANS}",
+    "contours": "Where vertices are after end-diastole is not known, only contours of "
+    "walls on some planes are: vertices, volumes and strain have no scores.",
+}
+"""What the data know of a heart's motion."""
 
 
 class Shown(NamedTuple):
@@ -78,7 +99,8 @@ def show(
     """
     save_evaluation(workdir, results)
     print(f"\n{results['people']['test']} held-out people; {results['data']}")
-    print(lines(results["tracking"], TRACKING))
+    if results["truth"] != "contours":
+        print(lines(results["tracking"], TRACKING))
     print(lines(results["contours"], CONTOURS))
     page = report(workdir, results, shown, title=title)
     return page.save(workdir / "report.html")
@@ -92,15 +114,7 @@ def report(
     steps = f"{rows[-1]['step']} steps, " if rows else ""
     count = results["people"]["test"]
     page = Report(title, f"{steps}{count} held-out people; {results['data']}")
-    still, ours = results["tracking"]
-    page.numbers(
-        {
-            "vertices, mm": (ours["vertex"], f"without motion: {still['vertex']:.2f}"),
-            "EF, points": (ours["ef"], f"bias {ours['ef_bias']:+.1f}"),
-            "LV volume, mL": (ours["lv_mae_ml"], "mean over later frames"),
-            "parameters": (f"{results['parameters']:,}", "of all stages"),
-        }
-    )
+    page.numbers(_headline(results))
     if (short := cut_short(workdir)) > 0:
         page.notice(
             f"Up to {short:.1%} of planes were cut by more triangles, or longer "
@@ -112,6 +126,26 @@ def report(
     _errors(page, results)
     _person(page, shown)
     return page
+
+
+def _headline(results: Mapping[str, Any]) -> dict[str, tuple[float | str, str]]:
+    still, ours = results["tracking"]
+    size = (f"{results['parameters']:,}", "of all stages")
+    if results["truth"] == "contours":
+        rows = [row for row in results["contours"] if row["view"] == "sax"]
+        return {
+            f"{name}, short axis": (
+                rows[1][key],
+                f"at end-systole; without motion: {rows[0][key]:.2f}",
+            )
+            for key, name in (("contour", "contours, mm"), ("dice", "Dice"))
+        } | {"parameters": size}
+    return {
+        "vertices, mm": (ours["vertex"], f"without motion: {still['vertex']:.2f}"),
+        "EF, points": (ours["ef"], f"bias {ours['ef_bias']:+.1f}"),
+        "LV volume, mL": (ours["lv_mae_ml"], "mean over later frames"),
+        "parameters": size,
+    }
 
 
 def cut_short(workdir: Path) -> float:
@@ -132,24 +166,15 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 def _errors(page: Report, results: Mapping[str, Any]) -> None:
     page.section("Errors")
-    known = (
-        "Vertices are material points, so where each of them should be is known. "
-        "Sections of walls with image planes hardly show motion around the heart. "
-    )
-    fitted = (
-        "What stands for the truth are meshes fitted to label maps. They know where "
-        "walls are, not how muscle slides along itself: of the errors of vertices only "
-        "the one along the normal means something, and strain is that of the fit. "
-        "Views without labels have no scores. "
-    )
-    page.text(
-        (known if results["truth"] == "known" else fitted)
-        + "Means over the left ventricle's vertices, all frames after end-diastole and "
-        "all people; along the wall's normal, around the heart and along it."
-    )
-    named = [_named(results["tracking"], TRACKING), _named(results["tracking"], STRAIN)]
-    page.table(named[0], caption="vertices and volumes")
-    page.table(named[1], caption="strain at end-systole, and what muscle does not do")
+    page.text(TRUTHS[results["truth"]])
+    rows = results["tracking"]
+    if results["truth"] == "contours":
+        columns = {"method": "method", **NEVER}
+        page.table(_named(rows, columns), caption="what muscle does not do")
+    else:
+        page.table(_named(rows, TRACKING), caption="vertices and volumes")
+        told = "strain at end-systole, and what muscle does not do"
+        page.table(_named(rows, STRAIN), caption=told)
     page.text(
         "Contours at end-systole. DeepMesh's own scores take the vertices that are "
         "nearly on a plane for the contour, and leave a plane without any out of the "
@@ -170,24 +195,26 @@ def _person(page: Report, shown: Shown) -> None:
     page.section("A held-out person")
     true, septum = np.asarray(subject.vertices), np.asarray(subject.septum)
     apex, base = cavity_axis(true[0], topology)
-    moving = moving_pair((true, found), topology, base - apex, septum)
-    page.picture(moving, "the truth above, the mesh that was followed below")
-    (wanted, known), (numbers, strain) = (
-        heart_numbers(mesh, topology, septum) for mesh in (true, found)
-    )
+    rows = (true, found) if subject.followed else (found,)
+    moving = moving_pair(rows, topology, base - apex, septum)
+    above = "the truth above, the mesh that was followed below"
+    page.picture(moving, above if subject.followed else "the mesh that was followed")
+    numbers, strain = heart_numbers(found, topology, septum)
+    systole, wanted, known = truth_numbers(subject, topology)
+    lines_of = {} if wanted is None else {"truth": wanted.curves["lv"]}
+    lines_of["found"] = numbers.curves["lv"]
     curves = [
-        {
-            "share of the cycle": float(subject.times[t]),
-            "truth": float(wanted.curves["lv"][t]),
-            "found": float(numbers.curves["lv"][t]),
-        }
+        {"share of the cycle": float(subject.times[t])}
+        | {name: float(curve[t]) for name, curve in lines_of.items()}
         for t in range(len(true))
     ]
     page.curves("left ventricle, mL", curves, x="share of the cycle")
     page.gallery(
-        _contours(subject, found, topology, wanted.systole),
+        _contours(subject, found, topology, systole),
         caption="green: truth; orange: followed",
     )
+    if wanted is None:
+        return
     if known is None or strain is None:
         page.text("The mesh that was followed is torn: it has no strain.")
     elif known.segments is not None and strain.segments is not None:
@@ -206,19 +233,22 @@ def _contours(
     """A slice in the middle and both long-axis views, at end-diastole and systole."""
     slices = len(subject.planes) - 2
     views = {"short axis": slices // 2, "2CH": slices, "4CH": slices + 1}
-    return [
-        Card(
-            contoured(
+    cards = []
+    for end, frame in (("ED", 0), ("ES", systole)):
+        for name, p in views.items():
+            meshes = [(found[frame], COLOURS["found"])]
+            points = None
+            if subject.followed:
+                truth = np.asarray(subject.vertices[frame])
+                meshes.insert(0, (truth, COLOURS["truth"]))
+            else:
+                points = subject.contours[frame, p][subject.contour_mask[frame, p] > 0]
+            picture = contoured(
                 subject.images[frame][p],
                 subject.planes[p],
                 topology,
-                [
-                    (np.asarray(subject.vertices[frame]), COLOURS["truth"]),
-                    (found[frame], COLOURS["found"]),
-                ],
-            ),
-            f"{name}, {end}",
-        )
-        for end, frame in (("ED", 0), ("ES", systole))
-        for name, p in views.items()
-    ]
+                meshes,
+                points=points,
+            )
+            cards.append(Card(picture, f"{name}, {end}"))
+    return cards

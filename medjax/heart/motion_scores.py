@@ -216,6 +216,22 @@ def heart_numbers(
     return numbers, strain
 
 
+def truth_numbers(
+    subject: Subject, topology: Topology
+) -> tuple[int, Function | None, MeshStrain | None]:
+    """End-systole of a person, and volumes and strain where the motion is known.
+
+    Args:
+        subject: the truth.
+        topology: of its mesh.
+    """
+    if not subject.followed:
+        return subject.emptiest, None, None
+    true = np.asarray(subject.vertices, np.float64)
+    numbers, strain = heart_numbers(true, topology, np.asarray(subject.septum))
+    return numbers.systole, numbers, strain
+
+
 def motion_scores(
     found: Moving, subject: Subject, topology: Topology
 ) -> dict[str, Any]:
@@ -228,20 +244,24 @@ def motion_scores(
 
     Returns:
         Numbers by name; ``contours`` by view. Errors of strain and ejection fraction
-        are in percentage points, each at its own end-systole.
+        are in percentage points, each at its own end-systole. NaN where the truth is
+        not known.
     """
-    true = np.asarray(subject.vertices, np.float64)
-    septum = np.asarray(subject.septum)
-    numbers, strain = heart_numbers(found, topology, septum)
-    wanted, known = heart_numbers(true, topology, septum)
-    volume = np.abs(numbers.curves["lv"] - wanted.curves["lv"])[1:].mean()
+    systole, wanted, known = truth_numbers(subject, topology)
+    strain, volume, ejected = None, float("nan"), float("nan")
+    if wanted is not None:
+        septum = np.asarray(subject.septum)
+        numbers, strain = heart_numbers(found, topology, septum)
+        apart = np.abs(numbers.curves["lv"] - wanted.curves["lv"])
+        volume = float(apart[1:].mean())
+        ejected = numbers.features["LVEF"] - wanted.features["LVEF"]
     scores: dict[str, Any] = {
-        **vertex_errors(found, subject, topology, wanted.systole),
-        "lv_mae_ml": float(volume),
-        "ef": numbers.features["LVEF"] - wanted.features["LVEF"],
+        **vertex_errors(found, subject, topology, systole),
+        "lv_mae_ml": volume,
+        "ef": ejected,
         **_strain_errors(strain, known),
         **shape_counts(found, topology),
-        "contours": contour_errors(found, subject, topology, wanted.systole),
+        "contours": contour_errors(found, subject, topology, systole),
     }
     return scores
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int32, UInt8
 
+from medjax.heart.appearance import LABELS
+
 DENSE = 4
 """As many times as many points are kept of contours as an example has: scores need
 them, since a point is some way from the next one however well a mesh fits."""
@@ -22,7 +24,8 @@ class Subject(NamedTuple):
         plane_mask: 1 where there is an image, 0 where it is missing.
         label_mask: 1 where labels and contours say what is on it.
         times: shares of the cycle.
-        vertices: of the true mesh, or of one fitted to labels, mm.
+        vertices: of the true mesh, or of one fitted to labels, mm; NaN in later frames
+            where nothing says where they are.
         template: a mesh roughly in place, mm.
         contours: mm along rows and columns; an example has every fourth point.
         contour_mask: 1 where there is a point.
@@ -42,6 +45,17 @@ class Subject(NamedTuple):
     contour_mask: Float32[np.ndarray, "t p m"]
     contour_surface: Int32[np.ndarray, "p m"]
     septum: Float64[np.ndarray, " 3"]
+
+    @property
+    def followed(self) -> bool:
+        """Whether it is known where vertices are in all frames."""
+        return bool(np.isfinite(self.vertices).all())
+
+    @property
+    def emptiest(self) -> int:
+        """The frame with the smallest cavity on labelled short-axis slices."""
+        shown = self.labels[:, :-VIEWS][:, self.label_mask[:-VIEWS] > 0]
+        return int(np.argmin((shown == LABELS["lv"]).sum((1, 2, 3))))
 
     def example(
         self, frame: int, vertices_ed: Float[np.ndarray, "n 3"] | None = None

@@ -61,7 +61,7 @@ class Tracking(Experiment):
     uses: ClassVar[dict[str, str]] = {"track": TRACK}
     contents: ClassVar[dict[str, str]] = {
         "ed": "the run of the first stage, which fits the mesh at end-diastole",
-        "people": "phantoms that were drawn, or hearts that were read and fitted",
+        "people": "phantoms that were drawn, or hearts of a tree that were read",
     }
 
     system: Any
@@ -145,6 +145,12 @@ def train(config: Tracking, data: MotionData) -> dict[str, Variables]:
     starts = None
     for folder, settings in stages(config.system).items():
         system = build(settings, data.topology, data.reference)
+        if data.truth == "contours" and "vertices_t" in system.fields:
+            raise ValueError(
+                "system.loss.supervision learns from vertices of later frames, of "
+                f"which data.format {config.data.format!r} says nothing: expected "
+                "'contours'"
+            )
         rows = MotionRows(data.train, system.fields, starts)
         inside = dataclasses.replace(
             config, system=settings, workdir=config.workdir / folder
@@ -219,7 +225,7 @@ def evaluate(
         contours += [{"method": name, **row} for row in views]
     results = {
         "data": data.name,
-        "truth": "meshes fitted to labels" if data.fitted else "known",
+        "truth": data.truth,
         "people": {"train": len(data.train), "test": len(data.test)},
         "tracking": tracking,
         "contours": contours,

@@ -27,9 +27,12 @@ from medjax.data.meshes import Mesh
 from medjax.data.nifti import Volume
 from medjax.data.tables import read_table, read_text
 from medjax.heart.datasets import canonical, conditions_of
+from medjax.heart.drawing import slice_planes
 
 VIEWS = {"sa": "sa", "2ch": "la2ch", "4ch": "la4ch"}
 """Views in the names of files, and in the matrices."""
+DEPTHS = np.arange(12, 53, 5) / 64
+"""The nine short-axis slices with contours, as shares of the stack."""
 CHEART_SPACING = (2.0, 1.25, 1.25)
 """mm along z, y and x of CHeart's arrays."""
 PARTS = ("train", "val", "test")
@@ -65,22 +68,62 @@ class DeepMeshSubject(NamedTuple):
         inverse = np.linalg.inv(self.affines[view])
         return points @ inverse[:3, :3].T + inverse[:3, 3] - self.origins[view]
 
+    def planes(self, view: str) -> Float[np.ndarray, "d 3 3"]:
+        """Origins and steps of a view's slices, mm, as :mod:`medjax.heart.planes` has
+        them."""
+        affine = self.affines[view].copy()
+        affine[:3, 3] += affine[:3, :3] @ self.origins[view]
+        return slice_planes(affine, self.images[view].data.shape[2])
+
+
+def open_deepmesh(root: Path) -> list[Path]:
+    """Folders of the subjects of a DeepMesh tree, sorted by name.
+
+    Args:
+        root: folder with one folder a subject.
+
+    Raises:
+        DataError: where there is no such folder, or no subject in it.
+    """
+    if not root.is_dir():
+        raise DataError(f"data.root: {root}: no such folder")
+    inside = sorted(p for p in root.iterdir() if p.is_dir())
+    found = [p for p in inside if _stored(p, "sa_img.nii.gz").is_file()]
+    if not found:
+        held = in_short(sorted(p.name for p in root.iterdir()))
+        raise DataError(
+            f"data.root: {root} holds no subject of DeepMesh (<id>/sa_img.nii.gz), it "
+            f"holds {held}"
+        )
+    return found
+
+
+def _stored(folder: Path, name: str) -> Path:
+    """Where a subject's file is: the second stage's code keeps some a folder below."""
+    below = [folder / inner / name for inner in ("cropimg_64", "contourpara")]
+    return next((path for path in below if path.is_file()), folder / name)
+
 
 def read_deepmesh(folder: Path) -> DeepMeshSubject:
     """Reads one subject.
 
     Args:
-        folder: of the subject.
+        folder: of the subject; images may be in ``cropimg_64`` and all else in
+            ``contourpara`` below it.
 
     Raises:
         FileNotFoundError: for a file that is absent.
         DataError: for one that is damaged, or arrays that do not fit each other.
     """
-    images = {v: nifti.read(folder / f"{v}_img.nii.gz", ndim=4) for v in VIEWS}
-    contours = {v: npy.read(folder / f"contour_{v}.npy") for v in VIEWS}
+    images = {v: nifti.read(_stored(folder, f"{v}_img.nii.gz"), ndim=4) for v in VIEWS}
+    contours = {v: npy.read(_stored(folder, f"contour_{v}.npy")) for v in VIEWS}
     names = {"sa": "SA", "2ch": "2CH", "4ch": "4CH"}
-    projected = {v: npy.read(folder / f"proj_mesh_{n}.npy") for v, n in names.items()}
-    matrices, origins = (npz.read(folder / f"{n}.npz") for n in ("affine", "origin"))
+    projected = {
+        v: npy.read(_stored(folder, f"proj_mesh_{n}.npy")) for v, n in names.items()
+    }
+    matrices, origins = (
+        npz.read(_stored(folder, f"{n}.npz")) for n in ("affine", "origin")
+    )
     for file, arrays, size in (("affine", matrices, 16), ("origin", origins, 3)):
         wrong = [
             key for key in VIEWS.values() if arrays.get(key, np.zeros(0)).size != size
@@ -96,12 +139,12 @@ def read_deepmesh(folder: Path) -> DeepMeshSubject:
                 f"{folder}: {view} has images of {seen} and contours of {drawn}, "
                 "expected rows, columns and frames to be the same"
             )
-    template = _points(folder / "vertices_init_myo_ED_smooth.npy")
-    truth = _points(folder / "vertices_resampled_ED.npy")
+    template = _points(_stored(folder, "vertices_init_myo_ED_smooth.npy"))
+    truth = _points(_stored(folder, "vertices_resampled_ED.npy"))
     # The second stage's code asks for a name without "smooth".
-    faces_file = folder / "faces_init_myo_ED_smooth.npy"
+    faces_file = _stored(folder, "faces_init_myo_ED_smooth.npy")
     if not faces_file.exists():
-        faces_file = folder / "faces_init_myo_ED.npy"
+        faces_file = _stored(folder, "faces_init_myo_ED.npy")
     faces = npy.read(faces_file)
     if faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype.kind not in "iu":
         raise DataError(
@@ -271,11 +314,15 @@ def read_4dsegment(folder: Path) -> Mesh:
         ):
             raise DataError(f"{files[t]}: has other vertices or triangles than frame 0")
     vertices = np.stack([one.vertices for one in frames])
-    return Mesh(vertices, first.faces, _sheets(first, files[0]))
+    return Mesh(vertices, first.faces, sheets(first, files[0]))
 
 
-def _sheets(mesh: Mesh, path: Path) -> Int32[np.ndarray, " n"]:
+def sheets(mesh: Mesh, path: Path) -> Int32[np.ndarray, " n"]:
     """0 for the endocardium, 1 for the epicardium: vertices of the wider sheet.
+
+    Args:
+        mesh: two open sheets.
+        path: of the file, for messages.
 
     Raises:
         DataError: for another number of sheets than two.

@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medjax.data import nifti
 from medjax.data.boundary import DataError
+from medjax.data.volumes import Grid, resample
 from medjax.heart import motion_data, motion_trees
 from medjax.heart.appearance import LABELS
 from medjax.heart.cine import Cine
 from medjax.heart.clinical import label_volumes, mesh_volumes
 from medjax.heart.contours import sections, spread
-from medjax.heart.datasets import SYSTOLE, Case, Labels, open_tree, places
+from medjax.heart.datasets import SYSTOLE, Case, Labels, labelled, open_tree, places
 from medjax.heart.fitting import FitConfig, Fitted, template
+from medjax.heart.meshes import unit
 from medjax.heart.motion_data import MotionDataConfig, mesh_of, open_motion
 from medjax.heart.motion_scores import contour_errors
 from medjax.heart.motion_trees import borders, labelled_frames, read_subject
@@ -42,14 +45,18 @@ def case(swine) -> Case:
     return case
 
 
-def test_a_heart_that_others_drew_lies_where_it_was(case, monkeypatch):
-    """With its template in place of a fit, which has tests of its own."""
+@pytest.fixture
+def still(monkeypatch):
+    """Templates in place of fits, which have tests of their own."""
 
-    def still(maps, affine, config):
-        start, topology = template(maps[0], affine, config)
-        return Fitted(np.stack([start] * len(maps)), topology, {})
+    def start(maps, affine, config):
+        vertices, topology = template(maps[0], affine, config)
+        return Fitted(np.stack([vertices] * len(maps)), topology, {})
 
-    monkeypatch.setattr(motion_trees, "fit", still)
+    monkeypatch.setattr(motion_trees, "fit", start)
+
+
+def test_a_heart_that_others_drew_lies_where_it_was(case, still):
     labels = case.read_labels()
     subject = read_subject(case, SCAN, FIT, points=64, right=False)
     assert subject.images.shape == (2, 16 + 2, 48, 48)
@@ -83,19 +90,81 @@ def test_a_heart_that_others_drew_lies_where_it_was(case, monkeypatch):
         assert nearest(seen, mine).mean() < 3.0
 
 
-def test_too_many_slices_lose_those_far_from_the_heart(case):
-    few = dataclasses.replace(SCAN, slices=6)
-    labels = case.read_labels()
+def test_a_view_is_learned_from_where_four_chambers_are_labelled(
+    swine, tmp_path, still
+):
+    """A view cut out of the stack's own labels, its upper end an atrium."""
+    folder = shutil.copytree(swine / "swine", tmp_path / "one")
+    labels = nifti.read_labels(folder / "seg_sa.nii.gz", ndim=4)
+    i, j, _ = np.argwhere(labels.data[..., 0] == 1).mean(0)
+    affine = np.eye(4)
+    # Rows along the slices' normal, columns along the stack's first axis.
+    affine[:3, 0] = unit(labels.affine[:3, 2]) * 2.0
+    affine[:3, 1] = unit(labels.affine[:3, 0]) * 2.0
+    affine[:3, 2] = unit(labels.affine[:3, 1]) * 6.0
+    affine[:3, 3] = labels.affine[:3] @ [i, j, 0, 1] - 40 * affine[:3, 1]
+    grid = Grid((33, 81, 1), affine)
+    cut = resample(labels, grid, interpolation="labels").data
+    seen = cut.astype(np.float32)
+    four = np.where((cut == 0) & (np.arange(33) > 25)[:, None, None, None], 4, cut)
+    for name, data in (("la_4ch", seen), ("la_2ch", seen), ("seg4_la_4ch", four)):
+        nifti.write(folder / f"{name}.nii.gz", data, affine=affine, time_step=0.05)
+    atria = np.ones_like(cut)
+    nifti.write(folder / "seg_la_2ch.nii.gz", atria, affine=affine, time_step=0.05)
+    (case,) = open_tree(tmp_path, "ukb")
+    subject = read_subject(case, SCAN, FIT, points=64, right=False)
+    np.testing.assert_array_equal(subject.plane_mask[-2:], [1, 1])
+    np.testing.assert_array_equal(subject.label_mask[-2:], [0, 1])
+    assert not subject.labels[:, -2].any() and not subject.contour_mask[:, -2].any()
+    # Images are of the labels here, and lie on the same plane.
+    known = subject.labels[:, -1] > 0
+    gap = np.abs(subject.images[:, -1] - subject.labels[:, -1])[known]
+    assert known.sum() > 100 and np.median(gap) < 0.05
+    # The cavity's border is on muscle, not across the base.
+    points = subject.contours[0, -1][subject.contour_mask[0, -1] > 0] / SCAN.spacing
+    muscle = np.argwhere(subject.labels[0, -1] == LABELS["myo"]) + 0.0
+    assert len(points) and nearest(points, muscle).max() < 0.51
+    none = dataclasses.replace(case, view_labels={"4ch": folder / "seg_sa.nii.gz"})
+    with pytest.raises(DataError, match="frame 19 is labelled, sa.nii.gz has 3"):
+        motion_trees._view_maps(none, "4ch", [0, 1], 3, right=False)
+
+
+def test_people_without_label_maps_are_counted(case, capsys):
+    bare = dataclasses.replace(case, name="bare", labels={})
+    assert labelled([case, bare], Path("here")) == [case]
+    assert "people with label maps: kept 1 (dropped 1)" in capsys.readouterr().out
+    with pytest.raises(DataError, match="here: 1 people, none of them with label maps"):
+        labelled([bare], Path("here"))
+
+
+@pytest.mark.parametrize(
+    ("held", "slices", "kept", "said"),
+    [
+        ((2, 11), 10, (2, 11), ""),
+        # Labels on fewer slices are all kept, wherever in the stack they are.
+        ((8, 13), 7, (7, 13), ""),
+        ((0, 3), 5, (0, 4), ""),
+        ((2, 11), 6, (4, 9), "one: of 10 slices with labels 4 are beyond the 6"),
+    ],
+)
+def test_slices_that_are_kept_are_those_with_labels(held, slices, kept, said, capsys):
+    few = dataclasses.replace(SCAN, slices=slices)
     images = np.zeros((2, 14 + 2, 48, 48), np.float32)
     planes = np.zeros((16, 3, 3), np.float32)
     planes[:, 1:] = [[2, 0, 0], [0, 2, 0]]
     planes[:14, 0, 2] = 5.0 * np.arange(14)
     cine = Cine(images, planes, np.ones(16, np.float32), np.zeros(2, np.float32))
-    middle = np.array([[0.0, 0.0, 22.0]])
-    flat = dataclasses.replace(labels, affine=np.diag([1.0, 1.0, 5.0, 1.0]))
-    kept, there = motion_trees._as_many(cine, few, flat, middle)
-    np.testing.assert_allclose(kept.planes[:6, 0, 2], 5.0 * np.arange(2, 8))
-    assert there.all() and kept.images.shape[1] == 8
+    data = np.zeros((2, 4, 4, 14), np.int32)
+    data[..., held[0] : held[1] + 1] = LABELS["myo"]
+    labels = Labels(data, (0, 1), np.diag([1.0, 1.0, 5.0, 1.0]))
+    found, there = motion_trees._as_many(cine, few, labels, "one")
+    first, last = kept
+    np.testing.assert_allclose(
+        found.planes[:-2, 0, 2], 5.0 * np.arange(first, last + 1)
+    )
+    assert there.all() and found.images.shape[1] == slices + 2
+    out = capsys.readouterr().out
+    assert said in out if said else not out
 
 
 def test_the_border_of_a_disc_is_its_circle():
@@ -165,7 +234,8 @@ def test_a_tree_is_read_once_and_again_where_a_file_has_changed(
         scan=dataclasses.replace(SCAN, size=16, slices=3, spacing=6.0),
     )  # fmt: skip
     data = open_motion(config, tmp_path)
-    assert data.fitted and (len(data.train), len(data.test)) == (2, 1)
+    assert data.truth == "meshes fitted to labels"
+    assert (len(data.train), len(data.test)) == (2, 1)
     assert data.name == f"2 hearts of {root} (ukb)"
     assert made == [(name, False, 16, 16) for name in "abc"]
     open_motion(config, tmp_path)
