@@ -1,12 +1,13 @@
 """Kills processes of a run at random, again and again, and looks how it ends.
 
     python -m experiments.drill --kills 10 --minutes 15
-    python -m experiments.drill --elastic --kills 5
+    python -m experiments.drill --elastic --kills 8 --in-turn
 
 Four processes train a perceptron together (gloo, one device each). At every start the
 seed draws one of them, one phase of the run (before it joins, joining, restoring,
 compiling, stepping, evaluating, saving) and a moment in it, at which the process kills
-itself: so that no phase is spared because it is short. The others have to end with
+itself: so that no phase is spared because it is short, and with ``--in-turn`` none
+because the seed leaves it out. The others have to end with
 status 75, and the same command has to go on. At the end the curve and the weights are
 held against those of a run that nobody disturbed: bit for bit, or with ``--elastic``,
 where each start has four, two or one processes of one or two devices each, to rounding.
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ class Drill:
     elastic: bool = False
     """Start with as many processes, half of them, ... or one instead, of one or two
     devices each, as the seed draws."""
+    in_turn: bool = False
+    """Kill in every phase before one has its next turn; the seed draws the order."""
     steps: int = 300
     """Updates of the run."""
     seed: int = 0
@@ -107,13 +110,32 @@ class Blow:
         return begins
 
 
-def draw(random: np.random.Generator, processes: int) -> Blow:
-    """Any process, any phase."""
-    phase = str(random.choice(PHASES))
+MOMENTS = {"start": 0.0, "restore": 0.1}
+"""Seconds of a phase in which a process is killed, if not half a second, which covers
+a save's background. Who is killed at its start never comes; so small a state is soon
+restored."""
+
+
+def draw(
+    random: np.random.Generator, processes: int, phases: Sequence[str] = PHASES
+) -> Blow:
+    """Any process, any of some phases."""
+    phase = str(random.choice(phases))
     time = int(random.integers(1, 40)) if phase == "step" else 1
-    # Who is killed at its start never comes; half a second covers a save's background.
-    after = 0.0 if phase == "start" else random.uniform(0, 0.5)
+    most = MOMENTS.get(phase, 0.5)
+    after = random.uniform(0, most) if most else 0.0
     return Blow(int(random.integers(processes)), phase, time, after)
+
+
+def due(known: Sequence[str]) -> list[str]:
+    """Phases that have had the fewest kills, after kills in those that are known.
+
+    Nothing is restored before there is a checkpoint, which is certain once the run has
+    come to evaluate.
+    """
+    possible = [each for each in PHASES if each != "restore" or "evaluate" in known]
+    fewest = min(map(known.count, possible))
+    return [each for each in possible if known.count(each) == fewest]
 
 
 def init(key: Any, batch: Any) -> dict[str, Any]:
@@ -161,7 +183,6 @@ def work(
             cpu_devices=settings.devices,
         )
     )
-    begins("restore")
     random = np.random.default_rng(0)
     x = random.normal(size=(256, 8)).astype(np.float32)
     y = np.tanh(x @ random.normal(size=(8, 4))).astype(np.float32)
@@ -244,7 +265,11 @@ def disturb(settings: Drill, workdir: Path) -> list[dict[str, Any]]:
         if settings.elastic:
             count, devices = int(random.choice(sizes)), int(random.integers(1, 3))
             now = dataclasses.replace(settings, processes=count, devices=devices)
-        blow = draw(random, now.processes)
+        known = [kill["phase"] for kill in found]
+        phases = due(known) if settings.in_turn else PHASES
+        blow = draw(random, now.processes, phases)
+        while blow.phase == "restore" and "evaluate" not in known:
+            blow = draw(random, now.processes, phases)
         running = start(workdir, now, workdir / f"start{len(found)}", blow)
         with contextlib.suppress(subprocess.TimeoutExpired):
             running[blow.process].wait(timeout=PATIENCE + JOINING)

@@ -153,7 +153,7 @@ def fit(
             rules=rules,
         )
         if start is not None:
-            with goodput.spent("restore"):
+            with watch.phase("restore"), goodput.spent("restore"):
                 state = checkpoints.restore(start, program.state)
             made = program.collections(remade, init_key, fed.device)
             state = state.replace(extra={**state.extra, **made})

@@ -39,7 +39,13 @@ from jax._src import distributed
 STATUS = 75
 """How a process ends that another one left: EX_TEMPFAIL, "try again"."""
 OUTSIDE = "outside training"
-LIMITS = {OUTSIDE: 86_400, "compile": 7200, "save": 3600, "evaluate": 14_400}
+LIMITS = {
+    OUTSIDE: 86_400,
+    "restore": 3600,
+    "compile": 7200,
+    "save": 3600,
+    "evaluate": 14_400,
+}
 """Seconds that a phase other than stepping may take without progress."""
 USUAL_STEPS = 10
 """A stall is at least so many usual steps."""

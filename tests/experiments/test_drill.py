@@ -4,6 +4,7 @@ Its processes are shells here; the real ones are what the command is for.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import subprocess
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from experiments import drill
+from medjax.train import TrainConfig, fit, watch
+from tests.train import tiny
 
 
 def shells(command, victim="kill -9 $$"):
@@ -92,6 +95,42 @@ def test_every_phase_and_process_is_drawn():
     assert {(b.process, b.phase) for b in drawn} == set(
         itertools.product(range(4), drill.PHASES)
     )
+
+
+def test_in_turn_every_phase_has_its_share(settings, tmp_path, monkeypatch):
+    """And nothing is restored before the run has a checkpoint."""
+    monkeypatch.setattr(drill, "start", shells("exit 75"))
+    count = len(drill.PHASES)
+    settings = dataclasses.replace(settings, processes=1, kills=2 * count)
+    turns = dataclasses.replace(settings, in_turn=True)
+    for each in (settings, turns):
+        phases = [kill["phase"] for kill in drill.disturb(each, tmp_path)]
+        assert "restore" not in phases[: phases.index("evaluate")]
+    assert set(phases[:count]) == set(phases[count:]) == set(drill.PHASES)
+    for seed in range(100):
+        random, known = np.random.default_rng(seed), []
+        for _ in range(count):
+            known.append(drill.draw(random, 4, drill.due(known)).phase)
+        assert known.index("evaluate") < known.index("restore")
+        assert set(known) == set(drill.PHASES)
+
+
+def test_a_drill_hears_of_what_is_restored(tmp_path, monkeypatch):
+    """As of every phase that a blow may wait for: else nobody would be killed there."""
+    heard = []
+    monkeypatch.setattr(watch, "moved", lambda phase, step=None: heard.append(phase))
+    one = functools.partial(
+        fit,
+        tiny.init,
+        tiny.quiet_loss,
+        workdir=tmp_path,
+        evals=[lambda state, step: {}],
+    )
+    one(tiny.Stream(), train=TrainConfig(steps=1, eval_every=1))
+    assert "restore" not in heard
+    one(tiny.Stream(), train=TrainConfig(steps=2, eval_every=1))
+    # A process comes to the first two by itself.
+    assert set(heard) >= set(drill.PHASES) - {"start", "join"}
 
 
 def test_what_cannot_be_drilled_is_refused(settings, tmp_path):
