@@ -82,7 +82,7 @@ def compiler_facts(
     if path is not None and (kept := _kept(path)) is not None:
         return kept
     try:
-        found = _facts(_compiled(lowered, machine))
+        found = facts_of(_compiled(lowered, machine))
     except jax.errors.JaxRuntimeError as error:
         if (refused := _out_of_memory(str(error))) is None:
             raise
@@ -104,7 +104,8 @@ def _compiled(lowered: Any, machine: Topology) -> Any:
     return lowered.compile(compiler_options=GPU_OPTIONS if gpu else None)
 
 
-def _facts(compiled: Any) -> Facts:
+def facts_of(compiled: Any) -> Facts:
+    """What the compiler says of a step of `compiled_step`."""
     said = compiled.memory_analysis()
     beyond = said.output_size_in_bytes - said.alias_size_in_bytes
     cost: Any = compiled.cost_analysis()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -13,14 +14,15 @@ from medjax.train import MeshConfig, OptimizerConfig, TrainConfig, fit
 from medjax.train.collectives import Collective
 from medjax.train.experiment import Experiment
 from medjax.train.plan.chips import CHIPS
-from medjax.train.plan.compiling import compiled_step
-from medjax.train.plan.memory import whole_bytes
+from medjax.train.plan.compiling import compiled_step, facts_of
+from medjax.train.plan.memory import memory_of, whole_bytes
 from medjax.train.plan.planner import make_plan, program_on
 from medjax.train.plan.roofline import calibrated, predict
 from medjax.train.plan.suggest import candidates, suggest
 from medjax.train.plan.table import as_json, told
 from medjax.train.plan.topologies import devices, topology
 from medjax.train.plan.traffic import Traffic, grouped, transfer
+from medjax.train.sharding import fsdp
 from medjax.train.state import run_keys
 from medjax.train.workload import Workload, spec
 from medjax_kernels.aot import MissingCompilerError
@@ -83,10 +85,36 @@ def test_memory_work_and_traffic_are_those_of_closed_forms(plan):
     forward = 2 * 64 * (8 * 32 + 32 * 4)
     # Backward: both gradients of weights, and what goes through the second layer.
     assert made.work.total == 2 * forward + 2 * 64 * 32 * 4
-    reduced = [one for one in made.traffic if one.kind == "all-reduce"]
-    assert {one.axes for one in reduced} == {("data",)}
-    moved = sum(one.bytes for one in made.traffic)
-    assert PARAMETERS <= moved <= PARAMETERS + 64, "gradients once, and the loss"
+
+
+@pytest.mark.parametrize("split", [1, 4])
+def test_planned_memory_is_what_the_compiler_allocates(split):
+    """The state to the byte, where parameters are split too; of the rest a quarter more
+    at the most, for fields of a batch that a step does not read."""
+    mesh = MeshConfig(data=8 // split, fsdp=split)
+    large = workload(mesh=mesh, data=Inner(batch_size=4096))
+    program = program_on(dataclasses.replace(large, rules=((".*", fsdp(1)),)), CPU)
+    compiled = compiled_step(program, CPU)
+    said = compiled.memory_analysis()
+    planned = memory_of(program, CPU.chip, facts_of(compiled))
+    assert planned.state == said.alias_size_in_bytes
+    # The mean of the inputs and three counts are on every device.
+    assert planned.state == 3 * PARAMETERS // split + 3 * 4 + 4 * 8
+    results = said.output_size_in_bytes - said.alias_size_in_bytes
+    taken = said.argument_size_in_bytes + results + said.temp_size_in_bytes
+    assert taken <= planned.need <= 1.25 * taken
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_gradients_and_the_loss_travel_once_and_nothing_else(count):
+    made = make_plan(workload(), topology(f"cpu-{count}"))
+    (one,) = made.traffic
+    assert (one.kind, one.axes, one.devices) == ("all-reduce", ("data",), count)
+    assert (one.count, one.bytes) == (1, PARAMETERS + 4)
+    (read,) = made.compiled.collectives
+    # Transposed or not, as the compiler likes.
+    sizes = sorted(math.prod(shape) for _, shape in read.shapes)
+    assert sizes == [1, 32, 32 * 4, 32 * 8]
 
 
 def test_what_a_compiler_said_is_kept_and_believed(plan):
@@ -249,6 +277,27 @@ def test_flags_that_fit_are_found_in_eight_tries_at_most():
     assert limited(0.1) is None
     assert len(asked) <= 8
     assert len(list(candidates(both.config, 4))) == 1, "there is nothing left to change"
+
+
+def test_flags_are_found_that_meet_a_limit_when_compiled():
+    """Half of what the run needs: parameters are split, then the batch is smaller."""
+    own = Inner(chunk=1, remat=True, batch_size=4096)
+    config = workload(data=own).config
+    needs = {}
+
+    def need(changed):
+        if changed not in needs:
+            work = workload(data=changed.data, mesh=changed.mesh)
+            needs[changed] = make_plan(work, CPU).memory.need
+        return needs[changed]
+
+    limit = need(config) / 2
+    found = suggest(
+        config, lambda c: need(c) <= limit, batch=4096, islands=8, shards=1024
+    )
+    assert found.flags == ("--mesh.fsdp 8", "--data.batch-size 1024")
+    assert needs[found.config] <= limit
+    assert len(needs) == found.tried == 4
 
 
 @pytest.mark.parametrize(
