@@ -3,47 +3,46 @@
     python -m experiments.compare.pods --publish
     python -m experiments.compare.pods --publish --drills runs/drill/drill.json
 
-Floating-point work of real losses beside XLA's own count of the same programs; bytes
-that the compiled step sums beside those of its gradients; the time of all-reduces
-between two processes, fitted by a latency and a rate, beside that between four; a step
-on two host devices predicted from one. What is planned for the contrast of a large
-batch, and what drills have found, stands beside them. Times are of this machine, on
-which other work may run: the page says what they were, not what they should be.
+Floating-point work of real losses beside XLA's own count of the same programs; what
+travels in a compiled step beside what has to, by hand; planned memory beside the
+compiler's; a planned step that is kept, loaded and run; flags suggested under an
+artificial limit; a contrast around a ring; the time of all-reduces between two
+processes, fitted by a latency and a rate, beside that between four; steps on two host
+devices predicted from one. What is planned for the contrast of a large batch, and what
+drills have found, stands beside them. Times are of this machine, on which other work
+may run: the page says what they were, not what they should be.
 """
 
 import dataclasses
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
 from experiments import convirt, drill, imitate, varnet
 from experiments.bench.reducing import between
+from experiments.compare import planned
 from experiments.plan import workload_of
 from medjax.data.boundary import reading
 from medjax.data.whole import whole
-from medjax.train.collectives import read_collectives
 from medjax.train.ending import ends_in_words
-from medjax.train.plan.compiling import compiled_step, traced_step
+from medjax.train.plan.compiling import traced_step
 from medjax.train.plan.flops import count_flops
-from medjax.train.plan.memory import whole_bytes
 from medjax.train.plan.planner import make_plan, program_on
 from medjax.train.plan.topologies import topology
 from medjax.train.plan.traffic import transfer
-from medjax.train.program import Program
-from medjax.train.state import partition, run_keys
 
 GOAL = 0.3
 """Relative error of a predicted all-reduce that is aimed at."""
 PAGE = Path("experiments/results/pods.md")
+RESULTS = Path("experiments/results/compare_pods.json")
+"""Numbers of the page: parts that a run does not measure stay as they are."""
 BATCH, POD = 65_536, "v6e-256"
 """The contrast that is planned, and where."""
 SHARE = 0.06
@@ -67,11 +66,14 @@ class Comparison:
     steps: int = 5
     """Of each program that is timed; the fastest counts."""
     publish: bool = False
-    """Write the page of results."""
-    parts: tuple[str, ...] = ("network", "work", "contrast", "summed", "scaled")
-    """What is measured, in this order; the page says what was not."""
+    """Write the page of results and its numbers."""
+    parts: tuple[str, ...] = (
+        *("network", "work", "contrast", "summed", "gradients"),
+        *("memory", "loaded", "suggested", "ring", "scaled"),
+    )
+    """What is measured, in this order; the page says what never was."""
     drills: tuple[Path, ...] = ()
-    """Results of `experiments.drill` that the page is to have."""
+    """Results of `experiments.drill` that the page is to have beside those it has."""
     out: Path = Path("runs/pods.json")
     """Where the numbers go; parts that are there are not measured again."""
 
@@ -97,27 +99,6 @@ def work() -> list[dict[str, Any]]:
     return found
 
 
-def summed(devices: Sequence[int] = (2, 4, 8)) -> list[dict[str, Any]]:
-    """Bytes that all-reduces of a data-parallel step sum, beside its gradients'."""
-    found = []
-    workload = workload_of(convirt.PRESETS["tiny"])
-    for count in devices:
-        machine = topology(f"cpu-{count}")
-        program = program_on(workload, machine)
-        text = compiled_step(program, machine).as_text()
-        every = [c for c in read_collectives(text) if c.kind == "all-reduce"]
-        trained, _ = partition(program.state.params, workload.system.frozen)
-        found.append(
-            {
-                "devices": count,
-                "all_reduces": sum(one.count for one in every),
-                "bytes": sum(one.total_bytes for one in every),
-                "gradients": whole_bytes(trained),
-            }
-        )
-    return found
-
-
 def contrast() -> list[dict[str, Any]]:
     """What seeing the whole batch takes of a step of IMITATE on a pod, as planned."""
     config, found = imitate.PRESETS["paper"].with_data(batch_size=BATCH), []
@@ -132,39 +113,6 @@ def contrast() -> list[dict[str, Any]]:
         }
         step = {"seconds": plan.step.seconds, "contrast_s": plan.step.batch}
         found.append({"flags": flags, **step, "collectives": kinds})
-    return found
-
-
-def timed(program: Program, run: Any, steps: int) -> float:
-    """Seconds of the fastest of some steps."""
-    init_key, key = run_keys(0)
-    batch = {
-        name: jax.device_put(jnp.ones(x.shape, x.dtype), x.sharding)
-        for name, x in program.batch.items()
-    }
-    with jax.set_mesh(program.mesh):
-        state = program.initialise(init_key, batch)
-        key = jax.device_put(key, program.key.sharding)
-        proceed = jax.device_put(jnp.ones((), bool), program.proceed.sharding)
-        best = float("inf")
-        for _ in range(steps + 1):
-            began = time.perf_counter()
-            state, metrics = run(state, batch, key, proceed)
-            jax.block_until_ready(metrics)
-            best = min(best, time.perf_counter() - began)
-    return best
-
-
-def scaled(steps: int) -> dict[str, float]:
-    """A step of 2 host devices with as many rows each, predicted from one device."""
-    config, found = convirt.PRESETS["tiny"], {}
-    for count in (1, 2):
-        machine = topology(f"cpu-{count}")
-        each = config.with_data(batch_size=32 * count)
-        program = program_on(workload_of(each), machine)
-        found[f"devices_{count}_s"] = timed(
-            program, compiled_step(program, machine), steps
-        )
     return found
 
 
@@ -193,7 +141,7 @@ def network() -> dict[str, Any]:
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """The results, for a reader; of parts that were not measured, that."""
+    """The results, for a reader; of parts that never were measured, that."""
     loads = found["load"]
     beside = "other work ran beside it" if min(loads) > 1 else "nothing else ran"
     head = f"""# The planner held to what can be measured
@@ -209,15 +157,20 @@ accelerator, and no claim about its error there is made.
 """
     tables = {
         "work": _work,
+        "summed": planned.summed_table,
+        "gradients": planned.gradients_table,
+        "memory": planned.memory_table,
+        "loaded": planned.loaded_table,
+        "suggested": planned.suggested_table,
         "contrast": _contrast,
-        "summed": _summed,
+        "ring": planned.ring_table,
         "network": _network,
-        "scaled": _scaled,
+        "scaled": planned.scaled_table,
     }
     told = [table(found[name]) for name, table in tables.items() if name in found]
     missing = [_ABOUT[name] for name in tables if name not in found]
     if missing:
-        told.append(f"Not measured in this run: {'; '.join(missing)}.\n")
+        told.append(f"Not measured yet: {'; '.join(missing)}.\n")
     told += [_drill(result) for result in found.get("drills", ())]
     return "\n".join([head, *told])
 
@@ -225,20 +178,21 @@ accelerator, and no claim about its error there is made.
 _ABOUT = {
     "work": "floating-point work beside XLA's",
     "contrast": "what is planned for the contrast of a large batch",
-    "summed": "bytes that data parallelism sums beside those of gradients",
+    "summed": "what travels in a data-parallel step",
+    "gradients": "what a step of IMITATE's `paper` sums",
+    "memory": "planned memory beside the compiler's",
+    "loaded": "a planned step that is loaded and run",
+    "suggested": "flags suggested under a limit",
+    "ring": "memory of a contrast around a ring",
     "network": "all-reduces between processes",
-    "scaled": "a step of two host devices predicted from one",
+    "scaled": "steps of two host devices predicted from one",
 }
-
-
-def _off(a: float, b: float) -> str:
-    return f"{100 * (a / b - 1):+.1f} %"
 
 
 def _work(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = "\n".join(
         f"| {r['step']} | {r['planned'] / 1e9:.3f} | {r['xla'] / 1e9:.3f} | "
-        f"{_off(r['planned'], r['xla'])} |"
+        f"{planned.off(r['planned'], r['xla'])} |"
         for r in rows
     )
     return f"""Work of a step of each `tiny` preset, GFLOP. XLA counts elementwise
@@ -285,37 +239,26 @@ def _moved(kinds: Mapping[str, Mapping[str, int]]) -> str:
 
 def _drill(found: Mapping[str, Any]) -> str:
     settings = found["settings"]
-    names = ("kills", "seed", "steps", "processes", "minutes")
+    names = ["kills", "seed", "steps", "processes", "minutes"]
+    if settings.get("heartbeat", drill.Drill.heartbeat) != drill.Drill.heartbeat:
+        names.append("heartbeat")
     flags = " ".join(f"--{name} {settings[name]}" for name in names)
-    elastic = " --elastic" if settings["elastic"] else ""
+    # A drill of before there were turns has none.
+    chosen = {"elastic": "--elastic", "in_turn": "--in-turn"}
+    flags = " ".join([*(v for k, v in chosen.items() if settings.get(k)), flags])
     return f"""## A drill: processes killed
 
 ```
-python -m experiments.drill{elastic} {flags}
+python -m experiments.drill {flags}
 ```
 
 {drill.page(found)}{found.get("remark", "")}"""
 
 
-def _summed(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = "\n".join(
-        f"| {r['devices']} | {r['all_reduces']} | {r['bytes']:,} | "
-        f"{r['gradients']:,} | {_off(r['bytes'], r['gradients'])} |"
-        for r in rows
-    )
-    return f"""All-reduces of ConVIRT's `tiny` step, bytes on each device. Beyond
-gradients there are statistics of BatchNorm and the loss:
-
-| devices | all-reduces | bytes | of gradients | more by |
-|---|---|---|---|---|
-{lines}
-"""
-
-
 def _network(found: Mapping[str, Any]) -> str:
     lines = "\n".join(
         f"| {r['bytes']:,} | {1e3 * r['two_s']:.2f} | {1e3 * r['four_s']:.2f} | "
-        f"{1e3 * r['predicted_s']:.2f} | {_off(r['predicted_s'], r['four_s'])} |"
+        f"{1e3 * r['predicted_s']:.2f} | {planned.off(r['predicted_s'], r['four_s'])} |"
         for r in found["all_reduces"]
     )
     worst = max(abs(r["predicted_s"] / r["four_s"] - 1) for r in found["all_reduces"])
@@ -332,14 +275,12 @@ process:
 """
 
 
-def _scaled(found: Mapping[str, float]) -> str:
-    one, two = found["devices_1_s"], found["devices_2_s"]
-    return f"""A step of ConVIRT's `tiny` with 32 films on each device:
-{1e3 * one:.0f} ms on one host device, {1e3 * two:.0f} ms on two ({_off(two, one)}; a
-calibration on one predicts no change but for the network). Host devices of one machine
-share its cores, and one of them alone already uses several, so that this is a test of
-the machine as much as of the planner.
-"""
+def joined(kept: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is published, with what was measured now in its place, or beside it."""
+    before = list(kept.get("drills", ()))
+    drills = [*before, *(each for each in found["drills"] if each not in before)]
+    loads = [*kept.get("load", ()), *found.get("load", ())]
+    return {**kept, **found, "drills": drills, "load": [min(loads), max(loads)]}
 
 
 @ends_in_words
@@ -350,6 +291,8 @@ def main() -> None:
     )
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
+    # What is compiled here is looked at; what is timed runs in processes of its own.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     found = {}
     if config.out.exists():
         found = json.loads(config.out.read_text())
@@ -358,8 +301,13 @@ def main() -> None:
         "network": network,
         "work": work,
         "contrast": contrast,
-        "summed": summed,
-        "scaled": lambda: scaled(config.steps),
+        "summed": planned.summed,
+        "gradients": planned.gradients,
+        "memory": planned.memory,
+        "loaded": planned.loaded,
+        "suggested": planned.suggested,
+        "ring": planned.ring,
+        "scaled": lambda: planned.scaled(config.steps),
     }
     if unknown := set(config.parts) - set(parts):
         raise ValueError(f"parts: {sorted(unknown)}, expected some of {list(parts)}")
@@ -370,15 +318,18 @@ def main() -> None:
         found |= {name: parts[name](), "load": loads}
         with whole(config.out) as draft:
             draft.write_text(json.dumps(found, indent=1) + "\n")
-    results = []
+    drills = []
     for path in config.drills:
         with reading(path, "result of a drill"):
-            results.append(json.loads(path.read_text()))
-    found["drills"] = results
-    print(page(found))
+            drills.append(json.loads(path.read_text()))
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    told = joined(kept, {**found, "drills": drills})
+    print(page(told))
     if config.publish:
-        with whole(PAGE) as draft:
-            draft.write_text(page(found))
+        numbers = json.dumps(told, indent=1) + "\n"
+        for path, text in {RESULTS: numbers, PAGE: page(told)}.items():
+            with whole(path) as draft:
+                draft.write_text(text)
 
 
 if __name__ == "__main__":

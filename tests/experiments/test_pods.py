@@ -1,0 +1,80 @@
+"""The page of the planner: what differs from what was planned is said to."""
+
+import pytest
+
+from experiments.compare import planned, pods
+
+TRAVELS = {"all-reduce": [4, 1668]}
+HELD = {
+    "summed": [{"devices": 2, "axes": ["data"], "read": TRAVELS, "by_hand": TRAVELS}],
+    "memory": [
+        dict(step="a", state=8, written_over=8, need=120, compiled=100, measured=120)
+    ],
+    "loaded": {"bytes": 9, "loaded": 0.5, "run": 0.5},
+    "suggested": {
+        **{"need": 10, "limit": 5, "then": 4, "compilations": 6},
+        "flags": ["--image.remat"],
+    },
+    "ring": {"temporaries": 1, "most": 2},
+    "scaled": {
+        "one_s": 1.0,
+        "steps": [
+            {"rows": n, "remat": False, "predicted_s": n, "measured_s": 1.2 * n}
+            for n in (1, 2)
+        ],
+    },
+}
+WRONG = {
+    "summed": [{**HELD["summed"][0], "by_hand": {"all-reduce": [4, 1664]}}],
+    "memory": [{**HELD["memory"][0], "written_over": 9, "measured": 121}],
+    "loaded": {"bytes": 9, "loaded": 0.5, "run": 0.25},
+    "suggested": {**HELD["suggested"], "flags": None},
+    "ring": {"temporaries": 2, "most": 2},
+    "scaled": {
+        "one_s": 1.0,
+        "steps": [
+            {"rows": n, "remat": False, "predicted_s": n, "measured_s": 1 / n}
+            for n in (1, 2)
+        ],
+    },
+}
+SAID = {
+    "summed": ("is equal to that", "**differs** from that"),
+    "memory": ("first step in 1 of 1", "state is **not**"),
+    "loaded": (": equal", "**not equal**"),
+    "suggested": ("suggests `--image.remat`", "finds nothing in 6"),
+    "ring": ("fewer than", "**not fewer**"),
+    "scaled": ("are within", "four is **another**"),
+}
+
+
+@pytest.mark.parametrize("part", SAID)
+def test_what_differs_is_said(part):
+    table = getattr(planned, f"{part}_table")
+    for found, words in zip((HELD, WRONG), SAID[part], strict=True):
+        assert words in " ".join(table(found[part]).split())
+        page = pods.page({"load": [0.5], part: found[part]})
+        assert table(found[part]) in page
+        others = set(SAID) - {part}
+        assert all(pods._ABOUT[name] in page for name in others), "not measured"
+
+
+def test_a_drill_is_printed_with_the_command_that_repeats_it(monkeypatch):
+    monkeypatch.setattr(pods.drill, "page", lambda found: "")
+    usual = {"kills": 6, "seed": 3, "steps": 200, "processes": 4, "minutes": 5.0}
+    before = {"settings": {**usual, "elastic": True, "heartbeat": 10.0}}
+    words = "--kills 6 --seed 3 --steps 200 --processes 4 --minutes 5.0"
+    assert f"drill --elastic {words}\n" in pods._drill(before)
+    turns = {"settings": {**before["settings"], "in_turn": True, "heartbeat": 30.0}}
+    told = f"drill --elastic --in-turn {words} --heartbeat 30.0\n"
+    assert told in pods._drill(turns)
+
+
+def test_what_was_not_measured_now_stays_as_it_was():
+    kept = {"load": [1.0, 3.0], "ring": HELD["ring"], "drills": [{"seed": 1}]}
+    drills = [{"seed": 2}, {"seed": 1}]
+    found = pods.joined(kept, {"load": [4.0], "loaded": 5, "drills": drills})
+    assert found == {
+        **{"load": [1.0, 4.0], "ring": HELD["ring"], "loaded": 5},
+        "drills": [{"seed": 1}, {"seed": 2}],
+    }
