@@ -143,7 +143,9 @@ def network() -> dict[str, Any]:
 def page(found: Mapping[str, Any]) -> str:
     """The results, for a reader; of parts that never were measured, that."""
     loads = found["load"]
-    beside = "other work ran beside it" if min(loads) > 1 else "nothing else ran"
+    quiet = [load <= 1 for load in (min(loads), max(loads))]
+    beside = "nothing else ran" if all(quiet) else "other work ran beside it"
+    beside += ", but not always" if any(quiet) and not all(quiet) else ""
     head = f"""# The planner held to what can be measured
 
 ```

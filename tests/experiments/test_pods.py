@@ -78,3 +78,10 @@ def test_what_was_not_measured_now_stays_as_it_was():
         **{"load": [1.0, 4.0], "ring": HELD["ring"], "loaded": 5},
         "drills": [{"seed": 1}, {"seed": 2}],
     }
+
+
+def test_other_work_is_told_of():
+    said = {(0.5, 0.9): "nothing else ran.", (4, 9): "it.", (0.5, 9): "not always."}
+    for loads, words in said.items():
+        head = pods.page({"load": loads}).split("What `experiments.plan`")[0]
+        assert head.rstrip().endswith(words)
