@@ -133,6 +133,8 @@ def test_a_small_comparison_runs_and_keeps_what_is_finished(tmp_path, monkeypatc
     assert run["arm"] == ["frames", "apart"] and len(run["errors"]) == 3
     assert run["before"] != run["errors"] and np.isfinite(run["fell"])
     assert results["effects"] == []
+    # Whole series are what a network of single frames begins with here too.
+    assert (tmp_path / "shared-warm-0").is_dir()
     assert "frames of different hearts (negative control)" in attention.table(results)
     monkeypatch.setattr(Experiment, "fit", None)
     assert attention.compare(config)["runs"] == results["runs"]
