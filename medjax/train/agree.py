@@ -146,10 +146,11 @@ def _wait(client: Any, key: str) -> str:
                 raise
 
 
-def _told(error: Exception) -> dict[str, str]:
-    """An error as JSON."""
-    kind = type(error)
-    return {"module": kind.__module__, "name": kind.__qualname__, "text": str(error)}
+def _told(error: Exception) -> dict[str, Any]:
+    """An error as JSON, and whose it is."""
+    kind, text = type(error), str(error)
+    told = {"module": kind.__module__, "name": kind.__qualname__, "text": text}
+    return {"process": jax.process_index(), **told}
 
 
 def _answer(told: dict[str, Any], what: str) -> Any:
@@ -175,4 +176,4 @@ def _answer(told: dict[str, Any], what: str) -> Any:
                 raise kind(text)
             except TypeError:  # of more than a text
                 pass
-    raise RuntimeError(f"process 0: {name}: {text}")
+    raise RuntimeError(f"process {told['process']}: {name}: {text}")
