@@ -13,6 +13,8 @@ from typing import Any
 from experiments.bench import tables as bench
 from experiments.compare import (
     anatomy,
+    cmrxmotion,
+    mixing,
     motion,
     pretraining,
     reconstruction,
@@ -73,6 +75,12 @@ TABLES: Mapping[str, Table] = {
     "compare_motion": Table("results/heart.md", ("compare_motion.json",), motion.table),
     "compare_uncertainty": Table(
         "results/segmentation.md", (UNCERTAINTY,), uncertainty.table
+    ),
+    "compare_mixing": Table(
+        "results/segmentation.md", ("compare_mixing.json",), mixing.table
+    ),
+    "compare_cmrxmotion": Table(
+        "results/segmentation.md", ("compare_cmrxmotion.json",), cmrxmotion.table
     ),
     "bench_segmentation": Table("results/segmentation.md", MASKS, bench.segmentation),
     "front_vlp": Table(FRONT, (PRETRAINING,), front.vlp),
