@@ -1,6 +1,6 @@
 """What is mixing lesions worth when few cases have any? LesionMix beside its peers.
 
-``python -m experiments.compare.mixing`` trains one small U-Net on four embedded brains
+``python -m experiments.compare.mixing`` trains one small U-Net on two embedded brains
 with few lesions, with every way of mixing and with none; equal network, patches,
 updates and learning rate. All are judged on the same held-out brains, whose loads go
 from few lesions to many, and on brains without any. A seed is that of the weights, of
@@ -107,13 +107,14 @@ class Comparison:
         "selfmix",
         "populate",
         "lesionmix",
+        "low",
     )
     """What to compare."""
-    train_cases: tuple[int, ...] = (4,)
+    train_cases: tuple[int, ...] = (2,)
     """Brains to train on, one run each."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each method per seed."""
-    steps: int = 120
+    steps: int = 300
     """Updates of each run."""
     widths: tuple[int, ...] = (8, 16, 32)
     """Channels of the network's levels."""
