@@ -26,6 +26,7 @@ from experiments import (
     varnet,
 )
 from experiments.bench.stepping import alone, arguments, contrast_of
+from medjax.progress import say
 from medjax.train.collectives import Collective, read_collectives
 from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.train.plan.chips import assumed
@@ -167,7 +168,7 @@ def memory() -> list[dict[str, Any]]:
                 "measured": int(said.argument_size_in_bytes) + taken,
             }
         )
-        print(found[-1], flush=True)
+        say(f"memory: {name} is measured")
     return found
 
 
