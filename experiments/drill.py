@@ -7,10 +7,10 @@ Four processes train a perceptron together (gloo, one device each). At every sta
 seed draws one of them, one phase of the run (before it joins, joining, restoring,
 compiling, stepping, evaluating, saving) and a moment in it, at which the process kills
 itself: so that no phase is spared because it is short, and with ``--in-turn`` none
-because the seed leaves it out. The others have to end with
-status 75, and the same command has to go on. At the end the curve and the weights are
-held against those of a run that nobody disturbed: bit for bit, or with ``--elastic``,
-where each start has four, two or one processes of one or two devices each, to rounding.
+because the seed leaves it out. The others have to end with status 75, and the same
+command has to go on. At the end the curve and the weights are held against those of a
+run that nobody disturbed: bit for bit, or with ``--elastic``, where each start has
+four, two or one processes of one or two devices each, to rounding.
 The result is a table in ``drill.json`` and ``drill.md``.
 """
 
@@ -22,9 +22,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from experiments.blows import PHASES, Blow, draw, due
 from medjax import train
 from medjax.data.pipeline import ArraySource, PipelineConfig, build_pipeline
 from medjax.data.whole import whole
@@ -50,8 +50,6 @@ JOINING = 60
 """Seconds in which all have to have joined."""
 BATCH = 32
 """Rows of the global batch."""
-PHASES = ("start", "join", "restore", "compile", "step", "evaluate", "save")
-"""Where a process is killed; a save goes on in the background of later steps."""
 CLOSE = 1e-5
 """Relative difference of losses that other sums of the same numbers may make."""
 
@@ -81,61 +79,6 @@ class Drill:
     """Seconds of silence after which a process is missing."""
     workdir: Path = Path("runs/drill")
     """Folder of both runs and of the result; one of an earlier drill is refused."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Blow:
-    """Where a process is killed."""
-
-    process: int
-    phase: str
-    time: int
-    """Which time it comes to the phase, from 1; steps count one by one."""
-    after_s: float
-    """Seconds from there."""
-
-    def arm(self) -> Callable[[str], None]:
-        """What is to be told of each phase that begins; it kills this process."""
-        seen = 0
-
-        def begins(phase: str) -> None:
-            nonlocal seen
-            seen += phase == self.phase
-            if phase == self.phase and seen == self.time:
-                told = (os.getpid(), signal.SIGKILL)
-                if not self.after_s:
-                    os.kill(*told)
-                threading.Timer(self.after_s, os.kill, told).start()
-
-        return begins
-
-
-MOMENTS = {"start": 0.0, "restore": 0.1}
-"""Seconds of a phase in which a process is killed, if not half a second, which covers
-a save's background. Who is killed at its start never comes; so small a state is soon
-restored."""
-
-
-def draw(
-    random: np.random.Generator, processes: int, phases: Sequence[str] = PHASES
-) -> Blow:
-    """Any process, any of some phases."""
-    phase = str(random.choice(phases))
-    time = int(random.integers(1, 40)) if phase == "step" else 1
-    most = MOMENTS.get(phase, 0.5)
-    after = random.uniform(0, most) if most else 0.0
-    return Blow(int(random.integers(processes)), phase, time, after)
-
-
-def due(known: Sequence[str]) -> list[str]:
-    """Phases that have had the fewest kills, after kills in those that are known.
-
-    Nothing is restored before there is a checkpoint, which is certain once the run has
-    come to evaluate.
-    """
-    possible = [each for each in PHASES if each != "restore" or "evaluate" in known]
-    fewest = min(map(known.count, possible))
-    return [each for each in possible if known.count(each) == fewest]
 
 
 def init(key: Any, batch: Any) -> dict[str, Any]:

@@ -35,8 +35,8 @@ import tyro
 from medjax.data import meshes, nifti
 from medjax.data.boundary import DataError
 from medjax.heart.clinical import Diastole, function, label_volumes, mesh_volumes
-from medjax.heart.datasets import canonical
 from medjax.heart.fitting import FitConfig
+from medjax.heart.label_maps import canonical
 from medjax.heart.mesh_files import read_heart
 from medjax.heart.meshes import volumes
 from medjax.train.ending import ends_in_words

@@ -12,6 +12,7 @@ from medjax.data.pipeline import ArraySource
 from medjax.mri.fourier import fft2c, ifft2c
 from medjax.mri.reconstruction_scores import Method, fit_map
 from medjax.mri.scans import Scans, ScansConfig, batch_of, phantoms
+from medjax.mri.series import zero_filled
 
 Condition = Literal["shared", "shifted", "exchanged"]
 CONDITIONS: Mapping[Condition, str] = {
@@ -21,7 +22,8 @@ CONDITIONS: Mapping[Condition, str] = {
 }
 FIELDS = ("kspace", "sensitivities", "times", "label", "image")
 RANK = 2
-"""Of the frames of a heart: more does not hold up under noise at these masks."""
+"""Kinds of frames that others are combinations of; of three, as masks of every fourth
+line move on, more is left wrong (by hand: 33 ms against 23)."""
 
 
 class Hearts:
@@ -99,7 +101,7 @@ class Hearts:
           little as can be known of how frames go together, by least squares.
         """
         known = known_subspace(self.whole["train"]["image"])
-        methods: dict[str, Method] = {"zero_filled": zero_filled, "subspace": known}
+        methods = {"zero_filled": jax.jit(zero_filled), "subspace": known}
         return {name: float(self.errors(m).mean()) for name, m in methods.items()}
 
 
@@ -140,12 +142,6 @@ def known_subspace(images: np.ndarray, *, rank: int = RANK, steps: int = 60) -> 
         return ifft2c(jnp.where(mask, measured, fft2c(ahead(parts))))
 
     return reconstruct
-
-
-@jax.jit
-def zero_filled(batch: Mapping[str, Any]) -> jax.Array:
-    """The images of what was measured, of one coil."""
-    return ifft2c(jnp.where(batch["mask"], batch["kspace"][:, :, 0], 0))
 
 
 def without_coil(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

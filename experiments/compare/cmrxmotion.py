@@ -7,9 +7,9 @@ breathing copies, and three ways of grading. A seed is that of the volunteers, o
 they breathe, of the weights and of the order of patches, so that intervals are of new
 people too.
 
-Expected beforehand, as the challenge's groups have it: what saw breathing keeps its
-Dice at grades 2 and 3 and loses nothing at 1. Below the graders is what the commonest
-grade would come to if every scan was given it.
+Expected beforehand: what saw breathing keeps its Dice at grades 2 and 3 and loses
+nothing at 1. Below the graders is what the commonest grade would come to if every scan
+was given it.
 
 Every run has a folder of its own. The same command goes on where it was stopped, in the
 middle of a run too, and keeps the runs that are finished. ``--publish`` also writes

@@ -29,8 +29,9 @@ from medjax.data.pipeline import (
 )
 from medjax.data.volumes import Grid, resample
 from medjax.heart.appearance import LABELS, heart_labels
-from medjax.heart.datasets import Labels, labelled, open_tree, places
+from medjax.heart.datasets import labelled, open_tree
 from medjax.heart.exporting import anatomy_grid
+from medjax.heart.label_maps import Labels, places
 from medjax.heart.meshes import unit
 from medjax.heart.population import CONDITIONS, person
 from medjax.heart.trees import open_cheart

@@ -19,7 +19,7 @@ from medjax.data import nifti
 from medjax.data.volumes import Grid
 from medjax.heart import phantom
 from medjax.heart.appearance import LABELS, draw_texture, heart_labels
-from medjax.heart.datasets import SOURCES
+from medjax.heart.label_maps import SOURCES
 from medjax.heart.phantom import Heart, make_heart
 from medjax.heart.phantom_mesh import SIZES, moving_mesh
 from medjax.heart.population import Person

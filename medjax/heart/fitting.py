@@ -34,8 +34,8 @@ from medjax.heart import phantom_mesh
 from medjax.heart.appearance import LABELS
 from medjax.heart.clinical import label_volumes
 from medjax.heart.coarsen import wall_pairs
-from medjax.heart.datasets import places
 from medjax.heart.drawing import drawn, slice_planes
+from medjax.heart.label_maps import places
 from medjax.heart.meshes import Topology, unit
 from medjax.heart.phantom import DENSITY, make_heart
 from medjax.heart.supervision import (

@@ -54,8 +54,8 @@ FINE = (64, 48)
 DRAWN_BY = ("appearance", "contours", "meshes", "motion_data", "phantom")
 DRAWN_BY += ("phantom_mesh", "population", "scanning", "strain", "subject")
 """Rooms that decide what a phantom person is. Those drawn by others are drawn again."""
-FITTED_BY = ("aha", "cine", "coarsen", "datasets", "drawing", "fitting", "losses")
-FITTED_BY += ("meshes", "motion_trees", "phantom_mesh", "slicing", "subject")
+FITTED_BY = ("aha", "cine", "coarsen", "datasets", "drawing", "fitting", "label_maps")
+FITTED_BY += ("losses", "meshes", "motion_trees", "phantom_mesh", "slicing", "subject")
 FITTED_BY += ("supervision",)
 """The same of a tree's people."""
 FOLDED_BY = ("data", "meshes", "motion_folders", "motion_trees", "subject", "trees")

@@ -180,13 +180,13 @@ def _labels(
         for k, row in enumerate(rows[view]):
             for t, frame in enumerate(frames):
                 drawn = contours[:, :, k, frame] != 0
-                labels[t, row] = enclosed(drawn, open_base=view != "sa")
+                labels[t, row] = filled(drawn, open_base=view != "sa")
             # No contour on a slice: no heart. A view always shows one, if it was drawn.
             known[row] = view == "sa" or (labels[:, row] > 0).any((1, 2)).all()
     return labels, known
 
 
-def enclosed(
+def filled(
     contour: Bool[np.ndarray, "h w"], *, open_base: bool
 ) -> UInt8[np.ndarray, "h w"]:
     """Muscle and cavity of a contour.

@@ -26,8 +26,9 @@ from medjax.heart.cine import VIEWS as NAMES
 from medjax.heart.cine import Cine, prepare
 from medjax.heart.contours import Contours
 from medjax.heart.data import nearest_frames
-from medjax.heart.datasets import SYSTOLE, Case, Labels, places
+from medjax.heart.datasets import Case
 from medjax.heart.fitting import FitConfig, fit, template
+from medjax.heart.label_maps import SYSTOLE, Labels, places
 from medjax.heart.meshes import unit
 from medjax.heart.scanning import ScanConfig
 from medjax.heart.subject import VIEWS, Subject

@@ -26,8 +26,9 @@ from medjax.data.ledger import Ledger
 from medjax.data.meshes import Mesh
 from medjax.data.nifti import Volume
 from medjax.data.tables import read_table, read_text
-from medjax.heart.datasets import canonical, conditions_of
+from medjax.heart.datasets import conditions_of
 from medjax.heart.drawing import slice_planes
+from medjax.heart.label_maps import canonical
 
 VIEWS = {"sa": "sa", "2ch": "la2ch", "4ch": "la4ch"}
 """Views in the names of files, and in the matrices."""

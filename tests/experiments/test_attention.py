@@ -15,10 +15,10 @@ from experiments.compare.attention_hearts import (
     known_subspace,
     put_back,
     without_coil,
-    zero_filled,
 )
 from medjax.mri.fourier import fft2c, ifft2c
 from medjax.mri.scans import batch_of, phantoms
+from medjax.mri.series import zero_filled
 from medjax.train.experiment import Experiment
 
 TINY = attention.Comparison(
@@ -94,7 +94,7 @@ def test_frames_of_two_kinds_are_solved_where_masks_move_on(rows):
     size = np.linalg.norm(series)
     gaps = {}
     for shift in (3, 0):
-        row = {"kspace": kspace[0], "sensitivities": np.ones((1, 64, 64))}
+        row = {"kspace": kspace[0], "sensitivities": np.ones((1, 64, 64), np.complex64)}
         batch = batch_of(row, acceleration=4, acs=8, shift=shift)
         for name, solve in (("known", known), ("zero", zero_filled)):
             gap = np.linalg.norm(np.asarray(solve(batch)) - series) / size

@@ -14,9 +14,9 @@ from medjax.data.boundary import DataError
 from medjax.heart.appearance import LABELS, heart_labels
 from medjax.heart.completion import mean_dice
 from medjax.heart.data import AnatomyConfig, align, nearest_frames, open_anatomies
-from medjax.heart.datasets import Labels
 from medjax.heart.exporting import anatomy_grid, export_cheart
 from medjax.heart.generation import GenerationConfig, run
+from medjax.heart.label_maps import Labels
 from medjax.heart.phantom import make_heart
 from medjax.heart.population import person
 

@@ -13,7 +13,7 @@ import threading
 import numpy as np
 import pytest
 
-from experiments import drill
+from experiments import blows, drill
 from medjax.train import TrainConfig, fit, watch
 from tests.train import tiny
 
@@ -81,7 +81,7 @@ def test_a_run_that_ends_first_is_not_killed(settings, tmp_path, monkeypatch):
 def test_a_blow_comes_when_its_phase_comes_for_the_nth_time(monkeypatch):
     killed = threading.Event()
     monkeypatch.setattr(drill.os, "kill", lambda pid, number: killed.set())
-    begins = drill.Blow(0, "step", 2, 0.0).arm()
+    begins = blows.Blow(0, "step", 2, 0.0).arm()
     for phase in ("start", "join", "step", "save"):
         begins(phase)
     assert not killed.wait(0.05)
@@ -91,28 +91,28 @@ def test_a_blow_comes_when_its_phase_comes_for_the_nth_time(monkeypatch):
 
 def test_every_phase_and_process_is_drawn():
     random = np.random.default_rng(0)
-    drawn = [drill.draw(random, 4) for _ in range(200)]
+    drawn = [blows.draw(random, 4) for _ in range(200)]
     assert {(b.process, b.phase) for b in drawn} == set(
-        itertools.product(range(4), drill.PHASES)
+        itertools.product(range(4), blows.PHASES)
     )
 
 
 def test_in_turn_every_phase_has_its_share(settings, tmp_path, monkeypatch):
     """And nothing is restored before the run has a checkpoint."""
     monkeypatch.setattr(drill, "start", shells("exit 75"))
-    count = len(drill.PHASES)
+    count = len(blows.PHASES)
     settings = dataclasses.replace(settings, processes=1, kills=2 * count)
     turns = dataclasses.replace(settings, in_turn=True)
     for each in (settings, turns):
         phases = [kill["phase"] for kill in drill.disturb(each, tmp_path)]
         assert "restore" not in phases[: phases.index("evaluate")]
-    assert set(phases[:count]) == set(phases[count:]) == set(drill.PHASES)
+    assert set(phases[:count]) == set(phases[count:]) == set(blows.PHASES)
     for seed in range(100):
         random, known = np.random.default_rng(seed), []
         for _ in range(count):
-            known.append(drill.draw(random, 4, drill.due(known)).phase)
+            known.append(blows.draw(random, 4, blows.due(known)).phase)
         assert known.index("evaluate") < known.index("restore")
-        assert set(known) == set(drill.PHASES)
+        assert set(known) == set(blows.PHASES)
 
 
 def test_a_drill_hears_of_what_is_restored(tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_a_drill_hears_of_what_is_restored(tmp_path, monkeypatch):
     assert "restore" not in heard
     one(tiny.Stream(), train=TrainConfig(steps=2, eval_every=1))
     # A process comes to the first two by itself.
-    assert set(heard) >= set(drill.PHASES) - {"start", "join"}
+    assert set(heard) >= set(blows.PHASES) - {"start", "join"}
 
 
 def test_what_cannot_be_drilled_is_refused(settings, tmp_path):

@@ -7,13 +7,14 @@ from medjax.data import meshes, nifti
 from medjax.data.boundary import DataError
 from medjax.heart.appearance import LABELS, heart_labels
 from medjax.heart.clinical import label_volumes
-from medjax.heart.datasets import SOURCES, SYSTOLE, canonical, open_tree
+from medjax.heart.datasets import open_tree
 from medjax.heart.exporting import (
     DeepMeshExport,
     anatomy_grid,
     export_cheart,
     export_deepmesh,
 )
+from medjax.heart.label_maps import SOURCES, SYSTOLE, canonical
 from medjax.heart.phantom_mesh import moving_mesh
 from medjax.heart.population import person
 from medjax.heart.trees import open_cheart, read_4dsegment, read_deepmesh

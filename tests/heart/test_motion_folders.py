@@ -13,7 +13,7 @@ from medjax.heart import motion_data
 from medjax.heart.appearance import LABELS
 from medjax.heart.exporting import _contours
 from medjax.heart.motion_data import MotionDataConfig, open_motion
-from medjax.heart.motion_folders import enclosed
+from medjax.heart.motion_folders import filled
 from medjax.heart.motion_report import show
 from medjax.heart.motion_systems import Follower
 from medjax.heart.scanning import ScanConfig
@@ -114,7 +114,7 @@ def test_contours_enclose_what_they_were_drawn_around(view):
     labels = np.moveaxis(drawn(view, 1.0), 2, 0)
     border = _contours(labels[None])[..., 0]
     for k, wanted in enumerate(labels):
-        found = enclosed(border[:, :, k], open_base=view != "sa")
+        found = filled(border[:, :, k], open_base=view != "sa")
         # Where the base is cut off the cavity ends on a straight line.
         np.testing.assert_array_equal(found, wanted)
 

@@ -16,8 +16,9 @@ from medjax.heart.appearance import LABELS
 from medjax.heart.cine import Cine
 from medjax.heart.clinical import label_volumes, mesh_volumes
 from medjax.heart.contours import sections, spread
-from medjax.heart.datasets import SYSTOLE, Case, Labels, labelled, open_tree, places
+from medjax.heart.datasets import Case, labelled, open_tree
 from medjax.heart.fitting import FitConfig, Fitted, template
+from medjax.heart.label_maps import SYSTOLE, Labels, places
 from medjax.heart.meshes import unit
 from medjax.heart.motion_data import MotionDataConfig, mesh_of, open_motion
 from medjax.heart.motion_scores import contour_errors
