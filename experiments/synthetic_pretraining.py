@@ -110,6 +110,8 @@ class Comparison:
     """Of the generator that is trained here."""
     generator_steps: int = 150
     """Updates of it."""
+    autoencoder_steps: int | None = None
+    """Updates of its autoencoder; None: as many as the preset has."""
     copies: int = 2
     """Synthetic films of each report in the arm ``several``."""
     sampling: SamplingConfig = SamplingConfig(steps=10, guidance=2.0)
@@ -176,6 +178,7 @@ def compare(config: Comparison) -> dict[str, Any]:
         "studies": dict(corpus.metadata["splits"]),
         "image_size": data.image_size,
         "generator_steps": config.generator_steps,
+        "autoencoder_steps": config.autoencoder_steps,
         "generator": made.described,
         "copies": config.copies,
         "place_steps": config.place_steps if config.places else None,
@@ -195,9 +198,13 @@ def trained_generator(config: Comparison, corpus: Corpus) -> str:
     """A generator of the training films, trained here or found trained."""
     preset = generator.PRESETS[config.preset]
     folder = config.workdir / "generator"
+    first = preset.autoencoder
+    if config.autoencoder_steps is not None:
+        first = dataclasses.replace(first, steps=config.autoencoder_steps)
     train_generator(
         dataclasses.replace(
             preset,
+            autoencoder=first,
             data=dataclasses.replace(preset.data, root=corpus.folder),
             train=dataclasses.replace(preset.train, steps=config.generator_steps),
             workdir=folder,

@@ -64,6 +64,8 @@ class ViTFeatures(NamedTuple):
     looked: Float[Array, "b h w"] | None = None
     """How much the class token looks at each patch in the last block; if it was asked
     for. What it looks at itself is left out."""
+    depths: tuple[Float[Array, "b h w d"], ...] = ()
+    """The patch tokens after the blocks that were asked for, not normalised."""
 
 
 class ViTBlock(nn.Module):
@@ -100,6 +102,8 @@ class ViT(nn.Module):
     config: ViTConfig
     look: bool = False
     """Whether to say where the class token looks in the last block."""
+    depths: tuple[int, ...] = ()
+    """Numbers of blocks after which patch tokens are wanted as well."""
 
     @nn.compact
     def __call__(
@@ -151,15 +155,21 @@ class ViT(nn.Module):
         x = x + positions
 
         block = nn.remat(ViTBlock) if c.remat else ViTBlock
-        looked = None
+
+        def patches(x: jax.Array) -> jax.Array:
+            return x[:, 1:].reshape(-1, rows, columns, c.width)
+
+        looked, passed = None, {}
         for i in range(c.layers):
             look = self.look and i == c.layers - 1
             x, looked = block(c, look=look, name=f"block_{i}")(x)
+            if i + 1 in self.depths:
+                passed[i + 1] = patches(x)
         x = LayerNorm(c.layer_norm_eps, c.dtype, name="norm")(x)
         if looked is not None:
             looked = looked[:, 1:].reshape(-1, rows, columns)
-        tokens = x[:, 1:].reshape(-1, rows, columns, c.width)
-        return ViTFeatures(x[:, 0], tokens, looked)
+        depths = tuple(passed[n] for n in self.depths)
+        return ViTFeatures(x[:, 0], patches(x), looked, depths)
 
 
 def resample_positions(

@@ -47,6 +47,7 @@ from medjax.vlp.labelled import (
     check_exclusive,
     open_labelled,
 )
+from medjax.vlp.segmenter import Head
 from medjax.vlp.starts import Start, find_start, load_tower
 from medjax.vlp.towers import ImageTowerConfig
 from medjax.vlp.tuned import best_step
@@ -99,6 +100,10 @@ class Finetuning(Experiment):
     moving_statistics: bool = False
     """Masks and boxes on a tower that is kept: let its BatchNorms see each batch, and
     their statistics move, as in the code behind the published tables."""
+    head: Head = "unet"
+    """Of masks: MGCA's U-Net decoder and its loss, or BenchX's UperNet and its own."""
+    size: int | None = None
+    """Side in pixels of the films that the tower sees; None: as in its own training."""
     augmentation: Augmentation = "light"
     """What may happen to a film in training."""
     image: ImageTowerConfig = ImageTowerConfig()
@@ -124,8 +129,10 @@ def run(config: Finetuning, *, devices: Sequence[Any] | None = None) -> dict[str
     """
     if config.moving_statistics:
         raise ValueError("moving_statistics: is of masks and boxes, of no findings")
+    if config.head != "unet":
+        raise ValueError(f"head: {config.head} finds masks: expected --target mask")
     mesh = make_mesh(config.mesh, devices=devices)
-    start = find_start(config.start, config.image)
+    start = find_start(config.start, config.image, config.size)
     data, record = open_data(
         config, start, lambda data: describe(config, start, data), what="classifier"
     )
@@ -221,7 +228,8 @@ def describe(config: Finetuning, start: Start, data: Labelled) -> ClassifierReco
 
 def asked_for(config: Finetuning, start: Start, data: Labelled) -> dict[str, Any]:
     """All that decides what is learned, by flag; length and rates may change."""
-    return {
+    asked = {} if config.size is None else {"size": config.size}
+    return asked | {
         "start": start.identity,
         "method": config.method,
         "labels": data.names,

@@ -39,15 +39,22 @@ class PlaceSystem:
         return {"find": self.find}
 
 
-def recipe(known: AugmentConfig, *, moves: bool) -> AugmentConfig:
+def recipe(
+    known: AugmentConfig, *, moves: bool, mirrors: bool = False
+) -> AugmentConfig:
     """The whole film, of the size and normalisation that a tower was trained with.
 
     Args:
       known: of the tower's own training.
       moves: films may be shifted, scaled and turned a little, half of MGCA's recipe for
         segmentation (scale 0.1, 10 degrees); False: they stay, as boxes need it.
+      mirrors: half of the films are mirrored, which is all of BenchX's recipe.
     """
-    still = AugmentConfig(size=known.size, normalise=known.normalise)
+    still = AugmentConfig(
+        size=known.size,
+        normalise=known.normalise,
+        flip_horizontal=0.5 if mirrors else 0.0,
+    )
     if not moves:
         return still
     return dataclasses.replace(

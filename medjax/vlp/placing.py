@@ -31,8 +31,8 @@ from medjax.vlp.starts import Start, find_start, load_tower
 from medjax.vlp.tuned import best_step
 
 KINDS: tuple[Kind, ...] = ("mask", "boxes")
-SCORES = {"mask": "dice", "boxes": "map"}
-"""What validation scores, by what is found."""
+SCORES = {"mask": ("dice", "dice_with_background"), "boxes": ("map",)}
+"""What validation scores, by what is found; the first decides where no one says."""
 SMALL_TOWERS = ("resnet_tiny", "vit_tiny")
 
 
@@ -63,12 +63,14 @@ def run_places(
             f"target: {kind} has no classes: leave out --exclusive and "
             "--normalise-features"
         )
-    score = SCORES[kind]
+    if config.head != "unet" and kind != "mask":
+        raise ValueError(f"head: {config.head} finds masks, not {kind}")
+    score = SCORES[kind][0]
     if config.stopping.metric == "auc":
         stopping = dataclasses.replace(config.stopping, metric=score)
         config = dataclasses.replace(config, stopping=stopping)
     mesh = make_mesh(config.mesh, devices=devices)
-    start = find_start(config.start, config.image)
+    start = find_start(config.start, config.image, config.size)
     labels = dataclasses.replace(config.films, target=())
     opened = dataclasses.replace(config, films=labels)
 
@@ -78,6 +80,8 @@ def run_places(
     more: dict[str, Any] = {"target": config.films.target}
     if config.moving_statistics:
         more["moving_statistics"] = True
+    if config.head != "unet":
+        more["head"] = config.head
     what = f"finder of {kind}"
     data, record = open_data(opened, start, described, what=what, **more)
     parts = place_films(data, kind=kind, findings=findings)
@@ -117,13 +121,18 @@ def describe(
     data: Labelled,
 ) -> PlaceRecord:
     """What is needed to use the run's weights elsewhere."""
-    moves = config.augmentation == "light" and kind == "mask"
-    augment = recipe(start.augment, moves=moves)
+    pyramid = config.head == "upernet"
+    light = config.augmentation == "light" and kind == "mask"
+    augment = recipe(
+        start.augment, moves=light and not pyramid, mirrors=light and pyramid
+    )
     trains = config.method == "full"
     small = start.image.architecture in SMALL_TOWERS
     if kind == "mask":
         widths = (64, 32, 32, 16, 16) if small else (256, 128, 64, 32, 16)
-        system: Any = SegmenterConfig(augment, trains, widths=widths)
+        if pyramid:
+            widths = (64,) if small else (512,)
+        system: Any = SegmenterConfig(augment, trains, head=config.head, widths=widths)
     else:
         system = DetectorConfig(augment, trains, width=64 if small else 512)
     system = dataclasses.replace(system, moving_statistics=config.moving_statistics)
@@ -147,8 +156,8 @@ def validation(encoder: Encoder, part: PlacedFilms) -> Eval:
     def validate(state: TrainState, step: int) -> dict[str, float]:
         del step
         found = encoder(state.averaged_variables, part, label="validate")["found"]
-        name = SCORES[part.kind]
-        return {name: float(scores_of(found, part)[name])}
+        scores = scores_of(found, part)
+        return {name: float(scores[name]) for name in SCORES[part.kind]}
 
     return validate
 

@@ -10,12 +10,18 @@ The loss is MGCA's: 10 times the focal loss (gamma 2) minus the logarithm of the
 Dice of the batch (1 added to both sides). With a frozen tower the BatchNorms of the
 tower keep their statistics; the released code lets them move (``moving_statistics``),
 for which there is no reason, since it is the tower that is measured.
+
+BenchX takes a UperNet instead (:mod:`medjax.vlp.upernet`), and the loss of its ViT's
+settings is taken with it (those of its ResNets could not be found): half the focal loss
+plus 3 times one minus the Dice of each film, squares in its denominator (Milletari et
+al., 3DV 2016), and 0.4 times the same of the shallow head. It has one logit per pixel
+where BenchX has one for the lesion and one for what it is not.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,6 +34,11 @@ from medjax.typing import Batch, Key, Metrics, Variables
 from medjax.vlp.augment import AugmentConfig, augment_by, augment_masks, draws, evaluate
 from medjax.vlp.place_system import PlaceSystem
 from medjax.vlp.towers import ImageFeatures, ImageTower, ImageTowerConfig
+from medjax.vlp.upernet import Pyramid, Shallow, UperNet, resized
+
+Head = Literal["unet", "upernet"]
+SHALLOW = 0.4
+"""Weight of the loss of UperNet's shallow head."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +51,20 @@ class SegmenterConfig:
     """Fine-tune the tower; False: the decoder alone."""
     moving_statistics: bool = False
     """BatchNorms of a tower that is kept see each batch, and their statistics move."""
+    head: Head = "unet"
+    """What stands on the tower, and whose loss: MGCA's or BenchX's."""
     widths: tuple[int, ...] = (256, 128, 64, 32, 16)
-    """Channels of the decoder, coarsest first."""
+    """Channels of the decoder, coarsest first; UperNet has the first throughout."""
     focal: float = 10.0
-    """Weight of the focal loss."""
+    """Weight of the focal loss in MGCA's."""
+
+
+class Masks(NamedTuple):
+    """One logit per pixel."""
+
+    logits: Float[Array, "b size size"]
+    shallow: Float[Array, "b size size"] | None = None
+    """Of UperNet's second head, which training alone asks for."""
 
 
 class Decoder(nn.Module):
@@ -88,22 +109,29 @@ class Decoder(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """The tower and its decoder."""
+    """The tower and what stands on it."""
 
     config: SegmenterConfig
     image_config: ImageTowerConfig
 
     @nn.compact
-    def __call__(
-        self, film: Float[Array, "b h w 3"], *, train: bool = False
-    ) -> Float[Array, "b h w"]:
+    def __call__(self, film: Float[Array, "b h w 3"], *, train: bool = False) -> Masks:
         """One logit per pixel."""
-        tower = ImageTower(self.image_config, name="image")
-        moves = self.config.train_tower or self.config.moving_statistics
+        config, size = self.config, film.shape[1:3]
+        pyramid = config.head == "upernet"
+        tower = ImageTower(self.image_config, deep=pyramid, name="image")
+        moves = config.train_tower or config.moving_statistics
         seen = tower(film, train=train and moves)
-        return Decoder(self.config.widths, film.shape[1], name="decoder")(
-            seen, train=train
-        )
+        if not pyramid:
+            decoder = Decoder(config.widths, film.shape[1], name="decoder")
+            return Masks(decoder(seen, train=train))
+        maps = seen.maps
+        if seen.stem is None:
+            maps = Pyramid(name="pyramid")(maps, train=train)
+        width = config.widths[0]
+        found = UperNet(width, name="decoder")(maps, train=train)
+        shallow = Shallow(width // 2, name="shallow")(maps[2], train=train)
+        return Masks(resized(found, size), resized(shallow, size))
 
 
 def segmentation_loss(
@@ -111,13 +139,32 @@ def segmentation_loss(
 ) -> Float[Array, ""]:
     """``focal`` times the focal loss minus the logarithm of the batch's soft Dice."""
     truth = mask.astype(jnp.float32)
-    entropy = optax.sigmoid_binary_cross_entropy(logits, truth)
-    # The probability of the wrong answer, squared: what is sure already counts little.
-    wrong = jnp.exp(2.0 * jax.nn.log_sigmoid(-logits * (2.0 * truth - 1.0)))
     said = jax.nn.sigmoid(logits)
     both, sizes = jnp.sum(said * truth), jnp.sum(said) + jnp.sum(truth)
     dice = (2.0 * both + 1.0) / (sizes + 1.0)
-    return focal * jnp.mean(wrong * entropy) - jnp.log(dice)
+    return focal * focal_loss(logits, truth) - jnp.log(dice)
+
+
+def benchx_loss(
+    logits: Float[Array, "b h w"], mask: Bool[Array, "b h w"]
+) -> Float[Array, ""]:
+    """Half the focal loss and 3 times one minus each film's Dice, squares below."""
+    truth = mask.astype(jnp.float32)
+    said = jax.nn.sigmoid(logits)
+    both = jnp.sum(said * truth, axis=(1, 2))
+    sizes = jnp.sum(said**2 + truth, axis=(1, 2))
+    dice = 2.0 * both / (sizes + 2e-3)
+    return 0.5 * focal_loss(logits, truth) + 3.0 * jnp.mean(1.0 - dice)
+
+
+def focal_loss(
+    logits: Float[Array, "b h w"], truth: Float[Array, "b h w"]
+) -> Float[Array, ""]:
+    """Cross-entropy, weighted by the squared probability of the wrong answer."""
+    entropy = optax.sigmoid_binary_cross_entropy(logits, truth)
+    # What is sure already counts little.
+    wrong = jnp.exp(2.0 * jax.nn.log_sigmoid(-logits * (2.0 * truth - 1.0)))
+    return jnp.mean(wrong * entropy)
 
 
 def segmenter(config: SegmenterConfig, image: ImageTowerConfig) -> PlaceSystem:
@@ -136,22 +183,31 @@ def segmenter(config: SegmenterConfig, image: ImageTowerConfig) -> PlaceSystem:
         size = config.augment.size
         return module.init(key, jnp.zeros((2, size, size, 3)))
 
+    def judged(logits: Array, mask: Array) -> Array:
+        if config.head == "upernet":
+            return benchx_loss(logits, mask)
+        return segmentation_loss(logits, mask, focal=config.focal)
+
     def loss(
         variables: Variables, batch: Batch, key: Key
     ) -> tuple[Array, tuple[Metrics, Variables]]:
         drawn = draws(key, len(batch["image"]))
-        logits, updated = module.apply(
+        found, updated = module.apply(
             variables,
             augment_by(batch["image"], config.augment, drawn),
             train=True,
+            rngs={"dropout": jax.random.fold_in(key, 1)},
             mutable=["batch_stats"],
         )
         mask = augment_masks(batch["mask"], config.augment, drawn)
-        return segmentation_loss(logits, mask, focal=config.focal), ({}, updated)
+        total = judged(found.logits, mask)
+        if found.shallow is not None:
+            total += SHALLOW * judged(found.shallow, mask)
+        return total, ({}, updated)
 
     def find(variables: Variables, films: UInt8[Array, "b h w"]) -> Array:
-        logits: Any = module.apply(variables, evaluate(films, config.augment))
-        return jax.nn.sigmoid(logits)
+        found: Any = module.apply(variables, evaluate(films, config.augment))
+        return jax.nn.sigmoid(found.logits)
 
     return PlaceSystem(
         init=init,

@@ -36,13 +36,14 @@ class Start(NamedTuple):
     identity: str
 
 
-def find_start(named: str, image: ImageTowerConfig) -> Start:
+def find_start(named: str, image: ImageTowerConfig, size: int | None = None) -> Start:
     """The tower that a command names.
 
     Args:
       named: folder of a run, folder of exported towers or its ``image``, safetensors
         file or folder, or hub id.
       image: the tower, where that is neither run nor exported, which say it themselves.
+      size: side of the films that it is to see; None: as in its own training.
 
     Raises:
       ValueError: it names none.
@@ -54,6 +55,15 @@ def find_start(named: str, image: ImageTowerConfig) -> Start:
             "start: name what to start from: the folder of a run, a safetensors file "
             "or folder, or a hub id such as timm/resnet50.tv_in1k"
         )
+    start = _found(named, image)
+    if size is None:
+        return start
+    augment = dataclasses.replace(start.augment, size=size)
+    return start._replace(augment=augment, image_size=size)
+
+
+def _found(named: str, image: ImageTowerConfig) -> Start:
+    """As its record has it."""
     folder = Path(named)
     for exported in (folder, folder.parent):
         if folder not in (exported, tower := exported / "image"):

@@ -91,7 +91,8 @@ class ImageFeatures(NamedTuple):
     """What an image tower says about radiographs."""
 
     maps: tuple[Float[Array, "b h w c"], ...]
-    """After each of a ResNet's four stages, finest first; a ViT has none."""
+    """After each of a ResNet's four stages, finest first; a ViT has none, or if asked
+    for four of one size, after a third, a half, two thirds and all of its blocks."""
     pooled: Float[Array, "b d"]
     """One vector, float32: the mean of the last map, or the class token."""
     local: Float[Array, "b h w c"]
@@ -135,6 +136,8 @@ class ImageTower(nn.Module):
     config: ImageTowerConfig
     look: bool = False
     """Whether to say where a ViT's class token looks."""
+    deep: bool = False
+    """Whether to give maps of a ViT as well."""
 
     @nn.compact
     def __call__(
@@ -144,9 +147,11 @@ class ImageTower(nn.Module):
         if isinstance(config, ResNetConfig):
             seen = ResNet(config, name="resnet")(image, train=train)
             return ImageFeatures(seen.maps, seen.pooled, seen.maps[2], stem=seen.stem)
-        seen = ViT(config, self.look, name="vit")(image)
+        n = config.layers
+        depths = (max(1, n // 3), max(1, n // 2), max(1, 2 * n // 3), n)
+        seen = ViT(config, self.look, depths if self.deep else (), name="vit")(image)
         pooled = seen.cls.astype(jnp.float32)
-        return ImageFeatures((), pooled, seen.tokens, seen.looked)
+        return ImageFeatures(seen.depths, pooled, seen.tokens, seen.looked)
 
 
 @functools.cache

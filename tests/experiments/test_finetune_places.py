@@ -80,6 +80,7 @@ def test_boxes_are_learned_by_a_head_on_a_frozen_tower(monkeypatch, start, tmp_p
     [
         (("mask", "Mass"), r"no \['Mass'\] among the labels"),
         (("mask", "--exclusive"), "mask has no classes"),
+        (("boxes", "--head", "upernet"), "upernet finds masks, not boxes"),
     ],
 )
 def test_what_does_not_fit_is_refused(monkeypatch, start, tmp_path, flags, message):
