@@ -22,6 +22,19 @@ def test_frechet_distance_is_that_of_the_root_of_a_matrix(n, d):
     np.testing.assert_allclose(frechet_distance(x, x), 0.0, atol=1e-8 * n)
 
 
+def test_features_that_depend_on_each_other_are_no_special_case():
+    """One that never changes, one that is another: as without covariances at all."""
+    x, y = RNG.normal(size=(300, 6)), RNG.normal(size=(300, 6)) + 0.5
+    x[:, 4], x[:, 5] = x[:, 3], 2.0
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.cholesky(np.cov(x.T))
+    centred = [(a - a.mean(0)) / np.sqrt(299) for a in (x, y)]
+    common = linalg.svdvals(centred[0] @ centred[1].T).sum()
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() - 2 * common
+    expected += sum((a**2).sum() for a in centred)
+    np.testing.assert_allclose(frechet_distance(x, y), expected, rtol=1e-6)
+
+
 def test_kernel_distance_is_the_mean_over_pairs_and_zero_in_expectation():
     x, y = RNG.normal(size=(4, 3)), RNG.normal(size=(4, 3)) + 1
     pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
