@@ -57,28 +57,38 @@ def iou(
 
 
 def right(
-    found: Detections, truth: Boxes, thresholds: Sequence[float] = THRESHOLDS
-) -> Bool[np.ndarray, "t d"]:
+    pairs: Sequence[tuple[Detections, Boxes]],
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> list[Bool[np.ndarray, "t _d"]]:
     """Which detections are right at which threshold, the surest first.
 
+    All images at once, detection by detection: a loop as long as the image with most.
+
     Args:
-        found: In one image, in any order.
-        truth: Its boxes.
+        pairs: What was found in each image, in any order, and its boxes.
         thresholds: Of the IoU.
 
     Returns:
-        For each threshold, row by row of the detections as they are sorted by score.
+        For each image and threshold, row by row of the detections as they are sorted
+        by score.
     """
-    order = np.argsort(-found.scores, kind="stable")
-    overlaps = iou(found.boxes[order], truth)
-    hits = np.zeros((len(thresholds), len(order)), bool)
-    for t, threshold in enumerate(thresholds):
-        free = np.ones(len(truth), bool)
-        for i, row in enumerate(overlaps if len(truth) else ()):
-            best = int(np.argmax(np.where(free, row, -1.0)))
-            if free[best] and row[best] >= threshold:
-                free[best], hits[t, i] = False, True
-    return hits
+    found = [len(one.scores) for one, _ in pairs]
+    boxes = [len(truth) for _, truth in pairs]
+    # What is not there overlaps nothing.
+    overlaps = np.full((len(pairs), max(found, default=0), max([1, *boxes])), -1.0)
+    for image, (one, truth) in enumerate(pairs):
+        order = np.argsort(-one.scores, kind="stable")
+        overlaps[image, : len(order), : len(truth)] = iou(one.boxes[order], truth)
+    free = np.ones((len(pairs), len(thresholds), overlaps.shape[2]), bool)
+    hits = np.zeros((len(pairs), len(thresholds), overlaps.shape[1]), bool)
+    for i in range(overlaps.shape[1]):
+        left = np.where(free, overlaps[:, None, i], -1.0)
+        best = left.argmax(axis=2)[..., None]
+        at = np.take_along_axis(left, best, axis=2)
+        hit = at >= np.asarray(thresholds)[:, None]
+        np.put_along_axis(free, best, np.take_along_axis(free, best, 2) & ~hit, 2)
+        hits[:, :, i] = hit[..., 0]
+    return [rows[:, :n] for rows, n in zip(hits, found, strict=True)]
 
 
 def average_precision(
@@ -111,7 +121,7 @@ def average_precision(
         return float("nan")
     scores = [np.sort(f.scores)[::-1] for f, _ in pairs]
     order = np.argsort(-np.concatenate(scores), kind="stable")
-    hits = np.concatenate([right(f, t, thresholds) for f, t in pairs], axis=1)
+    hits = np.concatenate(right(pairs, thresholds), axis=1)
     return float(np.mean([_area(row[order], boxes) for row in hits]))
 
 
@@ -135,11 +145,11 @@ def challenge_precision(
     Raises:
         ValueError: The numbers of images differ.
     """
+    pairs = [(f, t) for f, t in _pairs(found, truth) if len(f.scores) or len(t)]
     each = []
-    for one, boxes in _pairs(found, truth):
-        if len(one.scores) or len(boxes):
-            hits = right(one, boxes, thresholds).sum(1)
-            each.append(np.mean(hits / (len(one.scores) + len(boxes) - hits)))
+    for (one, boxes), rows in zip(pairs, right(pairs, thresholds), strict=True):
+        hits = rows.sum(1)
+        each.append(np.mean(hits / (len(one.scores) + len(boxes) - hits)))
     return float(np.mean(each)) if each else float("nan")
 
 

@@ -51,7 +51,8 @@ def test_each_box_is_found_once_and_by_the_surest():
     twice = Detections(
         np.array([[0.0, 0, 10, 9], [0.0, 0, 10, 10]]), np.array([1, 2.0])
     )
-    np.testing.assert_array_equal(right(twice, truth, [0.5, 0.95]), [[1, 0], [1, 0]])
+    (hits,) = right([(twice, truth)], [0.5, 0.95])
+    np.testing.assert_array_equal(hits, [[1, 0], [1, 0]])
     # Precision is 1 at every recall, the second comes behind.
     assert average_precision([twice], [truth]) == pytest.approx(1.0)
     assert challenge_precision([twice], [truth]) == pytest.approx(0.5)
