@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Num, UInt8
 from PIL import Image, ImageFile, ImageOps
 
+from medjax.data import npy
 from medjax.data.boundary import DataError, affordable, finite, reading
 from medjax.data.dicom import is_dicom, read_dicom
 from medjax.data.grey import luminance, stretch
@@ -60,14 +61,14 @@ class Placement:
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "h w"]:
-    """Read a radiograph: JPEG, PNG (8 or 16 bit), TIFF, BMP or DICOM.
+    """Read a radiograph: JPEG, PNG (8 or 16 bit), TIFF, BMP, DICOM or a NumPy array.
 
     Colour becomes luminance. More than 8 bits are stretched from the darkest to the
     brightest value (the range in use is not stated in such files), except in a DICOM
     that states a window. The orientation that EXIF declares is applied.
 
     Args:
-        path: The file; DICOM is recognised by content, not by name.
+        path: The file; DICOM and arrays are recognised by content, not by name.
 
     Raises:
         DataError: Naming the file, if it is unreadable, truncated or not one single
@@ -77,7 +78,10 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w"]:
     """
     path = Path(path)
     with reading(path, "image"), path.open("rb") as file:
-        if is_dicom(path, file.read(132)):
+        head = file.read(132)
+        if head.startswith(npy.MAGIC):
+            return _array(path)
+        if is_dicom(path, head):
             return read_dicom(path)
         # Opened by name, a TIFF is mapped into memory, and one to be turned by a
         # quarter then comes out with its rows in disorder (Pillow 13).
@@ -87,6 +91,20 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w"]:
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 raise DataError(f"{path}: several pages or frames, expected one image")
             return _grey(path, image)
+
+
+def _array(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """A ``.npy`` file of grey or colour: eight bits as they are, others stretched."""
+    values = npy.read(path)
+    shape = values.shape
+    if values.ndim == 3 and shape[2] in (3, 4):
+        values = luminance(values[..., :3]).round().astype(values.dtype)
+    if values.ndim != 2 or not values.size or values.dtype.kind not in "uif":
+        raise DataError(
+            f"{path}: an array of shape {shape} and {values.dtype}, expected numbers "
+            "[h, w] or [h, w, 3]"
+        )
+    return values if values.dtype == np.uint8 else stretch(values)
 
 
 def _grey(path: Path, image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w"]:

@@ -7,6 +7,8 @@ import numpy as np
 from medjax.data.boundary import DataError, finite, reading
 
 WHAT = ".npy file"
+MAGIC = b"\x93NUMPY"
+"""What such a file begins with."""
 
 
 def read(path: str | Path) -> np.ndarray:

@@ -21,7 +21,17 @@ from medjax.data.boundary import DataError, reading
 from medjax.data.tables import read_text
 
 SPLITS: tuple[str, ...] = ("train", "valid", "test")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".dcm",
+    ".dicom",
+    ".npy",
+)
 Overlaps = Literal["refuse", "count"]
 
 
