@@ -18,10 +18,10 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from medjax.nn.normalization import BatchNorm
+from medjax.nn.pooling import max_pool
 from medjax.train.mesh import Statistics
 
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -168,12 +168,6 @@ class ResNet(nn.Module):
             maps.append(x)
         pooled = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return ResNetFeatures(tuple(maps), pooled, stem)
-
-
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """3x3, stride 2, padded as torchvision pads."""
-    sides = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), sides)
 
 
 def convolution(
