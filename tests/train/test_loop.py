@@ -1,13 +1,9 @@
 """The loop in one process: resume, topology, accumulation, guards, records."""
 
-import dataclasses
 import json
 import os
-import shutil
 import signal
-import sys
 
-import grain
 import jax
 import numpy as np
 import pytest
@@ -16,39 +12,9 @@ from jax.sharding import PartitionSpec
 from medjax import train
 from medjax.report.run import MEASURED
 from medjax.train import preemption
-from medjax.train.feed import Feed
-from medjax.train.log import Writer, truncate
 from medjax.train.preemption import PreemptionGuard
-from medjax.train.shapes import CompiledSteps
-from medjax.train.speed import peak_flops
+from tests.train.short import OPTIMIZER, assert_equal, curve, run
 from tests.train.tiny import Stream, init, loss, quiet_loss
-
-OPTIMIZER = train.OptimizerConfig(lr=1e-2)
-
-
-def run(workdir, steps=6, *, loss=loss, data=None, optimizer=OPTIMIZER, **options):
-    """A short run that logs every step; loop settings and `fit` options alike."""
-    names = train.TrainConfig.__dataclass_fields__
-    loop = {k: options.pop(k) for k in list(options) if k in names}
-    return train.fit(
-        init,
-        loss,
-        data or Stream(),
-        workdir=workdir,
-        optimizer=optimizer,
-        train=train.TrainConfig(steps=steps, **{"log_every": 1, **loop}),
-        **options,
-    )
-
-
-def curve(workdir, name="loss"):
-    rows = [row for row in train.read_metrics(workdir) if name in row]
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    return [row[name] for row in rows]
-
-
-def assert_equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def leave(workdir, at, how, **options):
@@ -244,44 +210,6 @@ def test_the_step_is_traced_once_and_leaves_its_records(tmp_path):
     assert written["mesh"] == {"data": 8, "fsdp": 1, "model": 1}
 
 
-def test_rows_are_one_step_late_and_take_one_transfer(tmp_path, monkeypatch):
-    """The device has its next step before the host reads what the last one gave."""
-    happened = []
-    of, write, get = CompiledSteps.of, Writer.write, jax.device_get
-
-    def watched(*arguments):
-        found = of(*arguments)
-
-        def step(*given):
-            happened.append("step")
-            return found.run(*given)
-
-        step.memory_analysis = found.run.memory_analysis
-        return dataclasses.replace(found, run=step)
-
-    def written(writer, n, scalars):
-        happened.append(f"row {n}")
-        write(writer, n, scalars)
-
-    def fetched(tree):
-        if "finite" in tree:
-            happened.append(f"{len(tree)} numbers")
-        return get(tree)
-
-    monkeypatch.setattr(CompiledSteps, "of", watched)
-    monkeypatch.setattr(Writer, "write", written)
-    monkeypatch.setattr(jax, "device_get", fetched)
-    run(tmp_path, 4, checkpoint_every=9, log_every=2)
-    row = [word for word in happened if word.endswith("numbers")][0]
-    guard = "1 numbers"
-    assert happened == [
-        *("step", "step", row, "row 1"),
-        *("step", row, "row 2"),
-        *("step", guard, row, "row 4"),
-    ]
-    assert row != guard
-
-
 def test_resuming_with_settings_that_matter_is_refused(tmp_path):
     run(tmp_path, 2)
     faster = train.OptimizerConfig(lr=2e-2)
@@ -319,75 +247,6 @@ def test_resuming_another_model_is_refused(tmp_path):
         train.fit(wider, loss, Stream(), workdir=tmp_path, optimizer=OPTIMIZER)
 
 
-class Bucketed(Stream):
-    """Every second batch has three frames instead of two."""
-
-    def __next__(self):
-        batch = super().__next__()
-        frames = 2 + self.position % 2
-        return {**batch, "x": np.stack([batch["x"]] * frames, axis=1)}
-
-
-def test_a_stream_of_two_shapes_compiles_twice_and_resumes_bit_equal(tmp_path):
-    def frames(function):
-        def mean(first, second, *key):
-            if key:
-                second = {**second, "x": second["x"].mean(1)}
-                return function(first, second, *key)
-            return function(first, {**second, "x": second["x"].mean(1)})
-
-        return mean
-
-    def fit(workdir, steps, **options):
-        return train.fit(
-            frames(init),
-            frames(loss),
-            Bucketed(),
-            workdir=workdir,
-            optimizer=OPTIMIZER,
-            train=train.TrainConfig(steps=steps, log_every=1, **options),
-        )
-
-    whole = fit(tmp_path / "whole", 5)
-    assert curve(tmp_path / "whole", "compiled_shapes") == [1, 2, 2, 2, 2]
-    fit(tmp_path / "cut", 2)
-    assert_equal(fit(tmp_path / "cut", 5), whole)
-    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
-    with pytest.raises(ValueError, match=r"batches of 1 shapes \(train.shapes\)"):
-        fit(tmp_path / "few", 3, shapes=1)
-
-
-class Ragged(Stream):
-    """Its third batch is shorter."""
-
-    def __next__(self):
-        batch = super().__next__()
-        return {k: v[:8] for k, v in batch.items()} if self.position == 3 else batch
-
-
-class Short(Stream):
-    """Ends after two batches."""
-
-    def __next__(self):
-        if self.position == 2:
-            raise StopIteration
-        return super().__next__()
-
-
-@pytest.mark.parametrize(
-    "data, message",
-    [
-        (Ragged(), "compiled for batches"),
-        (Short(), "ended before the last step"),
-        (iter([]), "get_state and set_state"),
-        (Stream(batch=4), "global batch of 4"),
-    ],
-)
-def test_data_that_do_not_fit_are_refused(tmp_path, data, message):
-    with pytest.raises(ValueError, match=message):
-        run(tmp_path, data=data)
-
-
 def test_a_metric_that_is_no_scalar_is_refused(tmp_path):
     def vector(variables, batch, key):
         value, (_, updated) = loss(variables, batch, key)
@@ -401,89 +260,6 @@ def test_a_metric_that_is_no_scalar_is_refused(tmp_path):
 def test_a_profile_window_that_is_none_is_refused_at_once(window):
     with pytest.raises(ValueError, match=f"train.profile: .* got '{window}'"):
         train.TrainConfig(profile=window)
-
-
-def test_the_feed_tells_the_place_of_the_batch_consumed_not_read():
-    data = (
-        grain.MapDataset.range(64)
-        .shuffle(seed=1)
-        .map(lambda i: {"x": np.full(2, i, np.float32)})
-        .repeat()
-        .batch(8)
-        .to_iter_dataset()
-    )
-    want = [batch["x"] for batch, _ in zip(iter(data), range(12), strict=False)]
-    with Feed(data, train.make_mesh()) as feed:
-        feed.start()
-        for i in range(9):  # past the end of an epoch
-            fed = feed.next()
-            np.testing.assert_array_equal(fed.device["x"], want[i])
-        for place, batch in ((fed.before, want[8]), (fed.after, want[9])):
-            iterator = iter(data)
-            iterator.set_state(json.loads(json.dumps(place)))
-            np.testing.assert_array_equal(next(iterator)["x"], batch)
-
-
-def test_a_resumed_log_drops_later_rows_and_a_torn_one(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    rows = [json.dumps({"step": n, "loss": 1.0 / n}) for n in (1, 2, 3)]
-    path.write_text("\n".join([*rows, '{"step": 2, "lo']))
-    truncate(path, 2)
-    assert [row["step"] for row in train.read_metrics(tmp_path)] == [1, 2]
-    with Writer(tmp_path, step=2) as writer:
-        writer.write(3, {"loss": float("inf"), "mfu": None})
-    assert train.read_metrics(tmp_path)[-1] == {"step": 3, "loss": None, "mfu": None}
-
-
-def test_a_folder_that_vanished_is_not_made_again_by_its_log(tmp_path):
-    (tmp_path / "run").mkdir()
-    with Writer(tmp_path / "run") as w:
-        w.write(1, {"loss": 1.0})
-        shutil.rmtree(tmp_path / "run")
-        for step in range(2, 20):  # more than wait in the queue of events
-            w.write(step, {"loss": 1.0})
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("row", ["{}", "[1]", '{"step": 1, "loss": "x"}', "{"])
-def test_a_damaged_row_of_metrics_is_named(tmp_path, row):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(f'{{"step": 1, "loss": 1.0}}\n{row}\n{{"step": 2, "loss": 1.0}}\n')
-    with pytest.raises(ValueError, match="metrics.jsonl: line 2"):
-        train.read_metrics(tmp_path)
-    with pytest.raises(ValueError, match="metrics.jsonl: line 2"):
-        truncate(path, 2)
-
-
-def test_metrics_in_no_text_are_named(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 1, "loss": 1.0}\n{"step": 2, "\xff": 1.0}\n')
-    for read in (lambda: train.read_metrics(tmp_path), lambda: truncate(path, 2)):
-        with pytest.raises(ValueError, match=r"metrics\.jsonl: not an intact record"):
-            read()
-
-
-def test_wandb_that_is_not_there_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match=r"medjax\[track\]"):
-        Writer(tmp_path, wandb="project")
-
-
-@pytest.mark.parametrize(
-    "kind, peak",
-    [
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA L40S", None),
-        ("TPU v5 lite", 197e12),
-        ("cpu", None),
-    ],
-)
-def test_peaks_are_known_by_the_longest_name(kind, peak):
-    class Device:
-        device_kind = kind
-
-    assert peak_flops(Device()) == peak
 
 
 class Notes:
