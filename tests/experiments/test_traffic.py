@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from experiments.plan import workload_of
 from medjax.heart.batch import AXES, WHOLE
 from medjax.heart.motion_data import mesh_of
 from medjax.heart.motion_systems import build as build_motion
@@ -21,11 +22,14 @@ from medjax.mri.systems import ReconstructionKernels
 from medjax.mri.systems import build as build_reconstruction
 from medjax.train.ensemble import ensemble, members_apart
 from medjax.train.optimizer import OptimizerConfig
+from medjax.train.plan.planner import make_plan, program_on
+from medjax.train.plan.topologies import topology
 from medjax.vlp.contrastive import ContrastConfig
 from medjax.vlp.convirt import CONFIGS as CONVIRT
 from medjax.vlp.convirt import convirt
 from medjax.vlp.systems import FAMILIES
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
+from medjax_kernels.aot import MissingCompilerError
 from tests.experiments.traffic import collectives_of, size, whole_batch
 
 BATCH = 88
@@ -105,8 +109,9 @@ SYSTEMS = {
 }
 
 
-def assert_little_travels(found, state, batch, words=None):
-    """Parameters, statistics and, of the contrast, vectors of the batch; thrice.
+def assert_little_travels(found, state, batch, words=None, times=1):
+    """Parameters, statistics and, of the contrast, vectors of the batch; thrice, or as
+    many times that as there are chunks.
 
     Where words of all reports are compared with all films, they travel too, of the
     shape that is given, and nothing else of a report or a film does.
@@ -116,7 +121,7 @@ def assert_little_travels(found, state, batch, words=None):
         for _, shape in one.shapes:
             assert len(shape) <= 2 or shape[1:] == words, one
     rest = sum(c.total_bytes for c in found) - sum(c.total_bytes for c in vectors)
-    assert rest <= 3 * (size(state.params) + size(state.extra))
+    assert rest <= 3 * times * (size(state.params) + size(state.extra))
     return vectors
 
 
@@ -141,23 +146,43 @@ def test_no_whole_batch_travels(name, sizes, request):
         assert any(c.kind == "all-gather" for c in found), "nothing was split"
 
 
-@pytest.mark.parametrize("name, accumulate", [("mflag", 1), ("convirt", 2)])
-def test_parameters_stay_split_through_remat_and_accumulation(
-    name, accumulate, request
+@pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "{}x{}".format(*sizes))
+@pytest.mark.parametrize(
+    "name, accumulate",
+    [("mflag", 1), ("convirt", 2), ("imitate", 2), ("gloria", 2), ("mgca", 2)],
+)
+def test_little_travels_through_remat_and_accumulation(
+    name, accumulate, sizes, request
 ):
-    """Activations that are computed again, and gradients that a loop sums, fetch split
-    parameters as a plain step does: once a microbatch, and never the activations."""
+    """Activations that are computed again, and chunks that are encoded twice, fetch
+    parameters as a plain step does: once a chunk and pass, and never activations."""
     if not request.config.getoption("--traffic"):
         pytest.skip("a compilation each: pytest --traffic")
     system, specs = pretraining(name, remat=accumulate == 1)
     specs = {k: ((accumulate * BATCH, *s[1:]), d) for k, (s, d) in specs.items()}
-    found, state = collectives_of(system, specs, (1, 8), accumulate=accumulate)
-    vectors = [c for c in found if whole_batch(c, BATCH)]
-    for one in vectors:
-        assert all(len(shape) <= 2 for _, shape in one.shapes), one
-    rest = sum(c.total_bytes for c in found) - sum(c.total_bytes for c in vectors)
-    assert rest <= 3 * accumulate * (size(state.params) + size(state.extra))
-    assert any(c.kind == "all-gather" for c in found), "nothing was split"
+    found, state = collectives_of(system, specs, sizes, accumulate=accumulate)
+    words = (40, 128) if name == "gloria" else None
+    assert_little_travels(found, state, BATCH, words, times=accumulate)
+    if sizes[1] > 1:
+        assert any(c.kind == "all-gather" for c in found), "nothing was split"
+
+
+@pytest.mark.aot
+def test_weights_that_read_six_images_travel_once_on_gpus(request):
+    """DeepMesh's encoder sees three views at two times. On a CPU its gradients are
+    summed over devices image by image, 3.4 times the parameters; the compiler for an
+    H200 adds them up first."""
+    if not request.config.getoption("--traffic"):
+        pytest.skip("a compilation for GPUs: pytest --traffic")
+    asked = importlib.import_module("experiments.deepmesh").PRESETS["tiny"]
+    workload = workload_of(asked.with_data(batch_size=BATCH))
+    try:
+        made = make_plan(workload, topology("h200-1x8"))
+    except MissingCompilerError as error:
+        pytest.skip(str(error))
+    total = sum(one.bytes for one in made.traffic)
+    state = program_on(workload, topology("h200-1x8")).state
+    assert total <= 1.2 * (size(state.params) + size(state.extra))
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
