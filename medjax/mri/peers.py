@@ -5,8 +5,10 @@ wants them absolute, so they are multiplied by the largest magnitude of the zero
 image. Frames are reconstructed one by one, as both packages do.
 """
 
+import importlib
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,9 +34,12 @@ def peers(config: ClassicalConfig) -> dict[str, Reconstruct]:
     Raises:
       ImportError: where one of them is not installed.
     """
+    # Typed by neither of them, or wrongly (lamda: int), so they are not asked.
+    app: Any
+    pygrappa: Any
     try:
-        import pygrappa
-        from sigpy.mri import app
+        app = importlib.import_module("sigpy.mri.app")
+        pygrappa = importlib.import_module("pygrappa")
     except ImportError as error:
         raise ImportError(
             f"peers need sigpy and pygrappa: pip install 'medjax[peers]' ({error})"
