@@ -157,7 +157,12 @@ def make_plan(
             accumulate=config.train.accumulate,
         )
     else:
-        traffic = grouped(facts.collectives, program.mesh, batch=workload.batch_size)
+        traffic = grouped(
+            facts.collectives,
+            program.mesh,
+            batch=workload.batch_size,
+            parameters=program.state.params,
+        )
     accessed = None if facts is None else facts.accessed
     count = machine.devices
 

@@ -8,9 +8,10 @@ rounds adds a latency. A permutation to a neighbour moves S over one link. Links
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -95,14 +96,23 @@ def transfer(
     return times * (count * rounds * latency + share * size / rate)
 
 
-def grouped(found: Iterable[Collective], mesh: Mesh, *, batch: int) -> list[Traffic]:
+def grouped(
+    found: Iterable[Collective], mesh: Mesh, *, batch: int, parameters: Any = ()
+) -> list[Traffic]:
     """Collectives of a compiled step, those that are alike together.
 
     Args:
       found: As the program's text says.
       mesh: That it was compiled for.
       batch: Examples of the global batch.
+      parameters: Of the state; some have the batch for an axis too, as channels.
     """
+    kernels = {
+        shape
+        for leaf in jax.tree.leaves(parameters)
+        for shape in (leaf.shape, _share(leaf))
+        if len(shape) > 1
+    }
     islands = np.array([island(device) for device in mesh.devices.flat])
     sums: dict[tuple[Any, ...], list[int]] = {}
     for one in found:
@@ -111,7 +121,7 @@ def grouped(found: Iterable[Collective], mesh: Mesh, *, batch: int) -> list[Traf
         size = mesh.size if one.kind == "collective-permute" else len(groups[0])
         axes = one.axes(mesh.shape)
         network: Network = "slow" if apart else "fast"
-        key = (one.kind, axes, network, purpose(one, batch), size)
+        key = (one.kind, axes, network, purpose(one, batch, kernels), size)
         total = sums.setdefault(key, [0, 0, 0])
         total[0] += one.count
         total[1] += one.total_bytes
@@ -129,9 +139,31 @@ def island(device: Any) -> int:
     return getattr(device, "slice_index", None) or 0
 
 
-def purpose(one: Collective, batch: int) -> Purpose:
-    """What a collective is for, by the shapes of what comes out."""
-    if any(n and n % batch == 0 for _, shape in one.shapes for n in shape):
+def _share(leaf: Any) -> tuple[int, ...]:
+    """The shape of what a device holds of a parameter."""
+    sharding = getattr(leaf, "sharding", None)
+    return leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+
+
+def purpose(
+    one: Collective, batch: int, kernels: Collection[tuple[int, ...]] = ()
+) -> Purpose:
+    """What a collective is for, by the shapes of what comes out.
+
+    Args:
+      one: The collective.
+      batch: Examples of the global batch.
+      kernels: Shapes of parameters with two axes or more. A sum of such a shape is of a
+        gradient, and so is whatever has three axes; what is gathered with two may be
+        vectors of the batch as well, and is taken for these.
+    """
+    summed = one.kind == "all-reduce"
+    shapes = [
+        shape
+        for _, shape in one.shapes
+        if shape not in kernels or not (summed or len(shape) > 2)
+    ]
+    if any(n and n % batch == 0 for shape in shapes for n in shape):
         return "batch"
     if one.kind == "collective-permute":
         return "batch"

@@ -13,6 +13,7 @@ from jax.experimental import serialize_executable
 from medjax.train import MeshConfig, OptimizerConfig, TrainConfig, fit
 from medjax.train.collectives import Collective
 from medjax.train.experiment import Experiment
+from medjax.train.mesh import make_mesh
 from medjax.train.plan.chips import CHIPS
 from medjax.train.plan.compiling import compiled_step, facts_of
 from medjax.train.plan.memory import memory_of, whole_bytes
@@ -352,3 +353,24 @@ def test_what_spans_hosts_is_on_the_slow_network():
     assert (fast.count, fast.bytes, fast.asynchronous) == (3, 120_000, 3)
     quick = make_plan(workload(mesh=MeshConfig(data=2, fsdp=4)), machine, quick=True)
     assert {one.network for one in quick.traffic} == {"slow"}
+
+
+def test_gradients_are_no_batch_though_channels_are_as_many():
+    """Kernels of 64 channels in a step of 64 examples, and vectors of as many."""
+    shapes = {"kernel": (3, 3, 16, 64), "dense": (64, 32), "bias": (64,)}
+    params = {k: jax.ShapeDtypeStruct(v, np.float32) for k, v in shapes.items()}
+    mesh = make_mesh(MeshConfig(data=8))
+
+    def why(kind, *shapes, known=params):
+        size = sum(4 * math.prod(shape) for shape in shapes)
+        arrays = tuple(("f32", shape) for shape in shapes)
+        one = Collective(kind, "r", arrays, size, 1, (tuple(range(8)),), False)
+        return grouped([one], mesh, batch=64, parameters=known)[0].purpose
+
+    gradients = [(3, 3, 16, 64), (64, 32)]
+    assert why("all-reduce", *gradients) == "parameters"
+    assert why("all-reduce", *gradients, known=()) == "batch"
+    assert why("all-gather", (3, 3, 16, 64)) == "parameters"
+    assert why("all-gather", (64, 32)) == why("all-gather", (64, 48)) == "batch"
+    assert why("all-reduce", *gradients, (64, 48)) == "batch"
+    assert why("all-reduce", (16,), (16,)) == "statistics"
