@@ -49,6 +49,7 @@ from experiments import convirt, generator, gloria, imitate, mflag, mgca
 from experiments.compare.pretraining import asked_of, embedded, headline, untrained
 from experiments.compare.publishing import (
     command,
+    differences,
     finished,
     keep,
     machine,
@@ -141,7 +142,8 @@ def compare(config: Comparison) -> dict[str, Any]:
       config: what to compare.
 
     Returns:
-      ``budget``, ``films`` (what was asked of them), ``runs``, ``summary``, ``answer``.
+      ``budget``, ``films`` (what was asked of them), ``runs``, ``summary``, of each arm
+      its ``differences`` from real films, ``answer``.
     """
     data, corpus = embedded(config)
     name = config.generator or trained_generator(config, corpus)
@@ -189,6 +191,14 @@ def compare(config: Comparison) -> dict[str, Any]:
         "films": {k: v for k, v in judged.items() if k != "kept"},
         "runs": rows,
         "summary": summarise(rows),
+        "differences": [
+            entry
+            for system in config.systems
+            for entry in differences(
+                [row for row in rows if row["system"].startswith(f"{system}/")],
+                f"{system}/real",
+            )
+        ],
     }
     results["answer"] = answer(results)
     return results

@@ -1,10 +1,10 @@
 """What `experiments.synthetic_pretraining` found, in Markdown and in a paragraph."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.bench.tables import markdown
-from experiments.compare.publishing import cell
+from experiments.compare.publishing import cell, interval
 
 SYSTEMS: Mapping[str, str] = {
     "convirt": "ConVIRT",
@@ -32,6 +32,7 @@ def answer(results: Mapping[str, Any]) -> str:
     told = []
     score = "probe 100 %"
     by = {entry["system"]: entry for entry in results["summary"]}
+    away = {entry["system"]: entry for entry in results["differences"]}
     for system in dict.fromkeys(name.split("/")[0] for name in by):
         arms = {a: by[f"{system}/{a}"] for a in ARMS if f"{system}/{a}" in by}
         if not {"real", "synthetic", "random"} <= arms.keys():
@@ -50,6 +51,10 @@ def answer(results: Mapping[str, Any]) -> str:
             f"{real:.3f} after real films, {synthetic:.3f} after synthetic ones "
             f"({synthetic / real:.1%} of it) and {random:.3f} untrained: {worth}."
         )
+        if apart := away.get(f"{system}/synthetic"):
+            told[-1] += (
+                f" Synthetic minus real, seed by seed: {interval(apart[score])}."
+            )
         if "shuffled" in arms:
             told[-1] += (
                 f" Of others' reports they give {arms['shuffled'][score]['mean']:.3f}."
@@ -83,11 +88,17 @@ def table(results: Mapping[str, Any]) -> str:
     """Transfer, fidelity and memorisation in Markdown, and the answer."""
     films, summary = results["films"], results["summary"]
     names = [name for name in summary[0] if name not in ("system", "seeds")]
-    transfer = []
-    for entry in summary:
-        system, arm = entry["system"].split("/")
-        cells = [cell(entry[name]) for name in names]
-        transfer.append([SYSTEMS[system], ARMS[arm], *cells])
+
+    def rows(entries: Sequence[Mapping[str, Any]], tell: Callable[[Any], str]) -> list:
+        found = []
+        for entry in entries:
+            system, arm = entry["system"].split("/")
+            cells = [tell(entry[name]) for name in names]
+            found.append([SYSTEMS[system], ARMS[arm], *cells])
+        return found
+
+    away = rows(results["differences"], interval)
+    minus = [markdown(["system", "minus real films", *names], away)] if away else []
     distances = films["distances"]
     floor = max(distances["real"]["frechet"], 1e-12)
     near = [
@@ -114,7 +125,8 @@ def table(results: Mapping[str, Any]) -> str:
     like = films["likeness"]
     return "\n\n".join(
         [
-            markdown(["system", "trained on", *names], transfer),
+            markdown(["system", "trained on", *names], rows(summary, cell)),
+            *minus,
             markdown(
                 ["films", "Fréchet distance", "in floors", "kernel distance", "n"], near
             ),

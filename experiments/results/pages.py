@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments import synthetic_tables
 from experiments.bench import tables as bench
 from experiments.compare import (
     anatomy,
@@ -53,9 +54,13 @@ MASKS = tuple(
     f"cpu/bench-segmentation-{task}.json" for task in ("lesions", "tiles", "motion")
 )
 WORDS = tuple(f"cpu/bench-{name}.json" for name in ("gloria", "mgca", "diffusion"))
+SYNTHETIC = "synthetic_pretraining.json"
 FRONT = "README.md"
 TABLES: Mapping[str, Table] = {
     "compare_pretraining": Table("results/vlp.md", (PRETRAINING,), pretraining.table),
+    "synthetic_pretraining": Table(
+        "results/vlp.md", (SYNTHETIC,), synthetic_tables.table
+    ),
     "compare_reconstruction": Table(
         "results/mri.md", (RECONSTRUCTION,), reconstruction.table
     ),

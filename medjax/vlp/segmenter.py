@@ -126,7 +126,7 @@ class Segmenter(nn.Module):
             decoder = Decoder(config.widths, film.shape[1], name="decoder")
             return Masks(decoder(seen, train=train))
         maps = seen.maps
-        if seen.stem is None:
+        if maps[0].shape == maps[-1].shape:  # of a ViT
             maps = Pyramid(name="pyramid")(maps, train=train)
         width = config.widths[0]
         found = UperNet(width, name="decoder")(maps, train=train)

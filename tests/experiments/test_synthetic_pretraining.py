@@ -9,7 +9,7 @@ import pytest
 
 from experiments import synthetic_places
 from experiments.compare.pretraining import initial
-from experiments.compare.publishing import keep, spread
+from experiments.compare.publishing import differences, keep, spread
 from experiments.synthetic_films import Made, judge, real_films, remembered
 from experiments.synthetic_places import asked, leave_untrained, place_scores
 from experiments.synthetic_pretraining import (
@@ -140,7 +140,7 @@ def results(synthetic: float) -> dict:
         "memorisation": {"features": memory, "pixels": memory},
         "curation": [["quality", 90, 10]],
     }
-    found = {"films": films, "summary": rows}
+    found = {"films": films, "summary": rows, "differences": []}
     return {**found, "answer": answer(found)}
 
 
@@ -157,6 +157,21 @@ def test_tables_say_floors_and_counts():
     assert "| quality | 90 | 10 |" in shown
     assert "| ConVIRT | films of noise |" not in shown
     assert shown.count("| ConVIRT |") == 4
+
+
+def test_differences_are_taken_seed_by_seed():
+    found = results(0.8)
+    assert "minus real films" not in table(found)
+    scores = {"real": (0.9, 0.8, 0.85), "synthetic": (0.88, 0.79, 0.83)}
+    runs = [
+        {"system": f"convirt/{arm}", "seed": seed, "probe 100 %": score}
+        for arm, row in scores.items()
+        for seed, score in enumerate(row)
+    ]
+    found["differences"] = differences(runs, "convirt/real")
+    shown = table(found)
+    assert "| ConVIRT | one synthetic film per report | -0.017 [-0.0" in shown
+    assert "Synthetic minus real, seed by seed: -0.017 [-0.0" in answer(found)
 
 
 def test_columns_that_are_not_asked_for_are_left_out():
