@@ -161,6 +161,8 @@ def test_real_films_are_the_floor_of_distances_and_the_best_of_agreement():
     )
     assert found["real"]["n"] == found["shifted"]["n"] == 300
     assert found["shifted"]["frechet"] > 5 * found["real"]["frechet"]
+    # The deviation is of subsets that differ.
+    assert found["shifted"]["kernel_sd"] > 0.01 * found["shifted"]["kernel"]
     labels = (RNG.random((600, 2)) < 0.5).astype(np.float32)
     shown = np.concatenate([labels, RNG.normal(size=(600, 1))], axis=1)
     shown += RNG.normal(size=shown.shape) * 0.3

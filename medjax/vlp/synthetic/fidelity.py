@@ -39,7 +39,9 @@ def distances(
     first, second = real[order[:half]], real[order[half : 2 * half]]
     found = {}
     for name, features in {"real": second, **sets}.items():
-        mean, deviation = kernel_distance(first, features[:half], seed=seed)
+        # Subsets of at most half of a set, or all would be the same one.
+        size = max(2, min(500, half // 2))
+        mean, deviation = kernel_distance(first, features[:half], seed=seed, size=size)
         found[name] = {
             "frechet": frechet_distance(first, features[:half]),
             "kernel": mean,
