@@ -194,8 +194,9 @@ def open_data(
     def begin() -> None:
         print("\n".join(data.lines()))
         if record.image_size != start.image_size:
-            trained = f"the tower was trained on {start.image_size}"
-            print(f"NOTE: films of {record.image_size} pixels, {trained}")
+            known = "was trained on" if config.size is None else "is to see"
+            seen = f"the tower {known} {start.image_size}"
+            print(f"NOTE: films of {record.image_size} pixels, {seen}")
         checkpoints = config.workdir / "checkpoints"
         check_asked(config.workdir, asked, what=what, result=checkpoints)
         record.save(config.workdir)
