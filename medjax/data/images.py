@@ -21,13 +21,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Num, UInt8
 from PIL import Image, ImageFile, ImageOps
 
-from medjax.data import npy
+from medjax.data import dicom, npy
 from medjax.data.boundary import DataError, affordable, finite, reading
-from medjax.data.dicom import is_dicom, read_dicom
 from medjax.data.grey import luminance, stretch
 
 ResizeMode = Literal["mgca", "imitate"]
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *dicom.SUFFIXES, ".npy")
+"""What files that `read_image` reads are usually called."""
 DEEP = ("LA;16B", "RGB;16B", "RGBA;16B")
 """PNG of 16 bits whose samples Pillow would cut to 8."""
 ORIENTATION = 274  # of EXIF, and the next two of TIFF
@@ -81,8 +82,8 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w"]:
         head = file.read(132)
         if head.startswith(npy.MAGIC):
             return _array(path)
-        if is_dicom(path, head):
-            return read_dicom(path)
+        if dicom.is_dicom(path, head):
+            return dicom.read_dicom(path)
         # Opened by name, a TIFF is mapped into memory, and one to be turned by a
         # quarter then comes out with its rows in disorder (Pillow 13).
         with Image.open(file, formats=FORMATS) as image:
@@ -96,15 +97,18 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w"]:
 def _array(path: Path) -> UInt8[np.ndarray, "h w"]:
     """A ``.npy`` file of grey or colour: eight bits as they are, others stretched."""
     values = npy.read(path)
-    shape = values.shape
-    if values.ndim == 3 and shape[2] in (3, 4):
-        values = luminance(values[..., :3]).round().astype(values.dtype)
-    if values.ndim != 2 or not values.size or values.dtype.kind not in "uif":
+    colour = values.ndim == 3 and values.shape[2] in (3, 4)
+    if not (colour or values.ndim == 2) or values.dtype.kind not in "uif":
         raise DataError(
-            f"{path}: an array of shape {shape} and {values.dtype}, expected numbers "
-            "[h, w] or [h, w, 3]"
+            f"{path}: an array of shape {values.shape} and {values.dtype}, expected "
+            "numbers [h, w] or [h, w, 3]"
         )
-    return values if values.dtype == np.uint8 else stretch(values)
+    if not values.size:
+        raise DataError(f"{path}: an empty array, of shape {values.shape}")
+    grey = luminance(values[..., :3]) if colour else values
+    if values.dtype == np.uint8:
+        return grey.round().astype(np.uint8)
+    return stretch(grey)
 
 
 def _grey(path: Path, image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w"]:

@@ -74,7 +74,8 @@ def kernel_distance(
         other: features of the same kind.
         seed: of the subsets.
         subsets: how many.
-        size: of each, at most; fewer where a set is smaller.
+        size: of each, at most; all of a set that is no larger, and then every subset
+            is the same and there is no deviation.
 
     Returns:
         Mean and standard deviation over the subsets.

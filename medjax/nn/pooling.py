@@ -1,13 +1,13 @@
-"""The max-pool behind a ResNet's stem, with a gradient that a CPU computes in time.
+"""Pooling: the maximum behind a ResNet's stem, and means over a grid of any size.
 
 XLA takes the gradient of a maximum over windows by searching every window again, one
-value after the other on a CPU: for [16, 64, 64, 64] four times as long as nine passes
-over strided slices, and a tenth of the whole training step of a ResNet-18. Which of
-several equal values gets the gradient is the same, the first.
+value after the other on a CPU, where nine passes over strided slices take less time.
+Which of several equal values gets the gradient is the same, the first.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -58,3 +58,16 @@ def _by_slices(x: Array, y: Array, g: Array) -> Array:
 
 
 max_pool.defvjp(_forward, _backward)
+
+
+def adaptive_pooling_matrix(size: int, *, bins: int) -> Float[np.ndarray, "g h"]:
+    """Adaptive average pooling of one axis as a matrix: row i averages bin i.
+
+    Bin i covers floor(i size / bins) up to ceil((i+1) size / bins), so bins overlap
+    where ``bins`` does not divide ``size`` and repeat where it exceeds it.
+    """
+    matrix = np.zeros((bins, size), np.float32)
+    for i in range(bins):
+        start, stop = i * size // bins, -(-(i + 1) * size // bins)
+        matrix[i, start:stop] = 1.0 / (stop - start)
+    return matrix

@@ -8,34 +8,23 @@ with one class token summarises them, so that small and large findings are read 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
+from medjax.nn.pooling import adaptive_pooling_matrix
 from medjax.typing import Key
 
 GRID = 16
 """Side of the grid every channel is pooled to; a token is the flattened grid."""
 
 
-def adaptive_pooling_matrix(size: int, *, bins: int = GRID) -> Float[np.ndarray, "g h"]:
-    """Adaptive average pooling of one axis as a matrix: row i averages bin i.
-
-    Bin i covers floor(i size / bins) up to ceil((i+1) size / bins), so bins overlap
-    where ``bins`` does not divide ``size`` and repeat where it exceeds it.
-    """
-    matrix = np.zeros((bins, size), np.float32)
-    for i in range(bins):
-        start, stop = i * size // bins, -(-(i + 1) * size // bins)
-        matrix[i, start:stop] = 1.0 / (stop - start)
-    return matrix
-
-
 def channel_tokens(
     stage: Float[Array, "b h w c"], channels: Int[Array, " n"]
 ) -> Float[Array, "b n g"]:
     """The chosen channels of one stage, each pooled to a grid and flattened."""
-    rows = jnp.asarray(adaptive_pooling_matrix(stage.shape[1]))
-    columns = jnp.asarray(adaptive_pooling_matrix(stage.shape[2]))
+    rows, columns = (
+        jnp.asarray(adaptive_pooling_matrix(size, bins=GRID))
+        for size in stage.shape[1:3]
+    )
     chosen = jnp.take(stage, channels, axis=-1).astype(jnp.float32)
     pooled = jnp.einsum("bhwn,gh,kw->bngk", chosen, rows, columns)
     return pooled.reshape(*pooled.shape[:2], GRID * GRID)

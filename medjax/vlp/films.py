@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from medjax.data.boundary import DataError, reading
+from medjax.data.images import SUFFIXES as IMAGES
 from medjax.data.images import ResizeMode, fit_square, read_image
 from medjax.data.ledger import Ledger
 from medjax.vlp.datasets.table import Table
-from medjax.vlp.splits import SUFFIXES as IMAGES
 
 SUFFIXES = (*IMAGES, "")
 """What is taken for an image in a folder; DICOM files often have no suffix."""

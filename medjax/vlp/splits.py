@@ -18,20 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medjax.data.boundary import DataError, reading
+from medjax.data.images import SUFFIXES
 from medjax.data.tables import read_text
 
 SPLITS: tuple[str, ...] = ("train", "valid", "test")
-SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".dcm",
-    ".dicom",
-    ".npy",
-)
 Overlaps = Literal["refuse", "count"]
 
 

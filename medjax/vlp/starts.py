@@ -58,7 +58,7 @@ def find_start(named: str, image: ImageTowerConfig, size: int | None = None) -> 
     start = _found(named, image)
     if size is None:
         return start
-    augment = dataclasses.replace(start.augment, size=size)
+    augment = dataclasses.replace(start.augment, size=size, upsample=None)
     return start._replace(augment=augment, image_size=size)
 
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from medjax.nn.normalization import BatchNorm
+from medjax.nn.pooling import adaptive_pooling_matrix
 
 Maps = Sequence[Array]
 """Of a tower, [b, h, w, c], finest first, each half the size of the one before it."""
@@ -118,14 +118,8 @@ def resized(x: Float[Array, "b _ _ *c"], size: Sequence[int]) -> Array:
 
 def cells(x: Float[Array, "b h w c"], n: int) -> Float[Array, "b n n c"]:
     """Means over ``n`` by ``n`` cells, which overlap where ``n`` does not divide."""
-
-    def means(side: int) -> np.ndarray:
-        low = np.arange(n) * side // n
-        high = -(-(np.arange(n) + 1) * side // n)
-        at = np.arange(side)
-        inside = (at >= low[:, None]) & (at < high[:, None])
-        return (inside / inside.sum(axis=1, keepdims=True)).astype(x.dtype)
-
+    rows, columns = (
+        adaptive_pooling_matrix(side, bins=n).astype(x.dtype) for side in x.shape[1:3]
+    )
     high = jax.lax.Precision.HIGHEST
-    rows, columns = means(x.shape[1]), means(x.shape[2])
     return jnp.einsum("nh,mw,bhwc->bnmc", rows, columns, x, precision=high)

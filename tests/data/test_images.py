@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from medjax.data.boundary import DataError
+from medjax.data.grey import stretch
 from medjax.data.images import fit_square, read_image
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra: medical")
@@ -333,3 +334,22 @@ def test_a_real_file_reheaded_as_monochrome1(shared_data):
     path = shared_data / "cxr" / "dicom" / "Fake_MONOHR1.dcm"
     stored = pydicom.dcmread(path).pixel_array
     np.testing.assert_array_equal(read_image(path), 255 - stored)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+def test_arrays_are_read_as_images_of_their_depth(tmp_path, dtype):
+    np.save(tmp_path / "a.npy", RAMP.astype(dtype))
+    expected = RAMP if dtype == np.uint8 else stretch(RAMP)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.npy"), expected)
+    # Colour between 0 and 1 keeps its grey.
+    colour = np.stack([RAMP / 64.0] * 3, axis=-1)
+    if dtype == np.float32:
+        np.save(tmp_path / "a.npy", colour.astype(dtype))
+        np.testing.assert_array_equal(read_image(tmp_path / "a.npy"), stretch(RAMP))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 8, 8), (0, 5), (1, 8, 8, 3)])
+def test_arrays_that_are_no_image_are_refused(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(DataError, match=r"a\.npy: an (empty )?array,? of shape"):
+        read_image(tmp_path / "a.npy")

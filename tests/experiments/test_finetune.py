@@ -91,6 +91,8 @@ def test_exported_towers_say_what_they_are(start, tmp_path):
     # What lies beside the image tower is itself and not the image tower.
     text = str(tmp_path / "text")
     assert find_start(text, ImageTowerConfig()).image.checkpoint == text
+    wider = find_start(str(start), ImageTowerConfig(), 48)
+    assert (wider.image_size, wider.augment.size) == (48, 48)
     path = tmp_path / "preparation.json"
     path.write_text(path.read_text().replace("resnet_tiny", "resnet_9"))
     with pytest.raises(DataError, match="preparation.json: .*resnet_9"):

@@ -1,7 +1,9 @@
 """Fine-tuning for masks and boxes, from a command line to a model that is asked."""
 
+import dataclasses
 import json
 import sys
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -13,8 +15,17 @@ from medjax.data.boundary import DataError
 from medjax.train.experiment import command
 from medjax.train.leaving import abilities
 from medjax.vlp.finetuned import open_classifier
+from medjax.vlp.labelled import Labelled
 from medjax.vlp.placed import PlacedFilms
-from medjax.vlp.placing import asks_for_places, at_size, run_places, scores_of
+from medjax.vlp.placing import (
+    asks_for_places,
+    at_size,
+    describe,
+    run_places,
+    scores_of,
+)
+from medjax.vlp.starts import find_start
+from medjax.vlp.towers import ImageTowerConfig
 from tests.vlp.pairs import random_pair
 
 ONE = jax.devices()[:1]
@@ -87,6 +98,24 @@ def test_what_does_not_fit_is_refused(monkeypatch, start, tmp_path, flags, messa
     config = asked(monkeypatch, start, tmp_path / "run", "--target", *flags)
     with pytest.raises(ValueError, match=message):
         run_places(config, devices=ONE)
+
+
+def test_a_upernet_mirrors_films_and_has_benchx_s_widths(monkeypatch, start, tmp_path):
+    flags = ("--target", "mask", "--head", "upernet", "--size", "48")
+    config = asked(monkeypatch, start, tmp_path / "run", *flags)
+    large = ImageTowerConfig("resnet50")
+    found = find_start(config.start, config.image, config.size)
+    prepared = {"image_size": 48, "resize": "mgca"}
+    data = Mock(spec=Labelled)
+    data.corpus = Mock(metadata={"name": "x", "settings": prepared})
+    for tower, width in ((found.image, 64), (large, 512)):
+        record = describe(config, "mask", (), found._replace(image=tower), data)
+        system = record.system
+        assert (system.head, system.widths) == ("upernet", (width,))
+        assert system.augment.flip_horizontal == 0.5 and system.augment.size == 48
+        assert system.augment.rotation == (0.0, 0.0)
+    plain = dataclasses.replace(config, head="unet")
+    assert describe(plain, "mask", (), found, data).system.augment.flip_horizontal == 0
 
 
 class Films(PlacedFilms):

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +17,9 @@ from tests.vlp.pairs import random_pair
 
 TEXTS = ["No pneumothorax.", "There is a small left pleural effusion.", "Normal."]
 BAD = ["empty.png", "one_by_one.png", "text.jpg", "torn.png", "volume.npy"]
-WHY = {
+WHY = dict.fromkeys(BAD, "not an intact image") | {
     "one_by_one.png": "blank image",
-    "volume.npy": r"an array of shape (2, 8, 8)",
-    "empty.png": "empty.png",
-    "text.jpg": "text.jpg",
-    "torn.png": "torn.png",
+    "volume.npy": "an array of shape (2, 8, 8)",
 }
 
 
@@ -116,7 +114,7 @@ def test_a_tower_is_fine_tuned_on_them_and_asked(run, films, tmp_path, monkeypat
     line += ["--on-error", "skip"]
     finetune(command(PRESETS, "", line))
     left_out = said_of(tmp_path / "run" / "data" / "skipped.csv")
-    assert len(left_out) == 5 and all("/" in name for name in left_out)
+    assert sorted(Path(name).name for name in left_out) == BAD
     out = tmp_path / "found.csv"
     command_line = [str(tmp_path / "run"), "--images", str(films), "--out", str(out)]
     assert classify.main([*command_line, "--on-error", "skip"]) == 0

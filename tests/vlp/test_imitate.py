@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from medjax.nn.pooling import adaptive_pooling_matrix
 from medjax.train.collectives import read_collectives
 from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.vlp.aggregation import (
+    GRID,
     HierarchicalAggregator,
-    adaptive_pooling_matrix,
     channel_tokens,
 )
 from medjax.vlp.contrastive import ContrastConfig, normalise
@@ -176,7 +177,7 @@ def test_adaptive_pooling_is_torchs(size):
     theirs = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(x), 16)
     theirs = theirs.numpy().reshape(1, 3, 256)[:, [2, 0, 2]]
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    assert np.allclose(adaptive_pooling_matrix(size).sum(axis=1), 1.0)
+    assert np.allclose(adaptive_pooling_matrix(size, bins=GRID).sum(axis=1), 1.0)
 
 
 def test_aggregator_is_torchs_attention_read_at_the_class_token():
