@@ -1,9 +1,7 @@
 """T1 and T2 maps: golden voxels, real and digital phantoms, noise, and speed."""
 
 import inspect
-import time
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -268,29 +266,12 @@ def test_wrong_use_is_refused():
         t2(jnp.ones((3, 2)), jnp.ones(3), method="exact")
 
 
-def test_two_hundred_times_faster_than_curve_fit_per_pixel():
-    """The full 144 x 512 map, polarity search included, against one scipy fit each.
-
-    Both are timed one after the other on whatever machine this is; the margin is wide
-    (over a thousand where it was measured), because scipy runs one polarity only here.
-    """
+def test_noisy_magnitudes_of_a_whole_map_give_the_truth_within_one_percent():
+    """144 x 512 pixels, polarity search included: the map that ``bench maps`` times."""
     rng = np.random.default_rng(0)
     t1_star = rng.uniform(300, 1900, (144, 512)).astype(np.float32)
     signed = recovery(TI[:, None, None], 1.0, 1.9, t1_star[None])
-    noisy = signed + 0.005 * rng.normal(size=signed.shape)
-    series, times = jnp.asarray(np.abs(noisy), jnp.float32), jnp.asarray(TI)
-    jax.block_until_ready(fit_t1(series, times))
-    ours = []
-    for _ in range(2):
-        start = time.perf_counter()
-        fit = jax.block_until_ready(fit_t1(series, times))
-        ours.append((time.perf_counter() - start) / t1_star.size)
-    pixels = noisy.reshape(9, -1)[:, :40].T
-    start = time.perf_counter()
-    for pixel in pixels:
-        for _ in range(3):  # a third of the nine fits that a search takes
-            curve_fit(recovery, TI, pixel, p0=(1, 2, 1000), maxfev=5000)
-    theirs = 3 * (time.perf_counter() - start) / len(pixels)
-    assert theirs / min(ours) > 200
+    noisy = np.abs(signed + 0.005 * rng.normal(size=signed.shape))
+    fit = fit_t1(jnp.asarray(noisy, jnp.float32), jnp.asarray(TI))
     error = np.abs(np.asarray(fit.t1_star) - t1_star)
     assert np.median(error / t1_star) < 0.01
