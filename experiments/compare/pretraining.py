@@ -5,7 +5,14 @@ embedded data (equal steps, batch, films, towers and learning rate: the ``tiny``
 presets), probes the held-out patients, and prints mean and standard deviation over the
 seeds. A seed is that of the weights, of all randomness in training and of the labels
 that a probe gets; the data are the same throughout. The report tower is trained once
-per seed and all systems of that seed start from it.
+per seed and all systems of that seed start from it; what it has learned is told by its
+perplexity on reports that it has not read, beside that of guessing pieces by frequency.
+
+Two differences are named beforehand and have more seeds: IMITATE with and without soft
+targets (its own ablation), and IMITATE against ConVIRT that has encoded as many films,
+by twice the steps. Their endpoint is the macro AUC of the linear probe with all labels,
+paired by seed, with a margin below which a difference does not matter; the verdict is
+*better*, *worse*, *equivalent* or *undecided*.
 
 Every run has a folder of its own. The same command goes on where it was stopped, in the
 middle of a run too, and keeps the runs that are finished. ``--publish`` also writes
@@ -15,7 +22,7 @@ middle of a run too, and keeps the runs that are finished. ``--publish`` also wr
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,6 +30,7 @@ import jax
 import numpy as np
 
 from experiments import convirt, gloria, imitate, mflag, mgca
+from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
     cell,
     command,
@@ -32,9 +40,12 @@ from experiments.compare.publishing import (
     interval,
     keep,
     machine,
+    spread,
     summarise,
 )
+from medjax.metrics.statistics import paired_bootstrap
 from medjax.train.launch import LaunchConfig, cpu_devices
+from medjax.train.log import read_metrics
 from medjax.train.mesh import make_mesh
 from medjax.train.sharding import load_into, replicated
 from medjax.train.state import run_keys
@@ -44,6 +55,7 @@ from medjax.vlp.evaluate import evaluate
 from medjax.vlp.pretraining import TINY, Build, Pretraining, run, source_row
 from medjax.vlp.report_tower import train_language_model
 from medjax.vlp.system import PretrainingSystem
+from medjax.vlp.tokens import SPECIAL
 from medjax.vlp.towers import load_towers
 
 Arm = Literal[
@@ -54,6 +66,7 @@ Arm = Literal[
     "mgca",
     "random",
     "convirt_frozen",
+    "convirt_twice",
     "imitate_hard",
 ]
 IMITATE, MFLAG, CONVIRT = (e.PRESETS["tiny"] for e in (imitate, mflag, convirt))
@@ -71,12 +84,22 @@ ARMS: Mapping[Arm, tuple[str, Pretraining, Build]] = {
         change(CONVIRT, optimizer=change(CONVIRT.optimizer, frozen=("^text/",))),
         convirt.convirt,
     ),
+    # IMITATE encodes two films of a study.
+    "convirt_twice": ("ConVIRT, twice the steps", CONVIRT, convirt.convirt),
     "imitate_hard": (
         "IMITATE, one-hot targets",
         change(IMITATE, system=change(IMITATE.system, smoothing="none")),
         imitate.imitate,
     ),
 }
+TIMES: Mapping[Arm, int] = {"convirt_twice": 2}
+"""How often the steps of the others."""
+NAMED: Mapping[str, tuple[Arm, Arm]] = {
+    "IMITATE, soft minus one-hot targets": ("imitate", "imitate_hard"),
+    "IMITATE minus ConVIRT, as many films encoded": ("imitate", "convirt_twice"),
+}
+"""What is decided: which arm minus which."""
+ENDPOINT = "probe 100 %"
 
 
 class Asked(Protocol):
@@ -118,7 +141,11 @@ class Comparison:
     """What to compare."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each system per seed."""
-    controls: tuple[Arm, ...] = ("convirt_frozen", "imitate_hard")
+    named_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """The same of the systems whose differences are named beforehand."""
+    margin: float = 0.01
+    """AUC: a named difference below this does not matter."""
+    controls: tuple[Arm, ...] = ("convirt_frozen",)
     """Run with the first seed alone: one thing changed, to see what it is worth."""
     steps: int = 200
     """Updates of each system."""
@@ -142,19 +169,18 @@ def compare(config: Comparison) -> dict[str, Any]:
 
     Returns:
       ``budget``, ``runs`` (one row per system and seed), ``summary`` (one row per
-      system, mean and standard deviation of each number) and ``differences`` (of each
-      system from random weights, paired by seed).
+      system, mean and standard deviation of each number), ``differences`` (of each
+      system from random weights, paired by seed), ``named`` (of `decided`) and
+      ``report_towers`` (of `perplexities`).
     """
     data, corpus = embedded(config)
-    rows = [
-        _finished_run(name, seed, config, data, corpus)
-        for seed in config.seeds
-        for name in config.systems
-    ]
-    rows += [
-        _finished_run(name, config.seeds[0], config, data, corpus)
-        for name in config.controls
-    ]
+    asked = [(name, seed) for seed in config.seeds for name in config.systems]
+    pairs = [arm for pair in NAMED.values() for arm in pair]
+    asked += [(name, seed) for seed in config.named_seeds for name in pairs]
+    asked += [(name, config.seeds[0]) for name in config.controls]
+    order = {name: i for i, name in enumerate(ARMS)}
+    runs = sorted(dict.fromkeys(asked), key=lambda run: (run[1], order[run[0]]))
+    rows = [_finished_run(name, seed, config, data, corpus) for name, seed in runs]
     budget = {
         "steps": config.steps,
         "batch_size": data.batch_size,
@@ -171,6 +197,64 @@ def compare(config: Comparison) -> dict[str, Any]:
         "runs": rows,
         "summary": summarise(rows),
         "differences": differences(rows, "random"),
+        "named": decided(rows, margin=config.margin),
+        "report_towers": perplexities(config, corpus, {seed for _, seed in runs}),
+    }
+
+
+def decided(
+    rows: Sequence[Mapping[str, Any]], *, margin: float
+) -> list[dict[str, Any]]:
+    """The named differences of `ENDPOINT`, with their intervals and verdicts.
+
+    Args:
+      rows: One per run.
+      margin: Of equivalence.
+    """
+    runs = {(row["system"], row["seed"]): row[ENDPOINT] for row in rows}
+    found = []
+    for name, (first, second) in NAMED.items():
+        seeds = [seed for arm, seed in runs if arm == first and (second, seed) in runs]
+        if len(seeds) < 2:
+            continue
+        pair = [[runs[arm, seed]] for arm in (first, second) for seed in seeds]
+        values = np.asarray(pair).reshape(2, len(seeds), 1)
+        difference = paired_bootstrap(*values, seed=0)
+        verdict = difference.verdict(margin=margin, lower_is_better=False)
+        entry = {"difference": name, "margin": margin, "verdict": verdict}
+        found.append(entry | dataclasses.asdict(difference))
+    return found
+
+
+def perplexities(
+    config: Asked, corpus: Corpus, seeds: Iterable[int]
+) -> dict[str, float | list[float]]:
+    """What the report towers have learned: ``trained`` per seed, ``by_frequency``.
+
+    By frequency every piece of the validation reports is guessed from how often it
+    stands in the training reports, each counted once more than it was seen.
+
+    Args:
+      config: Of the comparison.
+      corpus: The reports.
+      seeds: Of the towers.
+    """
+    counts, asked = (
+        np.bincount(ids[ids >= len(SPECIAL)], minlength=corpus.tokenizer.vocab_size)
+        for ids in (
+            np.concatenate(corpus.column(split, "report"), axis=None)
+            for split in ("train", "valid")
+        )
+    )
+    seen = (counts + 1)[len(SPECIAL) :]
+    nats = -np.log(seen / seen.sum()) @ asked[len(SPECIAL) :] / asked.sum()
+    logs = [read_metrics(config.workdir / f"language-{seed}") for seed in sorted(seeds)]
+    return {
+        "trained": [
+            [row["eval/perplexity"] for row in log if "eval/perplexity" in row][-1]
+            for log in logs
+        ],
+        "by_frequency": float(np.exp(nats)),
     }
 
 
@@ -191,6 +275,7 @@ def asked_of(
     *,
     about: str,
     folder: Path,
+    times: int = 1,
 ) -> Pretraining:
     """The run of a system, with the report tower of its seed, which is trained here.
 
@@ -202,6 +287,7 @@ def asked_of(
       corpus: of `embedded`.
       about: the run's title.
       folder: of the run.
+      times: how often the steps of the comparison.
     """
     tower = train_language_model(
         corpus,
@@ -216,7 +302,7 @@ def asked_of(
         about=about,
         text=dataclasses.replace(preset.text, checkpoint=str(tower)),
         data=dataclasses.replace(data, root=corpus.folder, seed=seed),
-        train=dataclasses.replace(preset.train, steps=config.steps, seed=seed),
+        train=dataclasses.replace(preset.train, steps=times * config.steps, seed=seed),
         evaluation=dataclasses.replace(preset.evaluation, seed=seed),
         workdir=folder,
     )
@@ -237,7 +323,10 @@ def _finished_run(
     if known is not None:
         return known["row"]
     about = f"{preset.about}, seed {seed}"
-    asked = asked_of(preset, seed, config, data, corpus, about=about, folder=folder)
+    times = TIMES.get(name, 1)
+    asked = asked_of(
+        preset, seed, config, data, corpus, about=about, folder=folder, times=times
+    )
     began = time.monotonic()
     results = (untrained if name == "random" else run)(asked, build)
     row = {"system": name, "seed": seed, **headline(results)}
@@ -307,6 +396,28 @@ def table(results: Mapping[str, Any]) -> str:
     parts = [compared("system", ARMS, summary, names, cell)]
     if against:
         parts.append(compared("minus random weights", ARMS, against, names, interval))
+    if named := results["named"]:
+        head = ["named beforehand", f"{ENDPOINT}, 95 %", "seeds", "verdict (margin)"]
+        parts.append(
+            markdown(
+                head,
+                [
+                    [
+                        entry["difference"],
+                        interval(entry),
+                        f"{entry['seeds']}",
+                        f"{entry['verdict']} ({entry['margin']:g})",
+                    ]
+                    for entry in named
+                ],
+            )
+        )
+    if towers := results["report_towers"]:
+        learned = cell(spread(towers["trained"]), places=2)
+        parts.append(
+            "Perplexity of the report towers on reports they have not read: "
+            f"{learned}; by the pieces' frequency: {towers['by_frequency']:.1f}."
+        )
     return "\n\n".join(parts)
 
 

@@ -6,14 +6,19 @@ loop) and written as a checkpoint folder: what follows loads it like any other.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from medjax import weights
 from medjax.data.pipeline import PipelineConfig, build_pipeline
@@ -22,7 +27,9 @@ from medjax.train.asked import check_asked
 from medjax.train.loop import fit
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
-from medjax.train.sharding import on_host
+from medjax.train.sharding import on_host, replicated
+from medjax.train.state import TrainState
+from medjax.train.step import Loss
 from medjax.vlp.corpus import Corpus
 from medjax.vlp.language import masked_language_model
 from medjax.vlp.towers import TextTowerConfig, bert_config
@@ -40,6 +47,10 @@ class LanguageConfig:
     """Peak learning rate; warm-up over a tenth of the run, then cosine."""
 
 
+HELD_OUT = 1024
+"""Validation reports that tell what a report tower has learned, at the most."""
+
+
 def train_language_model(
     corpus: Corpus,
     text: TextTowerConfig,
@@ -50,6 +61,9 @@ def train_language_model(
     seed: int,
 ) -> Path:
     """Trains a report tower on the training reports, or finds it trained.
+
+    Its log ends with perplexity and accuracy on reports of the validation split, where
+    there is one.
 
     Args:
       corpus: the reports.
@@ -81,11 +95,18 @@ def train_language_model(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    evals = []
+    if corpus.metadata["splits"].get("valid"):
+        known = corpus.source("valid", ("report",))
+        first = range(min(HELD_OUT, len(known)))
+        reports = np.stack([known[i]["report"] for i in first])
+        evals = [held_out(loss, reports, mesh, batch_size=config.batch_size)]
     state = fit(
         init,
         loss,
         stream,
         workdir=workdir,
+        evals=evals,
         optimizer=OptimizerConfig(
             lr=config.lr,
             weight_decay=0.01,
@@ -110,6 +131,40 @@ def train_language_model(
 
     on_first(keep, what="report tower")
     return folder
+
+
+def held_out(
+    loss: Loss, reports: Int[np.ndarray, "n t"], mesh: Mesh, *, batch_size: int
+) -> Callable[[TrainState, int], dict[str, float]]:
+    """A hook of `fit`: how well the hidden pieces of other reports are named.
+
+    Args:
+      loss: Of `masked_language_model`.
+      reports: Token ids; the same pieces are hidden every time.
+      mesh: Of the training.
+      batch_size: That are computed at once.
+
+    Returns:
+      Gives ``perplexity`` (the exponential of the mean cross-entropy in nats) and
+      ``accuracy``, each batch counting as its reports.
+    """
+
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def judge(variables: Any, ids: Any, start: Any) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(0), start)
+        cost, (metrics, _) = loss(variables, {"report": ids}, key)
+        return ids.shape[0] * jnp.stack([cost, metrics["accuracy"]])
+
+    def hook(state: TrainState, step: int) -> dict[str, float]:
+        del step
+        sums = sum(
+            np.asarray(judge(state.averaged_variables, reports[i : i + batch_size], i))
+            for i in range(0, len(reports), batch_size)
+        )
+        cost, accuracy = sums / len(reports)
+        return {"perplexity": float(np.exp(cost)), "accuracy": float(accuracy)}
+
+    return hook
 
 
 def settings_of(

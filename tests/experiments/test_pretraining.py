@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 import medjax
 from experiments import convirt, gloria, imitate, mflag, mgca
-from experiments.compare.pretraining import table
+from experiments.compare.pretraining import ENDPOINT, decided, table
 from experiments.compare.publishing import summarise
 from medjax.report.run import without_nan
 from medjax.train import goodput, speed
@@ -244,6 +244,27 @@ def test_the_comparison_is_mean_and_deviation_over_seeds():
     (entry,) = summary = summarise(rows)
     assert entry["seeds"] == 3
     assert entry["zero-shot"] == pytest.approx({"mean": 0.7, "sd": 0.1})
-    assert "| M-FLAG | 0.700 ± 0.100 |" in table(
-        {"summary": summary, "differences": []}
+    shown = {"summary": summary, "differences": [], "named": [], "report_towers": {}}
+    assert "| M-FLAG | 0.700 ± 0.100 |" in table(shown)
+
+
+def test_named_differences_are_paired_by_seed_and_get_their_verdict():
+    values = {"imitate": (0.83, 0.84, 0.85), "imitate_hard": (0.8, 0.811, 0.82, 0.1)}
+    rows = [
+        {"system": name, "seed": seed, ENDPOINT: value}
+        for name, numbers in values.items()
+        for seed, value in enumerate(numbers)
+    ]
+    # The other pair has no run, and the fourth seed no partner.
+    (entry,) = decided(rows, margin=0.01)
+    assert entry["seeds"] == 3 and entry["mean"] == pytest.approx(0.0297, abs=1e-3)
+    assert entry["verdict"] == "better" and 0.02 < entry["low"] < entry["high"] < 0.04
+    shown = table(
+        {"summary": [{"system": "imitate", "seeds": 3}], "differences": []}
+        | {
+            "named": [entry],
+            "report_towers": {"trained": [1.5, 2.5], "by_frequency": 60.0},
+        }
     )
+    assert f"| {entry['difference']} | +0.030 [" in shown and "better (0.01)" in shown
+    assert "2.00 ± 0.71; by the pieces' frequency: 60.0" in shown

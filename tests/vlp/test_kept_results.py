@@ -24,7 +24,11 @@ from tests.nn.variables import random_variables
 def corpus(reports="a", words=("yes", "no")):
     tokenizer = Mock(vocab_size=len(words))
     tokenizer.inner.get_vocab.return_value = {w: i for i, w in enumerate(words)}
-    return Mock(spec=Corpus, metadata={"source_hash": reports}, tokenizer=tokenizer)
+    return Mock(
+        spec=Corpus,
+        metadata={"source_hash": reports, "splits": {}},
+        tokenizer=tokenizer,
+    )
 
 
 def test_features_of_a_report_tower_are_kept_by_content_and_settings(tmp_path):

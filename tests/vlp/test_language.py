@@ -1,12 +1,15 @@
 """The language model asks for what is hidden, and computes no other logits."""
 
 import dataclasses
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
+from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.train.plan.flops import count_flops
 from medjax.vlp.language import (
     MaskedLanguageModel,
@@ -16,6 +19,7 @@ from medjax.vlp.language import (
     masked_language_model,
     most_asked,
 )
+from medjax.vlp.report_tower import held_out
 from medjax.vlp.towers import TextTowerConfig, bert_config
 
 TEXT = TextTowerConfig("tiny", max_length=32, vocab_size=200)
@@ -67,6 +71,37 @@ def test_logits_of_a_large_vocabulary_are_a_fraction_of_the_work():
     every = 3 * 2 * 8 * 256 * width * vocabulary
     found = count_flops(step).total
     assert head < found < head + 0.15 * every
+
+
+def test_a_report_tower_is_judged_by_reports_it_has_not_read():
+    """Perplexity by hand, one report after another, whatever the batch."""
+    init, loss = masked_language_model(TEXT)
+    rng = np.random.default_rng(0)
+    reports = rng.integers(5, TEXT.vocab_size, (6, TEXT.max_length)).astype(np.int32)
+    variables = init(jax.random.key(0), {"report": jnp.asarray(reports)})
+    state = Mock(averaged_variables=variables)
+    mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
+    found = held_out(loss, reports, mesh, batch_size=1)(state, 0)
+    by_hand = []
+    for i, ids in enumerate(reports):
+        key = jax.random.fold_in(jax.random.key(0), i)
+        hidden, chosen = corrupt(
+            jnp.asarray(ids[None]), MlmConfig(), vocabulary=TEXT.vocab_size, key=key
+        )
+        at = np.flatnonzero(chosen[0])
+        logits = MaskedLanguageModel(TEXT).apply(variables, hidden, at[None])
+        told = jax.nn.log_softmax(logits[0])[np.arange(len(at)), ids[at]]
+        by_hand.append(-told.sum() / max(len(at), 1))
+    assert found["perplexity"] == pytest.approx(np.exp(np.mean(by_hand)), rel=1e-5)
+    # A last batch that is smaller counts as its reports.
+    ragged = held_out(loss, reports, mesh, batch_size=4)(state, 0)
+    ids = {0: reports[:4], 4: reports[4:]}
+    costs = {
+        i: loss(variables, {"report": x}, jax.random.fold_in(jax.random.key(0), i))[0]
+        for i, x in ids.items()
+    }
+    mean = (4 * costs[0] + 2 * costs[4]) / 6
+    assert ragged["perplexity"] == pytest.approx(np.exp(mean), rel=1e-5)
 
 
 def batch_of(specs):
