@@ -149,7 +149,7 @@ class Comparison:
     """Run with the first seed alone: one thing changed, to see what it is worth."""
     steps: int = 200
     """Updates of each system."""
-    language_steps: int = 300
+    language_steps: int = 800
     """Updates of the report tower, once per seed."""
     patients: int = 6000
     """Invented patients; one in ten validates, two in ten are held out."""

@@ -14,7 +14,9 @@ have exchanged roles, ``w_ij = softmax_j(sum_c K_ic Q_jc)``, there is no 1/sqrt(
 "heads" are independent blocks of the full width whose outputs are averaged. The
 reference widths make 821 376 attention parameters.
 
-Images enter as magnitude and phase. In the Restormer flavour the first
+Images enter as magnitude and phase; ``parts="cartesian"`` gives the UNet flavour real
+and imaginary parts instead, in which frames that are aliased differently add up to one
+that is not (in magnitudes and phases they do not). In the Restormer flavour the first
 ``negative_frames`` magnitudes are negated on entry and again on exit, since the early
 inversion times lie below the null; in the published code this is a hard-coded three,
 here it is a parameter (0 for T2).
@@ -42,8 +44,10 @@ from medjax.mri.series import (
     Domain,
     ReconstructionSystem,
     distance,
+    from_channels,
     from_polar,
     reconstruction_system,
+    to_channels,
     to_polar,
     zero_filled,
 )
@@ -55,6 +59,10 @@ from medjax_kernels.data_consistency import blend_image
 from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
 REFERENCE_WIDTHS = (8, 8, 16, 32, 64, 8)
+
+
+PARTS = {"polar": (to_polar, from_polar), "cartesian": (to_channels, from_channels)}
+"""Complex images to real channels, and back."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,8 @@ class LatentTransformerConfig:
             together, as published; not at all (``"apart"``, each is denoised alone);
             or apart with a second denoiser of all together added, which is silent at
             the start. UNet only.
+        parts: What channels a complex image becomes: magnitude and phase, as published,
+            or real and imaginary part. UNet only.
         silent: Whether attention adds nothing at the start: a level gives what its
             layers add to its input, from value kernels of zero. So a network without
             attention can be trained on with it.
@@ -95,16 +105,20 @@ class LatentTransformerConfig:
     attention: bool = True
     attends: Literal["frames", "neighbours"] = "frames"
     mixing: Literal["together", "apart", "added"] = "together"
+    parts: Literal["polar", "cartesian"] = "polar"
     silent: bool = False
     negative_frames: int = 3
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self) -> None:
-        if self.backbone != "unet" and self.mixing != "together":
-            raise ValueError(
-                f"mixing is {self.mixing!r} with the backbone {self.backbone!r}, "
-                "expected 'together': frames are denoised apart by the UNet only"
-            )
+        if self.backbone == "unet":
+            return
+        for name, published in (("mixing", "together"), ("parts", "polar")):
+            if (found := getattr(self, name)) != published:
+                raise ValueError(
+                    f"{name} is {found!r} with the backbone {self.backbone!r}, "
+                    f"expected {published!r}: the rest is of the UNet only"
+                )
 
 
 NETWORKS = {
@@ -151,7 +165,8 @@ class LatentTransformer(nn.Module):
     ) -> Complex[Array, "b t h w"]:
         config = self.config
         b, t, h, w = image.shape
-        frames = to_polar(image[..., None]).reshape(b * t, h, w, 2)
+        to_real, to_complex = PARTS[config.parts]
+        frames = to_real(image[..., None]).reshape(b * t, h, w, 2)
         if config.backbone == "unet":
             net = unet.UNet(
                 unet.bilinear(widths=config.widths, out_channels=2),
@@ -174,7 +189,7 @@ class LatentTransformer(nn.Module):
             decoded = net.decode(features, train=train)
         else:
             decoded = net.decode(features)[:, :h, :w]
-        return from_polar(decoded).reshape(b, t, h, w)
+        return to_complex(decoded).reshape(b, t, h, w)
 
     def _attend(
         self, x: Float[Array, "b t h w d"], name: str
@@ -218,8 +233,9 @@ class LatentTransformer(nn.Module):
         )
         zeros = nn.initializers.zeros
         net = unet.UNet(plan, self.config.dtype, head_init=zeros, name=name)
-        polar = to_polar(jnp.moveaxis(image, 1, -1))
-        return jnp.moveaxis(from_polar(net(polar, train=train)), -1, 1)
+        to_real, to_complex = PARTS[self.config.parts]
+        channels = to_real(jnp.moveaxis(image, 1, -1))
+        return jnp.moveaxis(to_complex(net(channels, train=train)), -1, 1)
 
     def _restormer(
         self, channels: int, widths: tuple[int, ...], name: str

@@ -155,6 +155,19 @@ def test_every_arm_starts_as_the_network_of_frames_alone(arm, frame_wise):
     assert others == 0 if arm == ("neighbours", "apart") else others > 1e-5
 
 
+def test_real_and_imaginary_parts_have_no_angles():
+    image = jax.ShapeDtypeStruct((1, 3, 8, 16), jnp.complex64)
+
+    def program(parts):
+        network = lt.LatentTransformer(dataclasses.replace(UNET, parts=parts))
+        return str(jax.make_jaxpr(network.init)(jax.random.key(0), image))
+
+    assert " atan2 " in program("polar") and " cos " in program("polar")
+    assert not any(f" {name} " in program("cartesian") for name in ("atan2", "cos"))
+    with pytest.raises(ValueError, match="parts is 'cartesian' with the backbone"):
+        dataclasses.replace(lt.NETWORKS["tiny_restormer"], parts="cartesian")
+
+
 def test_the_control_has_as_many_parameters():
     def size(attends):
         network = lt.LatentTransformer(ARMS[attends, "apart"])

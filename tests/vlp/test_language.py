@@ -1,7 +1,6 @@
 """The language model asks for what is hidden, and computes no other logits."""
 
 import dataclasses
-from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import pytest
 
 from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.train.plan.flops import count_flops
+from medjax.train.state import TrainState
 from medjax.vlp.language import (
     MaskedLanguageModel,
     MlmConfig,
@@ -79,7 +79,7 @@ def test_a_report_tower_is_judged_by_reports_it_has_not_read():
     rng = np.random.default_rng(0)
     reports = rng.integers(5, TEXT.vocab_size, (6, TEXT.max_length)).astype(np.int32)
     variables = init(jax.random.key(0), {"report": jnp.asarray(reports)})
-    state = Mock(averaged_variables=variables)
+    state = TrainState(6, variables["params"], {}, ())
     mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
     found = held_out(loss, reports, mesh, batch_size=1)(state, 0)
     by_hand = []
@@ -89,7 +89,9 @@ def test_a_report_tower_is_judged_by_reports_it_has_not_read():
             jnp.asarray(ids[None]), MlmConfig(), vocabulary=TEXT.vocab_size, key=key
         )
         at = np.flatnonzero(chosen[0])
-        logits = MaskedLanguageModel(TEXT).apply(variables, hidden, at[None])
+        logits = MaskedLanguageModel(TEXT).apply(
+            variables, hidden, jnp.asarray(at)[None]
+        )
         told = jax.nn.log_softmax(logits[0])[np.arange(len(at)), ids[at]]
         by_hand.append(-told.sum() / max(len(at), 1))
     assert found["perplexity"] == pytest.approx(np.exp(np.mean(by_hand)), rel=1e-5)
