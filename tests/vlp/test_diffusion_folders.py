@@ -1,0 +1,238 @@
+"""Latent diffusion: folders of diffusers, and the films that are made with them."""
+
+import dataclasses
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from medjax.data.ledger import Ledger
+from medjax.nn.bert import BertConfig
+from medjax.nn.diffusion.autoencoder import AutoencoderConfig
+from medjax.nn.diffusion.unet import UNetConfig
+from medjax.train.mesh import MeshConfig, make_mesh
+from medjax.vlp.datasets import PrepareConfig, Study, open_prepared, prepare
+from medjax.vlp.diffusion.folder import load_pipeline, save_pipeline
+from medjax.vlp.diffusion.generator import DiffusionGenerator
+from medjax.vlp.diffusion.networks import Networks
+from medjax.vlp.diffusion.schedule import SamplingConfig
+from medjax.vlp.reports import CleanConfig
+from tests.vlp.clip_files import clip_tokenizer
+from tests.vlp.diffusion_arrays import config, stored, weights
+
+prepare_module = importlib.import_module("medjax.vlp.datasets.prepare")
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    return stored()
+
+
+def pipeline_of(golden: dict[str, np.ndarray], folder: Path) -> Path:
+    """A folder as torch diffusers writes them, from the stored arrays."""
+    for part, name, stem in (
+        ("unet", "unet one", "diffusion_pytorch_model"),
+        ("vae", "autoencoder", "diffusion_pytorch_model"),
+        ("text_encoder", "text quick_gelu", "model"),
+    ):
+        (folder / part).mkdir(parents=True)
+        content = json.dumps(config(golden, name))
+        (folder / part / "config.json").write_text(content)
+        save_file(weights(golden, name), folder / part / f"{stem}.safetensors")
+    (folder / "scheduler").mkdir()
+    said = {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "steps_offset": 1}
+    said |= {"beta_schedule": "scaled_linear", "beta_start": 0.00085}
+    said |= {"beta_end": 0.012, "clip_sample": False, "trained_betas": None}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(said))
+    clip_tokenizer(folder / "tokenizer")
+    (folder / "model_index.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(golden, tmp_path_factory) -> Path:
+    return pipeline_of(golden, tmp_path_factory.mktemp("diffusion") / "theirs")
+
+
+REPORTS = ["a b c", "IMPRESSION: d e.", "f", "g h", "k l m n"]
+
+
+@pytest.fixture(scope="module")
+def generator(folder) -> DiffusionGenerator:
+    return DiffusionGenerator(
+        load_pipeline(folder), sampling=SamplingConfig(steps=3, group=2)
+    )
+
+
+@pytest.fixture(scope="module")
+def films(generator) -> np.ndarray:
+    return generator(REPORTS, seed=5)
+
+
+def test_a_film_is_of_report_seed_and_row(generator, films):
+    assert films.shape == (5, 8, 8) and films.dtype == np.uint8
+    np.testing.assert_array_equal(generator(REPORTS[:2], seed=5), films[:2])
+    changed = generator(["x", *REPORTS[1:]], seed=5)
+    np.testing.assert_array_equal(changed[1:], films[1:])
+    assert not np.array_equal(changed[0], films[0])
+    assert not np.array_equal(generator(REPORTS[:2], seed=6), films[:2])
+    assert not np.array_equal(*generator(["a", "a"], seed=5))
+    assert generator([], seed=0).shape == (0, 8, 8)
+
+
+def test_eight_devices_make_the_films_of_one(folder, films):
+    one = DiffusionGenerator(
+        load_pipeline(folder),
+        sampling=SamplingConfig(steps=3, group=2),
+        mesh=make_mesh(MeshConfig(), devices=jax.devices()[:1]),
+    )
+    np.testing.assert_array_equal(one(REPORTS, seed=5), films)
+
+
+def test_what_is_written_is_what_was_read(folder, generator, films, tmp_path):
+    before = load_pipeline(folder)
+    written = save_pipeline(tmp_path / "ours", before)
+    after = load_pipeline(written)
+    assert after.networks == dataclasses.replace(
+        before.networks,
+        schedule=dataclasses.replace(
+            before.networks.schedule, timestep_spacing="leading"
+        ),
+    )
+    assert after.section == before.section == "impression"
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+    for part in ("unet", "vae"):
+        name = "diffusion_pytorch_model.safetensors"
+        ours, theirs = (load_file(f / part / name) for f in (written, folder))
+        assert ours.keys() == theirs.keys()
+
+
+def test_prompts_are_the_section_that_a_folder_says(generator):
+    report = "FINDINGS: There is a nodule.\n\nIMPRESSION: Nodule."
+    assert generator.prompt(report) == "Nodule."
+    assert generator.prompt("A nodule. No effusion.") == "A nodule. No effusion."
+    assert generator.prompt("FINDINGS: There is a nodule.") == "There is a nodule."
+
+
+class Notes:
+    """A data set of a few notes without films."""
+
+    name, has_text = "notes", True
+
+    def read(self, ledger: Ledger) -> list[Study]:
+        notes = ("a b c d", "e f g h", "i j k l", "m n o p", "a c e g", "b d f h")
+        return [
+            Study(id=str(i), patient=str(i), findings=note, split=split)
+            for i, (note, split) in enumerate(
+                zip(notes, ("train", "valid", "test") * 2, strict=True)
+            )
+        ]
+
+
+def test_films_of_a_prepared_set_are_those_of_its_generator(
+    folder, tmp_path, monkeypatch
+):
+    """And hours of work are not lost: what was made is found by the next start."""
+    config = PrepareConfig(
+        image_size=8,
+        render=f"diffusion:{folder}",
+        sampling=SamplingConfig(steps=3, group=2),
+        clean=CleanConfig(min_words=1),
+    )
+    reader: Any = dataclasses.dataclass(frozen=True)(Notes)()
+    with pytest.raises(ValueError, match="films of 8 pixels"):
+        prepare(reader, tmp_path / "x", dataclasses.replace(config, image_size=16))
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "row_of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(reader, tmp_path / "set", config)
+    kept = list(tmp_path.glob("set.films-*/*.npy"))
+    assert len(kept) == 1
+    marked = np.full_like(np.load(kept[0]), 7)
+    np.save(kept[0], marked)
+    prepare(reader, tmp_path / "set", config)
+    assert not list(tmp_path.glob("set.films-*"))
+    source = open_prepared(tmp_path / "set", "train", fields=["image"])
+    assert (source[0]["image"] == 7).all()
+    said = source.metadata["generator"]
+    assert said["name"] == "diffusion" and len(said["weights_sha256"]) == 64
+    assert said["steps"] == 3 and said["section"] == "impression"
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "damage, told",
+    [
+        ("pickle", "Pickled"),
+        ("lora", "fuse_lora"),
+        ("lora inside", "fuse_lora"),
+        ("single", "from_single_file"),
+        ("single in folder", "from_single_file"),
+        ("tensor", "nothing for"),
+        ("text width", "cross_attention_dim"),
+    ],
+)
+def test_what_cannot_be_read_says_what_to_do(folder, tmp_path, damage, told):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    source = copy
+    if damage == "pickle":
+        weights.rename(weights.with_suffix(".bin"))
+    elif damage == "lora":
+        (copy / "model_index.json").unlink()
+        weights.rename(copy / "pytorch_lora_weights.safetensors")
+    elif damage == "lora inside":
+        save_file({"unet.lora_A.weight": np.zeros(2, np.float32)}, weights)
+    elif damage == "single":
+        source = weights
+    elif damage == "single in folder":
+        (copy / "model_index.json").unlink()
+        weights.rename(copy / "v1-5-pruned.safetensors")
+    elif damage == "tensor":
+        tensors = load_file(weights)
+        del tensors["conv_out.bias"]
+        save_file(tensors, weights)
+    else:
+        content = json.loads((copy / "unet" / "config.json").read_text())
+        content["cross_attention_dim"] = 16
+        (copy / "unet" / "config.json").write_text(json.dumps(content))
+    with pytest.raises((ValueError, FileNotFoundError), match=told):
+        load_pipeline(source)
+
+
+def test_shards_and_half_precision_are_found(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    weights.unlink()
+    names = sorted(tensors)
+    places = {}
+    for i, part in enumerate((names[::2], names[1::2])):
+        name = f"diffusion_pytorch_model-{i}.safetensors"
+        save_file({k: tensors[k] for k in part}, weights.with_name(name))
+        places |= dict.fromkeys(part, name)
+    index = weights.with_name("diffusion_pytorch_model.safetensors.index.json")
+    index.write_text(json.dumps({"weight_map": places}))
+    whole = load_pipeline(folder).params["unet"]
+    jax.tree.map(
+        np.testing.assert_array_equal, load_pipeline(copy).params["unet"], whole
+    )
+    vae = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    vae.rename(vae.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    load_pipeline(copy)
+
+
+def test_networks_that_do_not_fit_are_refused(golden):
+    text = BertConfig(hidden_size=16)
+    c = UNetConfig.from_dict(config(golden, "unet one"))
+    with pytest.raises(ValueError, match="cross_attention_dim: expected 16"):
+        Networks(c, AutoencoderConfig(), text)
