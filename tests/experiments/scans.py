@@ -6,8 +6,7 @@ import numpy as np
 from experiments import cmrxrecon as experiment
 from medjax.mri.comparison import run as compare
 from medjax.mri.fourier import fft2c
-
-H, W, COILS = 20, 16, 3
+from tests.mri.runs import H, W
 
 
 def disc() -> np.ndarray:

@@ -20,7 +20,8 @@ from medjax.mri.cmrxrecon.scores import (
 from medjax.mri.fourier import ifft2c
 from medjax.mri.kspace_axes import arrange, fully_sampled
 from medjax.mri.kspace_files import read_kspace
-from tests.experiments.scans import COILS, H, W, disc, reconstruct, refusal
+from tests.experiments.scans import disc, reconstruct, refusal
+from tests.mri.runs import COILS, H, W
 
 
 @pytest.fixture(scope="module")

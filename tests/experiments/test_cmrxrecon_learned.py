@@ -17,17 +17,14 @@ from medjax.mri.cmrxrecon.scores import (
 )
 from medjax.mri.fourier import ifft2c
 from medjax.mri.latent_transformer import CONFIGS as SINGLE_COIL
-from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.learned import Learned, open_run
 from medjax.mri.reconstruction import run as train
 from medjax.mri.scans import open_scans
 from medjax.mri.systems import ReconstructionKernels, Trained, build
 from medjax.mri.unrolled import CONFIGS as MULTI_COIL
-from medjax.mri.unrolled import UnrolledConfig
 from medjax.mri.varnet import VarNetConfig
-from medjax.train.checkpoint import Checkpoints
-from medjax.train.state import TrainState
-from tests.experiments.scans import COILS, H, W, disc, reconstruct, refusal
+from tests.experiments.scans import disc, reconstruct, refusal
+from tests.mri.runs import COILS, FRAMES, SMALL_LATENT, H, W, write_run
 
 
 @pytest.fixture(scope="module")
@@ -51,41 +48,6 @@ def quick_to_compile():
 
 
 SMALL_VARNET = VarNetConfig(cascades=1, chans=2, pools=1, sens_chans=2, sens_pools=1)
-SMALL_LATENT = UnrolledConfig(
-    network=LatentTransformerConfig(
-        widths=(4, 4), denoiser_widths=(4, 4, 4), heads=1, layers=1
-    ),
-    cg_iterations=3,
-    scale=100.0,
-    refine_maps=True,
-)
-FRAMES = 3
-
-
-def write_run(folder, system, *, coils=COILS, series="t2"):
-    """A run as training leaves it, its weights drawn at random."""
-    trained = Trained(system, 0.5, "discs", series, FRAMES, coils, (4,), 8)
-    batch = {
-        "kspace": jax.ShapeDtypeStruct((1, FRAMES, coils, H, W), jnp.complex64),
-        "mask": jax.ShapeDtypeStruct((1, 1, H, 1), jnp.bool_),
-        "sensitivities": jax.ShapeDtypeStruct((1, coils, H, W), jnp.complex64),
-    }
-    shapes = jax.eval_shape(trained.build().init, jax.random.key(0), batch)
-    rng = np.random.default_rng(0)
-
-    def draw(shape):
-        fan_in = np.prod(shape.shape[:-1], initial=1.0)
-        return jnp.asarray(np.abs(rng.normal(size=shape.shape)) / fan_in, shape.dtype)
-
-    drawn = jax.tree.map(draw, shapes)
-    state = TrainState(
-        jnp.asarray(7), drawn.pop("params"), drawn, {"count": jnp.zeros(())}
-    )
-    folder.mkdir(exist_ok=True)
-    trained.save(folder)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(state, None, {}, wait=True)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import medjax
 from medjax.data.boundary import DataError
 from medjax.mri import masks, sense
 from medjax.mri.methods import ClassicalConfig, estimate_maps
-from tests.experiments.test_cmrxrecon import (
+from tests.mri.runs import (
     COILS,
     FRAMES,
     SMALL_LATENT,
