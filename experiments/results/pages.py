@@ -14,7 +14,6 @@ from experiments import synthetic_tables
 from experiments.bench import tables as bench
 from experiments.compare import (
     anatomy,
-    attention,
     cmrxmotion,
     mixing,
     motion,
@@ -45,7 +44,6 @@ class Table:
 
 
 PRETRAINING, RECONSTRUCTION = "compare_pretraining.json", "compare_reconstruction.json"
-ATTENTION = "compare_attention.json"
 STEPS = tuple(f"cpu/bench-step{kind}.json" for kind in ("", "-frozen", "-compile"))
 ROUNDING, UNCERTAINTY = "compare_rounding.json", "compare_uncertainty.json"
 UNROLLED, MAPS = "cpu/bench-unrolled.json", "cpu/bench-maps.json"
@@ -66,7 +64,6 @@ TABLES: Mapping[str, Table] = {
     "compare_reconstruction": Table(
         "results/mri.md", (RECONSTRUCTION,), reconstruction.table
     ),
-    "compare_attention": Table("results/mri.md", (ATTENTION,), attention.table),
     "compare_rounding": Table("results/devices.md", (ROUNDING,), rounding.table),
     "bench_step": Table("results/speed.md", STEPS, bench.steps),
     "bench_unrolled": Table("results/speed.md", (UNROLLED,), bench.unrolled),

@@ -97,7 +97,7 @@ def test_a_report_tower_is_judged_by_reports_it_has_not_read():
     assert found["perplexity"] == pytest.approx(np.exp(np.mean(by_hand)), rel=1e-5)
     # A last batch that is smaller counts as its reports.
     ragged = held_out(loss, reports, mesh, batch_size=4)(state, 0)
-    ids = {0: reports[:4], 4: reports[4:]}
+    ids = {0: jnp.asarray(reports[:4]), 4: jnp.asarray(reports[4:])}
     costs = {
         i: loss(variables, {"report": x}, jax.random.fold_in(jax.random.key(0), i))[0]
         for i, x in ids.items()
