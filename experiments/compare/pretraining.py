@@ -20,6 +20,7 @@ middle of a run too, and keeps the runs that are finished. ``--publish`` also wr
 """
 
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -174,12 +175,16 @@ def compare(config: Comparison) -> dict[str, Any]:
       ``report_towers`` (of `perplexities`).
     """
     data, corpus = embedded(config)
-    asked = [(name, seed) for seed in config.seeds for name in config.systems]
-    pairs = [arm for pair in NAMED.values() for arm in pair]
-    asked += [(name, seed) for seed in config.named_seeds for name in pairs]
-    asked += [(name, config.seeds[0]) for name in config.controls]
-    order = {name: i for i, name in enumerate(ARMS)}
-    runs = sorted(dict.fromkeys(asked), key=lambda run: (run[1], order[run[0]]))
+    pairs: list[Arm] = [arm for pair in NAMED.values() for arm in pair]
+    asked: set[tuple[Arm, int]] = {
+        *itertools.product(config.systems, config.seeds),
+        *itertools.product(pairs, config.named_seeds),
+        *itertools.product(config.controls, config.seeds[:1]),
+    }
+    seeds = sorted({seed for _, seed in asked})
+    runs: list[tuple[Arm, int]] = [
+        run for run in itertools.product(ARMS, seeds) if run in asked
+    ]
     rows = [_finished_run(name, seed, config, data, corpus) for name, seed in runs]
     budget = {
         "steps": config.steps,
@@ -198,7 +203,7 @@ def compare(config: Comparison) -> dict[str, Any]:
         "summary": summarise(rows),
         "differences": differences(rows, "random"),
         "named": decided(rows, margin=config.margin),
-        "report_towers": perplexities(config, corpus, {seed for _, seed in runs}),
+        "report_towers": perplexities(config, corpus, seeds),
     }
 
 
@@ -248,7 +253,7 @@ def perplexities(
     )
     seen = (counts + 1)[len(SPECIAL) :]
     nats = -np.log(seen / seen.sum()) @ asked[len(SPECIAL) :] / asked.sum()
-    logs = [read_metrics(config.workdir / f"language-{seed}") for seed in sorted(seeds)]
+    logs = [read_metrics(config.workdir / f"language-{seed}") for seed in seeds]
     return {
         "trained": [
             [row["eval/perplexity"] for row in log if "eval/perplexity" in row][-1]

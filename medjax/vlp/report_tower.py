@@ -157,11 +157,11 @@ def held_out(
 
     def hook(state: TrainState, step: int) -> dict[str, float]:
         del step
-        sums = sum(
+        parts = [
             np.asarray(judge(state.averaged_variables, reports[i : i + batch_size], i))
             for i in range(0, len(reports), batch_size)
-        )
-        cost, accuracy = sums / len(reports)
+        ]
+        cost, accuracy = np.sum(parts, axis=0) / len(reports)
         return {"perplexity": float(np.exp(cost)), "accuracy": float(accuracy)}
 
     return hook

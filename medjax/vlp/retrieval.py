@@ -41,7 +41,10 @@ def retrieval(
 
     Returns:
         `image_to_text` and `text_to_image`, each with `R@K`, `median_rank`,
-        `candidates` and `chance` (`R@K` of guessing); `pairs` and `distinct_reports`.
+        `candidates` and `chance` (`R@K` of guessing); `by_frequency`, the same of texts
+        that stand in one order whatever the image, the commonest first; `pairs` and
+        `distinct_reports`. Where some texts are of many images, what knows nothing of
+        an image can still be far above chance by them.
 
     Raises:
         ValueError: if the numbers of images, texts and reports differ.
@@ -61,11 +64,15 @@ def retrieval(
     twins = np.bincount(group)
     to_text = _ranks(x, t, group, distinct, chunk)
     to_image = _ranks(t, x, distinct, group, chunk)
+    ordered = np.empty(len(first), int)
+    ordered[np.argsort(-twins, kind="stable")] = 1 + distinct
+    one = np.ones(len(group), int)
     return {
         "pairs": len(reports),
         "distinct_reports": len(first),
-        "image_to_text": _summary(to_text, np.ones(len(group), int), len(first), ks),
+        "image_to_text": _summary(to_text, one, len(first), ks),
         "text_to_image": _summary(to_image, twins, len(group), ks),
+        "by_frequency": _summary(ordered[group], one, len(first), ks),
     }
 
 

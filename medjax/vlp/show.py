@@ -53,13 +53,12 @@ def summary(results: Mapping[str, Any]) -> str:
         lines.append(f"linear probe, {share:<24} {_auc(probe)}")
     if "zero_shot" in results:
         lines.append(f"{'zero-shot':<38} {_auc(results['zero_shot'])}")
-    for direction in ("image_to_text", "text_to_image"):
-        ranks = results["retrieval"][direction]
+    for direction, ranks in _rankings(results):
         hits = "  ".join(
             f"R@{k} {ranks[f'R@{k}']:.3f} (chance {ranks['chance'][f'R@{k}']:.3f})"
             for k in KS
         )
-        where = f"{direction.replace('_', ' ')} among {ranks['candidates']}"
+        where = f"{direction} among {ranks['candidates']}"
         lines.append(f"retrieval {where:<28} {hits}")
     return "\n".join(lines)
 
@@ -165,11 +164,17 @@ def _bars(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     return dict.fromkeys(names, (0.5, 1.0))
 
 
+def _rankings(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Both directions, and what an order of the texts by frequency alone would find."""
+    found = results["retrieval"]
+    names = ("image_to_text", "text_to_image", "by_frequency")
+    return [(name.replace("_", " "), found[name]) for name in names if name in found]
+
+
 def _retrieval_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
-    for direction in ("image_to_text", "text_to_image"):
-        ranks = results["retrieval"][direction]
-        row: dict[str, Any] = {"direction": direction.replace("_", " ")}
+    for direction, ranks in _rankings(results):
+        row: dict[str, Any] = {"direction": direction}
         median = ranks["median_rank"]  # halves occur, more decimals do not
         for k in KS:
             row |= {

@@ -141,6 +141,14 @@ def test_retrieval_by_hand_with_a_repeated_report():
     assert out["text_to_image"]["R@1"] == 1.0
     # Chance: 1/4 for "a" and "c", 2/4 for "b".
     assert out["text_to_image"]["chance"]["R@1"] == pytest.approx(1 / 3)
+    # "b" first, whatever the image, then "a": two images have "b", one has "a".
+    constant = out["by_frequency"]
+    assert (constant["R@1"], constant["R@2"], constant["median_rank"]) == (
+        0.5,
+        0.75,
+        1.5,
+    )
+    assert constant["chance"] == out["image_to_text"]["chance"]
 
 
 def test_retrieval_chunks_agree_and_a_collapsed_model_scores_nought():
