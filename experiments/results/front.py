@@ -17,7 +17,7 @@ def vlp(pretraining: Result) -> str:
     shown = {
         "probe 10 %": "linear probe, 10 % of labels (AUC)",
         "zero-shot": "zero-shot (AUC)",
-        "R@10 image to text": "R@10, film to text",
+        "R@10 text to image": "R@10, text to film",
     }
     rows = [
         [PAIRS[entry["system"]][0], *(cell(entry[name]) for name in shown)]
