@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,6 +20,8 @@ os.environ["JAX_REMOVE_CUSTOM_PARTITIONING_PTR_FROM_CACHE_KEY"] = "true"
 import jax
 import pytest
 from jaxtyping import install_import_hook
+
+from tests.compiling import quickly
 
 atexit.register(
     shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
@@ -57,6 +60,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     traffic = parser.getgroup("traffic")
     words = "what travels in the step of every system over every mesh (many minutes)"
     traffic.addoption("--traffic", action="store_true", help=words)
+
+
+@pytest.fixture
+def quick_compiler() -> Iterator[None]:
+    """For a test of programs that run once or twice."""
+    with quickly():
+        yield
 
 
 @pytest.fixture(scope="session")

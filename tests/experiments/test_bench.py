@@ -6,7 +6,6 @@ import json
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -36,13 +35,6 @@ def torch():
     found.set_num_threads(1)
     yield found
     found.set_num_threads(threads)
-
-
-@pytest.fixture
-def quick_compiler():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_contestants_take_turns_and_warmup_is_not_timed():

@@ -19,6 +19,7 @@ from medjax.heart.generation import GenerationConfig, run
 from medjax.heart.label_maps import Labels
 from medjax.heart.phantom import make_heart
 from medjax.heart.population import person
+from tests.compiling import quickly
 
 DATA = AnatomyConfig(
     frames=3,
@@ -41,11 +42,8 @@ def finished(tmp_path_factory):
         evaluation=GenerationConfig(draws=2, sweep=1),
         workdir=folder,
     )
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
+    with quickly():
         yield run(config), folder
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_a_run_ends_with_scores_beside_controls_and_a_page(finished):

@@ -22,6 +22,7 @@ from medjax.mri.motion import GRADES, MotionConfig
 from medjax.segmentation.cmrxmotion.reader import find, read_grades
 from medjax.segmentation.cmrxmotion.scoring import cmrxmotion_task1
 from medjax.train.optimizer import OptimizerConfig
+from tests.compiling import quickly
 
 CINE = CineConfig(size=32, pixel=7.0, slices=2, gap=40.0, frames=2)
 DATA = MotionData(volunteers=(2, 1, 1), cine=CINE, copies=1)
@@ -34,10 +35,9 @@ def quick_to_compile(tmp_path_factory):
     before = jax.config.jax_compilation_cache_dir
     folder = str(tmp_path_factory.mktemp("compiled"))
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with quickly():
+        yield
     jax.config.update("jax_compilation_cache_dir", before)
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def small(workdir, **changes):

@@ -39,14 +39,6 @@ def plane() -> np.ndarray:
     return disc()
 
 
-@pytest.fixture
-def quick_to_compile():
-    """Networks that run once or twice are over before they would be optimised."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 SMALL_VARNET = VarNetConfig(cascades=1, chans=2, pools=1, sens_chans=2, sens_pools=1)
 
 
@@ -56,7 +48,7 @@ def latent(tmp_path_factory):
 
 
 def test_a_trained_run_reconstructs_beside_the_classical_methods(
-    plane, tree, tmp_path, quick_to_compile
+    plane, tree, tmp_path, quick_compiler
 ):
     """The weights are the averaged ones that the run was judged by."""
     preset = varnet.TINY
@@ -128,7 +120,7 @@ def phantom_of(data):
 
 
 def test_a_system_of_fixed_scale_sees_the_magnitude_it_was_trained_on(
-    latent, plane, quick_to_compile
+    latent, plane, quick_compiler
 ):
     opened = open_run(latent)
     mask = jnp.asarray(MaskConfig(acs=8).draw(2, FRAMES, H, W))

@@ -17,6 +17,7 @@ from medjax.segmentation import unfamiliar
 from medjax.segmentation.phantoms.ambiguous import AmbiguousConfig
 from medjax.segmentation.uncertain import run
 from medjax.train.optimizer import OptimizerConfig
+from tests.compiling import quickly
 
 SIZE = 16
 
@@ -39,11 +40,9 @@ COMPARED = Comparison(
 def quick_to_compile():
     """A few steps are over before an optimised program would be compiled, and each
     shift is one more program."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patch:
+    with quickly(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(unfamiliar, "SHIFTS", ("noise", "anatomy"))
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def small(workdir, **changes):

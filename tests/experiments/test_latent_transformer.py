@@ -34,6 +34,7 @@ from medjax.report.run import without_nan
 from medjax.train import goodput, speed
 from medjax.train.log import read_metrics
 from medjax.train.optimizer import OptimizerConfig
+from tests.compiling import quickly
 
 TIMED = {*speed.TIMED, *goodput.ROW}
 DATA = ScansConfig(
@@ -59,9 +60,8 @@ SYSTEM = UnrolledConfig(
 @pytest.fixture(scope="module", autouse=True)
 def quick_to_compile():
     """A few steps are over before an optimised program would be compiled."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with quickly():
+        yield
 
 
 def small(workdir, *, steps):

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import re
 
-import jax
 import numpy as np
 import pytest
 
@@ -23,6 +22,7 @@ from medjax.heart.motion_report import cut_short
 from medjax.heart.scanning import ScanConfig
 from medjax.heart.supervision import LossConfig
 from medjax.heart.tracking import TrackingConfig, run
+from tests.compiling import quickly
 
 DATA = MotionDataConfig(
     scan=ScanConfig(frames=3, size=16, spacing=9.0, slices=5, gap=18.0),
@@ -37,9 +37,8 @@ DATA = MotionDataConfig(
 @pytest.fixture(scope="module")
 def quick():
     """Compiled for seconds, not for speed."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with quickly():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from medjax.train import goodput, speed
 from medjax.train.log import read_metrics
 from medjax.train.mesh import MeshConfig
 from medjax.train.optimizer import OptimizerConfig
+from tests.compiling import quickly
 
 BRAINS = LesionConfig(shape=(40, 40), slots=6)
 TIMED = {*speed.TIMED, *goodput.ROW}
@@ -43,10 +44,9 @@ def quick_to_compile(tmp_path_factory):
     before = jax.config.jax_compilation_cache_dir
     folder = str(tmp_path_factory.mktemp("compiled"))
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with quickly():
+        yield
     jax.config.update("jax_compilation_cache_dir", before)
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def small(workdir, *, steps):

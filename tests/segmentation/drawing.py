@@ -8,6 +8,7 @@ import pytest
 from medjax.nn.nnunet import NNUNetConfig
 from medjax.segmentation.augment import NONE
 from medjax.segmentation.labels import classes
+from tests.compiling import quickly
 
 LABELS = classes({"object": 1})
 
@@ -65,6 +66,5 @@ def drawn_variables(system):
 @pytest.fixture(scope="module", autouse=True)
 def quick_to_compile():
     """A few calls are over before an optimised program would be compiled."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with quickly():
+        yield
