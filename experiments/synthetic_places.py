@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import finetune
-from experiments.compare.pretraining import initial
+from experiments.compare.pretraining_runs import initial
 from experiments.compare.publishing import finished, keep
 from medjax.train.agree import on_first
 from medjax.train.checkpoint import Checkpoints, saved_steps

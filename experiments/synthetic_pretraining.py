@@ -46,7 +46,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments import convirt, generator, gloria, imitate, mflag, mgca
-from experiments.compare.pretraining import asked_of, embedded, headline, untrained
+from experiments.compare.pretraining_runs import asked_of, embedded, headline, untrained
 from experiments.compare.publishing import (
     command,
     differences,

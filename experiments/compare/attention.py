@@ -48,10 +48,10 @@ from experiments.compare.publishing import (
     asked_for,
     command,
     finished,
+    judged,
     keep,
     machine,
 )
-from medjax.metrics.statistics import paired_bootstrap
 from medjax.mri.latent_transformer import LatentTransformerConfig, SingleCoilConfig
 from medjax.mri.reconstruction import Reconstruction, train
 from medjax.mri.reconstruction_scores import Method
@@ -343,11 +343,8 @@ def effects(
             np.array([of[condition, arm, seed] for seed in seeds])
             for arm in (first, second)
         ]
-        difference = paired_bootstrap(*pair, seed=0)
-        verdict = difference.verdict(margin=margin, lower_is_better=True)
-        found.append(
-            {"effect": name, "verdict": verdict, **dataclasses.asdict(difference)}
-        )
+        verdict = judged(*pair, margin=margin, lower_is_better=True)
+        found.append({"effect": name, **verdict})
     return found
 
 

@@ -1,5 +1,6 @@
 """What comparisons have alike: their command, finished runs, spreads, differences."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import jax
 import numpy as np
 import tyro
+from jaxtyping import Float
 
 from experiments.bench.tables import markdown
 from medjax.data.boundary import reading
@@ -141,6 +143,29 @@ def difference(
     a, b = (np.asarray(values, np.float64)[:, None] for values in (first, second))
     found = paired_bootstrap(a, b, seed=0)
     return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def judged(
+    first: Float[np.ndarray, "seeds subjects"],
+    second: Float[np.ndarray, "seeds subjects"],
+    *,
+    margin: float,
+    lower_is_better: bool,
+) -> dict[str, Any]:
+    """The paired difference of two methods with its ``verdict``.
+
+    Args:
+      first: the endpoint of the one that is judged.
+      second: of the same seeds and subjects.
+      margin: the largest difference that does not matter.
+      lower_is_better: whether the endpoint is an error.
+
+    Returns:
+      What `medjax.metrics.statistics.paired_bootstrap` finds, and the verdict.
+    """
+    found = paired_bootstrap(first, second, seed=0)
+    verdict = found.verdict(margin=margin, lower_is_better=lower_is_better)
+    return {"verdict": verdict, **dataclasses.asdict(found)}
 
 
 def interval(value: Mapping[str, float], *, places: int = 3) -> str:

@@ -59,8 +59,6 @@ from medjax_kernels.data_consistency import blend_image
 from medjax_kernels.data_consistency.dispatch import ConsistencyImplementation
 
 REFERENCE_WIDTHS = (8, 8, 16, 32, 64, 8)
-
-
 PARTS = {"polar": (to_polar, from_polar), "cartesian": (to_channels, from_channels)}
 """Complex images to real channels, and back."""
 

@@ -47,8 +47,9 @@ class LanguageConfig:
     """Peak learning rate; warm-up over a tenth of the run, then cosine."""
 
 
-HELD_OUT = 1024
-"""Validation reports that tell what a report tower has learned, at the most."""
+HELD_OUT, AT_ONCE = 1024, 64
+"""Validation reports that tell what a report tower has learned, at the most, and how
+many are computed at once: every device computes them all, whatever the batch."""
 
 
 def train_language_model(
@@ -100,7 +101,7 @@ def train_language_model(
         known = corpus.source("valid", ("report",))
         first = range(min(HELD_OUT, len(known)))
         reports = np.stack([known[i]["report"] for i in first])
-        evals = [held_out(loss, reports, mesh, batch_size=config.batch_size)]
+        evals = [held_out(loss, reports, mesh, batch_size=AT_ONCE)]
     state = fit(
         init,
         loss,

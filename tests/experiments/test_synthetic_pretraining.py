@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import synthetic_places
-from experiments.compare.pretraining import initial
+from experiments.compare.pretraining_runs import initial
 from experiments.compare.publishing import differences, keep, spread
 from experiments.synthetic_films import Made, judge, real_films, remembered
 from experiments.synthetic_places import asked, leave_untrained, place_scores

@@ -1,4 +1,4 @@
-"""T1 and T2 maps: golden voxels, real and digital phantoms, noise, and speed."""
+"""T1 and T2 maps: golden voxels, real and digital phantoms, noise."""
 
 import inspect
 
