@@ -108,9 +108,9 @@ class Comparison:
     """Which of the three; the controls have the arms without mixing only."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of weights, training hearts and masks."""
-    warm_steps: int = 700
+    warm_steps: int = 300
     """Updates of the network that all arms of a seed go on from."""
-    steps: int = 700
+    steps: int = 800
     """Updates of every arm after that."""
     parts: Literal["cartesian", "polar"] = "cartesian"
     """What the network sees of a complex image: real and imaginary part, or magnitude
@@ -133,8 +133,6 @@ class Comparison:
     """Hearts that only tell whether a curve is flat."""
     held_out: int = 24
     """Hearts that are judged."""
-    columns: int = 16
-    """Of a series that is trained on; whole ones are judged."""
     batch_size: int = 2
     """Series of an update."""
     workdir: Path = Path("runs/compare-attention")
@@ -156,6 +154,7 @@ class Comparison:
             acs=self.acs,
             # Odd, so that four frames sample every line where one of four is taken.
             shift=3 if moving else 0,
+            random_offset=False,
             patients=self.patients,
             test_patients=self.held_out,
             batch_size=self.batch_size,
@@ -257,7 +256,7 @@ def _run(
 @functools.lru_cache(maxsize=2)
 def _hearts(config: Comparison, data: ScansConfig, condition: Condition) -> Hearts:
     """Scanned once for all arms; two, since a condition may begin in another."""
-    return Hearts(data, condition, config.watched, config.columns)
+    return Hearts(data, condition, config.watched)
 
 
 def _trained(

@@ -21,6 +21,7 @@ CONDITIONS: Mapping[Condition, str] = {
     "exchanged": "frames of different hearts (negative control)",
 }
 FIELDS = ("kspace", "sensitivities", "times", "label", "image")
+TRAINED_ON = ("kspace", "sensitivities")
 RANK = 2
 """Kinds of frames that others are combinations of; of three, as masks of every fourth
 line move on, more is left wrong (by hand: 33 ms against 23)."""
@@ -34,12 +35,9 @@ class Hearts:
         its seed.
       condition: Which.
       watched: Hearts that only tell whether a curve is flat.
-      columns: Of a series that is trained on.
     """
 
-    def __init__(
-        self, data: ScansConfig, condition: Condition, watched: int, columns: int
-    ) -> None:
+    def __init__(self, data: ScansConfig, condition: Condition, watched: int) -> None:
         self.data = data
         self.exchanged = condition == "exchanged"
         key = jax.random.key(0)
@@ -56,7 +54,7 @@ class Hearts:
         seen = {k: exchange(v) if self.exchanged else v for k, v in rows.items()}
         self.scans = Scans(
             CONDITIONS[condition],
-            ArraySource(strips(seen["train"], columns)),
+            ArraySource({k: seen["train"][k] for k in TRAINED_ON}),
             ArraySource(seen["judged"]),
         )
         self.seen = seen
@@ -159,34 +157,6 @@ def without_coil(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     kspace = np.asarray(fft2c(ifft2c(jnp.asarray(rows["kspace"])) * np.conj(maps)))
     ones = np.ones_like(rows["sensitivities"])
     return {**rows, "kspace": kspace, "sensitivities": ones}
-
-
-def strips(rows: Mapping[str, np.ndarray], columns: int) -> dict[str, np.ndarray]:
-    """Series of a few columns each, as they would have been scanned.
-
-    Lines are left out along rows, so that columns are aliased apart: a strip under the
-    same mask lacks what it lacks in the whole image, and an update of some columns of
-    several hearts costs no more than one of a whole heart.
-
-    Args:
-      rows: Of `without_coil`.
-      columns: Of a strip, from left to right, heart by heart.
-
-    Raises:
-      ValueError: The columns cannot be cut into strips of so many.
-    """
-    count, width = rows["kspace"].shape[0], rows["kspace"].shape[-1]
-    if columns < 1 or width % columns:
-        raise ValueError(f"columns is {columns}, expected a divisor of {width}")
-    parts = width // columns
-    images = np.asarray(ifft2c(jnp.asarray(rows["kspace"])))
-    cut = np.stack(np.split(images, parts, axis=-1), 1).reshape(
-        count * parts, *images.shape[1:-1], columns
-    )
-    return {
-        "kspace": np.asarray(fft2c(jnp.asarray(cut))),
-        "sensitivities": np.ones_like(cut[:, 0]),
-    }
 
 
 def exchange(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

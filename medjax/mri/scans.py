@@ -46,6 +46,9 @@ class ScansConfig:
     """Central lines that are always sampled."""
     shift: int = 0
     """Lines by which the mask moves on from frame to frame; 0: all frames share it."""
+    random_offset: bool = True
+    """Train with the first line anywhere in the spacing, as the Latent Transformer was;
+    false: with the masks that are evaluated, as the challenge has them."""
     height: int = 64
     """Of phantoms: rows, along which lines are left out."""
     width: int = 64
@@ -243,18 +246,20 @@ def training_batches(scans: Scans, config: ScansConfig) -> grain.IterDataset:
 
     Args:
         scans: Of :func:`open_scans`.
-        config: Batch size, seed, accelerations.
+        config: Batch size, seed, accelerations, where the masks begin.
 
     Returns:
-        This process's share of every batch; the masks' first lines are random, as the
-        Latent Transformer was trained. Its iterator can tell its place and return.
+        This process's share of every batch. Its iterator can tell its place and return.
 
     Raises:
         ValueError: Where there are fewer rows than a batch.
     """
     draws = [
         undersample(
-            acceleration=r, acs=config.acs, random_offset=True, shift=config.shift
+            acceleration=r,
+            acs=config.acs,
+            random_offset=config.random_offset,
+            shift=config.shift,
         )
         for r in config.acceleration
     ]

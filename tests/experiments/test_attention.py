@@ -14,7 +14,6 @@ from experiments.compare.attention_hearts import (
     exchange,
     known_subspace,
     put_back,
-    strips,
     without_coil,
 )
 from medjax.mri.fourier import fft2c, ifft2c
@@ -33,7 +32,6 @@ TINY = attention.Comparison(
     patients=8,
     watched=2,
     held_out=3,
-    columns=8,
     batch_size=8,
 )
 
@@ -61,25 +59,6 @@ def test_a_coil_of_sensitivity_one_sees_the_same_scan(rows):
     # What is left is the noise, of 0.3 % of the largest pixel.
     assert gap.std() < 0.006 * np.abs(rows["image"]).max()
     assert np.abs(image - rows["image"]).mean() > 1e-6
-
-
-def test_strips_are_aliased_as_the_whole_image_is(rows):
-    """Zero filling of a strip is the strip of zero filling."""
-    seen = without_coil(rows)
-    cut = strips(seen, 16)
-    assert cut["kspace"].shape == (12, 9, 1, 64, 16)
-    for shift in (0, 3):
-        whole, part = (
-            zero_filled(
-                batch_of(
-                    {k: v[i] for k, v in of.items()}, acceleration=4, acs=8, shift=shift
-                )
-            )
-            for of, i in ((seen, 1), (cut, 6))
-        )
-        np.testing.assert_allclose(part, whole[..., 32:48], atol=1e-4)
-    with pytest.raises(ValueError, match="columns is 24, expected a divisor of 64"):
-        strips(seen, 24)
 
 
 def test_frames_of_different_hearts_find_their_way_back(rows):

@@ -168,6 +168,20 @@ def test_every_training_example_takes_one_of_the_accelerations(scans):
     assert {min(int(n), 14) // 7 for n in masks.sum(axis=(1, 2, 3))} == {1, 2}
 
 
+def test_masks_begin_anywhere_or_where_they_are_evaluated(scans):
+    config = dataclasses.replace(DATA, acceleration=(4,), acs=2)
+    anywhere, fixed = (
+        np.concatenate([next(batches)["mask"] for _ in range(2)])
+        for batches in (
+            iter(training_batches(scans, dataclasses.replace(config, random_offset=o)))
+            for o in (True, False)
+        )
+    )
+    evaluated = batch_of(scans.test[0], acceleration=4, acs=2)["mask"]
+    assert (fixed == np.asarray(evaluated)).all()
+    assert len(np.unique(anywhere, axis=0)) == 4
+
+
 def test_the_kernels_flag_reaches_data_consistency(scans):
     small_networks = (
         UnrolledConfig("modl", features=2, depth=1, cg_iterations=2),

@@ -35,7 +35,8 @@ def test_two_processes_prepare_train_evaluate_and_report_as_one(tmp_path):
     finish(tmp_path, [start_mflag(one, "one", 2)], [0])
     for stage in ("language", "."):
         ours, theirs = (
-            [row["loss"] for row in read_metrics(run / stage)] for run in (pair, one)
+            [row["loss"] for row in read_metrics(run / stage) if "loss" in row]
+            for run in (pair, one)
         )
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
         assert len(ours) > 1
