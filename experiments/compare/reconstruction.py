@@ -19,7 +19,6 @@ the tables of the pages beside it; ``--finished`` takes the runs there are.
 
 import dataclasses
 import functools
-import itertools
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +36,7 @@ from experiments.compare.publishing import (
     machine,
     spread,
 )
-from medjax.mri import series
+from experiments.compare.tuning import tuned
 from medjax.mri.latent_transformer import LatentTransformerConfig
 from medjax.mri.reconstruction import Reconstruction, train
 from medjax.mri.reconstruction_scores import (
@@ -92,7 +91,6 @@ SPLIT_WEIGHTS = {
     "lam_low_rank": (0.03, 0.1, 0.3, 0.6),
     "lam_sparse": (0.003, 0.01, 0.03, 0.1),
 }
-WIDER, WIDENINGS = 2.0, 6
 TUNED_ON = 4
 """Training phantoms that classical weights are chosen on."""
 SCORES = dict(zip(IMAGE_SCORES + MAP_SCORES, (4, 2, 4, 1, 1, 1, 1), strict=True))
@@ -288,45 +286,6 @@ def classical_scores(
         scores += _scores(methods, scans, data, (acceleration,))
         chosen.append({"acceleration": acceleration, **for_sense, **for_split})
     return scores, chosen
-
-
-def tuned(
-    method: Any,
-    grid: Mapping[str, Sequence[float]],
-    batches: Sequence[Mapping[str, Any]],
-) -> dict[str, float]:
-    """The weights of least NMSE, none of them at an edge of its grid.
-
-    Args:
-      method: Takes a batch and the weights.
-      grid: Values of each weight, rising. Where the best is the first or last of them,
-        there is one more at `WIDER` times beyond; 0 is the least there is.
-      batches: What the error is summed over.
-
-    Raises:
-      ValueError: The error still falls after `WIDENINGS` more values.
-    """
-    axes = {name: list(values) for name, values in grid.items()}
-    errors: dict[tuple[float, ...], float] = {}
-    for _ in range(1 + WIDENINGS):
-        for point in itertools.product(*axes.values()):
-            if point not in errors:
-                weights = dict(zip(axes, point, strict=True))
-                found = [series.nmse(method(one, **weights), one) for one in batches]
-                errors[point] = float(sum(map(float, found)))
-        best = min(errors, key=errors.__getitem__)
-        inside = True
-        for values, value in zip(axes.values(), best, strict=True):
-            if value == values[-1]:
-                values.append(value * WIDER)
-            elif value == values[0] and value > 0:
-                values.insert(0, value / WIDER)
-            else:
-                continue
-            inside = False
-        if inside:
-            return dict(zip(axes, best, strict=True))
-    raise ValueError(f"weights: NMSE still falls at the edge of {axes}")
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

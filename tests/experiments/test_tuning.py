@@ -3,14 +3,14 @@
 import jax.numpy as jnp
 import pytest
 
-from experiments.compare import reconstruction
-from experiments.compare.reconstruction import WIDENINGS, WIDER, tuned
+from experiments.compare import tuning
+from experiments.compare.tuning import WIDENINGS, WIDER, tuned
 
 
 @pytest.fixture
 def bowl(monkeypatch):
     """A method whose error is least at lam = 5 and mu = 0.01, and its grid."""
-    monkeypatch.setattr(reconstruction.series, "nmse", lambda found, batch: found)
+    monkeypatch.setattr(tuning.series, "nmse", lambda found, batch: found)
     asked = []
 
     def method(batch, lam, mu):
@@ -38,7 +38,7 @@ def test_zero_is_the_least_weight_there_is():
         return jnp.float32(lam)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconstruction.series, "nmse", lambda found, batch: found)
+        patch.setattr(tuning.series, "nmse", lambda found, batch: found)
         assert tuned(method, {"lam": (0.0, 0.1)}, [1.0]) == {"lam": 0.0}
 
 

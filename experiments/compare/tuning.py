@@ -1,0 +1,48 @@
+"""Weights of methods without training, chosen as well as they can be."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medjax.mri import series
+
+WIDER, WIDENINGS = 2.0, 6
+
+
+def tuned(
+    method: Any,
+    grid: Mapping[str, Sequence[float]],
+    batches: Sequence[Mapping[str, Any]],
+) -> dict[str, float]:
+    """The weights of least NMSE, none of them at an edge of its grid.
+
+    Args:
+      method: Takes a batch and the weights.
+      grid: Values of each weight, rising. Where the best is the first or last of them,
+        there is one more at `WIDER` times beyond; 0 is the least there is.
+      batches: What the error is summed over.
+
+    Raises:
+      ValueError: The error still falls after `WIDENINGS` more values.
+    """
+    axes = {name: list(values) for name, values in grid.items()}
+    errors: dict[tuple[float, ...], float] = {}
+    for _ in range(1 + WIDENINGS):
+        for point in itertools.product(*axes.values()):
+            if point not in errors:
+                weights = dict(zip(axes, point, strict=True))
+                found = [series.nmse(method(one, **weights), one) for one in batches]
+                errors[point] = float(sum(map(float, found)))
+        best = min(errors, key=errors.__getitem__)
+        inside = True
+        for values, value in zip(axes.values(), best, strict=True):
+            if value == values[-1]:
+                values.append(value * WIDER)
+            elif value == values[0] and value > 0:
+                values.insert(0, value / WIDER)
+            else:
+                continue
+            inside = False
+        if inside:
+            return dict(zip(axes, best, strict=True))
+    raise ValueError(f"weights: NMSE still falls at the edge of {axes}")
