@@ -179,7 +179,7 @@ def _phantoms(config: AnatomyConfig, population: int, count: int) -> list[Person
     grid = anatomy_grid(config.shape, config.spacing)
     times = np.arange(config.frames) / config.frames
     found = []
-    for i in track(range(count), "phantoms", count, "heart"):
+    for i in track(range(count), "phantoms", count, "hearts"):
         who = person(population, i)
         labels = heart_labels(who.heart, times, grid).astype(np.uint8)
         found.append((labels, np.array(who.conditions)))
@@ -191,7 +191,7 @@ def _cheart(config: AnatomyConfig) -> list[list[Person]]:
     assert config.root is not None
     parts: dict[str, list[Person]] = {"train": [], "test": []}
     people = [p for p in open_cheart(config.root) if p.part in parts]
-    for one in track(people, "label maps", len(people), "person"):
+    for one in track(people, "label maps", len(people), "people"):
         labels = one.read()
         if labels.shape[1:] != config.shape:
             raise DataError(
@@ -216,7 +216,7 @@ def _tree(config: AnatomyConfig) -> list[Person]:
     assert config.root is not None and config.format not in ("phantom", "cheart")
     cases = labelled(open_tree(config.root, config.format), config.root)
     found = []
-    for case in track(cases, "label maps", len(cases), "person"):
+    for case in track(cases, "label maps", len(cases), "people"):
         labels = case.read_labels()
         start = (
             labels.frames.index(case.diastole) if case.diastole in labels.frames else 0

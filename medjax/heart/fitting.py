@@ -211,7 +211,7 @@ def fit(
 
     at = rest = jnp.asarray(start, jnp.float32)
     found = []
-    for t in track(range(len(labels)), "frames", len(labels), "frame"):
+    for t in track(range(len(labels)), "frames", len(labels), "frames"):
         steps = jnp.int32(config.steps if t else config.first_steps)
         at, short = followed(at, rest, jnp.asarray(target[t]), steps)
         if float(short) > 0:

@@ -225,7 +225,7 @@ def open_motion(
                 f"{config.root}: nobody is left to train on"
             )
         absent = [path for path in making if not path.is_dir()]
-        for path in track(absent, what, len(absent), "heart"):
+        for path in track(absent, what, len(absent), "hearts"):
             _keep(path, making[path]())
         return None if shared is None else str(shared), [str(path) for path in making]
 

@@ -293,7 +293,7 @@ def mean_scores(
 
     Signed errors (ejection fraction, strain) are told by their mean size and, behind
     ``_bias``, their mean. People without a score are left out of its mean and counted
-    behind ``_undefined``.
+    behind ``_undefined``; a view that nobody has is left out.
 
     Args:
         people: of :func:`motion_scores`.
@@ -311,8 +311,11 @@ def mean_scores(
     views = []
     for view in VIEWS:
         row: dict[str, Any] = {"view": view}
-        for name in people[0]["contours"][view]:
-            values = np.array([one["contours"][view][name] for one in people])
+        of = [one["contours"][view] for one in people]
+        if not np.isfinite([list(one.values()) for one in of]).any():
+            continue
+        for name in of[0]:
+            values = np.array([one[name] for one in of])
             known = np.isfinite(values)
             row[name] = float(values[known].mean()) if known.any() else float("nan")
             if not known.all():

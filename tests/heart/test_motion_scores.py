@@ -118,6 +118,12 @@ def test_what_does_not_move_has_no_stroke_and_no_strain(subject):
     assert means["ef"] == -means["ef_bias"] == pytest.approx(-scores["ef"])
     assert views[0]["contour"] == scores["contours"]["sax"]["contour"]
     assert views[0]["contour_undefined"] == 1
+    # Nobody was scanned along the long axis: no row of that, not one of nothing.
+    short = dict(scores["contours"])
+    for view in ("2ch", "4ch"):
+        short[view] = dict.fromkeys(short[view], float("nan"))
+    _, views = mean_scores([{**scores, "contours": short}] * 2)
+    assert [row["view"] for row in views] == ["sax"]
 
 
 def test_turned_triangles_and_crossed_walls_are_counted(subject):
