@@ -66,9 +66,9 @@ from medjax.typing import Variables
 
 NETWORK = LatentTransformerConfig(
     widths=(8, 16),
-    denoiser_widths=(16, 16, 16),
+    denoiser_widths=(8, 8, 8),
     heads=2,
-    layers=2,
+    layers=1,
     attention=False,
     mixing="apart",
     silent=True,
@@ -110,12 +110,12 @@ class Comparison:
     """Of weights, training hearts and masks."""
     warm_steps: int = 300
     """Updates of the network that all arms of a seed go on from."""
-    steps: int = 800
+    steps: int = 1000
     """Updates of every arm after that."""
     parts: Literal["cartesian", "polar"] = "cartesian"
     """What the network sees of a complex image: real and imaginary part, or magnitude
     and phase, as published."""
-    lr: float = 2e-3
+    lr: float = 3e-3
     """Peak learning rate; it falls to nothing along a cosine."""
     margin: float = 10.0
     """ms: a difference of the endpoint below this does not matter."""
