@@ -1,6 +1,6 @@
 """What travels between devices in a compiled program, read from its text.
 
-``compiled.as_text()`` of XLA is the only account of it that every backend gives. Three
+``compiled.as_text()`` of XLA is the only account of it that every backend gives. Four
 things make reading more than a search for names:
 
 * An operation in a loop runs as often as the loop. CPU and GPU compilers print
@@ -9,6 +9,9 @@ things make reading more than a search for names:
   a collective is an error, not a guess.
 * An asynchronous operation is counted where it starts, and its type there holds inputs,
   outputs and contexts: only the outputs count.
+* A TPU's compiler hides an operation behind others by writing it several times, where
+  it starts, in every fusion that it runs beside, and where it is done: links of one
+  chain, of which only the first counts.
 * The devices that take part are spelt in three ways: lists, an iota tile
   (``[8,2]<=[16]``), and the axes of a mesh (``mesh['a'=8,'b'=2] {'a'}``).
 
@@ -18,7 +21,7 @@ This module reads text and knows neither devices nor systems.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -100,11 +103,13 @@ def read_collectives(text: str) -> list[Collective]:
     counts: dict[str, int] = {}
     runs.count(entry, 1, counts)
     return [
-        _collective(line, counts[name])
+        _collective(line, counts[name], hidden=line.name in started)
         for name, lines in computations.items()
         if counts.get(name)
+        for started in [_started(lines)]
         for line in lines
         if line.kind is not None
+        if line.name in started or "chain_id=" not in line.rest
     ]
 
 
@@ -164,6 +169,15 @@ def _type(text: str) -> tuple[str, str]:
         if depth == 0:
             return text[: i + 1], text[i + 1 :]
     raise ValueError(f"text: a type without end in {text[:80]!r}")
+
+
+def _started(lines: Iterable[_Line]) -> set[str]:
+    """Names of operations that a TPU starts here, to hide them behind others."""
+    return {
+        line.rest.split(")")[0].lstrip("%")
+        for line in lines
+        if 'custom_call_target="AsyncCollectiveStart"' in line.rest
+    }
 
 
 class _Runs:
@@ -227,7 +241,7 @@ class _Runs:
         )
 
 
-def _collective(line: _Line, count: int) -> Collective:
+def _collective(line: _Line, count: int, *, hidden: bool) -> Collective:
     kind = line.kind
     assert kind is not None
     parts = _elements(line.type)
@@ -241,7 +255,13 @@ def _collective(line: _Line, count: int) -> Collective:
     if kind == "reduce-scatter" and groups:
         size *= len(groups[0])
     return Collective(
-        kind, line.name, shapes, math.ceil(size), count, groups, asynchronous=starts
+        kind,
+        line.name,
+        shapes,
+        math.ceil(size),
+        count,
+        groups,
+        asynchronous=starts or hidden,
     )
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from medjax.train.mesh import batch_axes
 from medjax_kernels.contrastive import Exchange, Identity, softmax_loss
+from medjax_kernels.contrastive.exchange import Distributed
 from medjax_kernels.contrastive.targets import Target, accumulator
 
 ContrastImplementation = Literal["xla", "xla_chunked", "gpu", "tpu"]
@@ -31,8 +32,9 @@ class ContrastConfig:
 
     chunk: int | None = None
     """Rows of the similarity matrix held at a time; None holds the whole matrix."""
-    distributed: Literal["all_gather", "ring"] = "all_gather"
-    """How devices see each other's features: one gather, or a ring of neighbours."""
+    distributed: Distributed = "all_gather"
+    """How devices see each other's features: one gather of y, whose gradient travels
+    back; a gather of x as well, and no gradient travels; or a ring of neighbours."""
     negatives: Literal["global", "local"] = "global"
     """Contrast against the global batch, or (as released code does) per device."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -132,9 +134,13 @@ def contrast(
 
         return on_each_device(alone, config)(x, y, targets, weights)
     dtype = x.dtype if x.dtype == jnp.float64 else jnp.dtype(config.dtype)
+
+    def multiplied(features: Array) -> Array:
+        return exchange.once(("as", dtype), features, lambda: features.astype(dtype))
+
     return softmax_loss(
-        x.astype(dtype),
-        exchange.once(("as", dtype), y, lambda: y.astype(dtype)),
+        multiplied(x),
+        multiplied(y),
         logit_scale=1.0 / temperature,
         targets=targets,
         weights=weights,

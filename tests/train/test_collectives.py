@@ -72,6 +72,55 @@ def test_reads_kinds_bytes_counts_and_groups():
     assert scatter.axes({"a": 4, "b": 4}) == ("b",)
 
 
+CHAIN = """HloModule m, num_partitions=4
+
+%first (a: bf16[2,8]) -> (bf16[2,8], bf16[8,8], u32[]) {
+  %a = bf16[2,8]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %g.1 = bf16[8,8]{1,0:T(8,128)(2,1)} all-gather(%a), channel_id=1, GROUPS_CHAIN
+  ROOT %c.1 = (bf16[2,8], bf16[8,8], u32[]) custom-call(%g.1), START
+}
+
+%beside (b: bf16[2,8], c: f32[8,8]) -> (f32[8,8], bf16[8,8]) {
+  %b = bf16[2,8]{1,0} parameter(0)
+  %c = f32[8,8]{1,0} parameter(1)
+  %square = f32[8,8]{1,0} multiply(%c, %c)
+  %g.2 = bf16[8,8]{1,0} all-gather(%b), channel_id=1, GROUPS_CHAIN
+  ROOT %t = (f32[8,8]{1,0}, bf16[8,8]{1,0}) tuple(%square, %g.2)
+}
+
+%last (d: bf16[2,8], e: bf16[8,8]) -> bf16[8,8] {
+  %d = bf16[2,8]{1,0} parameter(0)
+  %e = bf16[8,8]{1,0} parameter(1)
+  %g.3 = bf16[8,8]{1,0} all-gather(%d), channel_id=1, GROUPS_CHAIN
+  ROOT %c.3 = bf16[8,8]{1,0} custom-call(%d, %e, %g.3), DONE
+}
+
+ENTRY %main (x: bf16[2,8], y: f32[8,8]) -> bf16[8,8] {
+  %x = bf16[2,8]{1,0} parameter(0)
+  %y = f32[8,8]{1,0} parameter(1)
+  %f.1 = (bf16[2,8], bf16[8,8], u32[]) fusion(%x), kind=kCustom, calls=%first
+  %f.2 = (f32[8,8]{1,0}, bf16[8,8]{1,0}) fusion(%x, %y), kind=kOutput, calls=%beside
+  %seen = bf16[8,8]{1,0} get-tuple-element(%f.2), index=1
+  %f.3 = bf16[8,8]{1,0} fusion(%x, %seen), kind=kCustom, calls=%last
+  ROOT %g.4 = bf16[32,8]{1,0} all-gather(%f.3), channel_id=2, GROUPS
+}
+"""
+for name, text in {
+    "GROUPS_CHAIN": 'GROUPS, frontend_attributes={chain_id="0"}',
+    "GROUPS": "replica_groups={{0,1,2,3}}, dimensions={0}",
+    "START": 'custom_call_target="AsyncCollectiveStart"',
+    "DONE": 'custom_call_target="AsyncCollectiveDone"',
+}.items():
+    CHAIN = CHAIN.replace(name, text)
+
+
+def test_what_a_tpu_hides_behind_a_product_travels_once():
+    hidden, plain = read_collectives(CHAIN)
+    assert (hidden.name, hidden.bytes, hidden.count) == ("g.1", 128, 1)
+    assert hidden.asynchronous and hidden.groups == ((0, 1, 2, 3),)
+    assert (plain.name, plain.bytes, plain.asynchronous) == ("g.4", 512, False)
+
+
 def test_a_known_trip_count_is_believed_and_an_unknown_one_refused():
     known = ', backend_config={"known_trip_count":{"n":"7"},"x":{}}'
     assert read_collectives(LOOP.replace("KNOWN", known))[0].count == 7

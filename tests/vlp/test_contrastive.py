@@ -43,6 +43,8 @@ def loss(x, y, prior, weights, config):
     [
         ContrastConfig(),
         ContrastConfig(chunk=4),
+        ContrastConfig(distributed="all_gather_both"),
+        ContrastConfig(distributed="all_gather_both", chunk=4),
         ContrastConfig(distributed="ring"),
         ContrastConfig(distributed="ring", chunk=4),
     ],
@@ -89,25 +91,27 @@ def test_local_negatives_are_those_of_each_device(arrays):
     np.testing.assert_allclose(got, np.mean(blocks), rtol=1e-5)
 
 
-def test_a_narrow_wire_rounds_once_and_adds_in_float32(arrays):
-    """Exactly the loss and the gradients of the rounded y, whose logits are off by at
-    most 2^-8 / temperature."""
+@pytest.mark.parametrize("distributed", ["all_gather", "all_gather_both"])
+def test_a_narrow_wire_rounds_once_and_adds_in_float32(arrays, distributed):
+    """Exactly the loss and the gradients of what was rounded, y or x and y, each of
+    which moves a logit by at most 2^-8 / temperature."""
     x, y, _, weights = arrays
 
     def plain(x, y, weights, config=None):
         return sum(contrast(x, y, temperature=0.07, weights=weights, config=config))
 
     step = jax.value_and_grad(plain, argnums=(0, 1))
-    rounded = y.astype(jnp.bfloat16).astype(jnp.float32)
-    value, grads = step(x, rounded, weights)
-    config = ContrastConfig(wire="bfloat16")
+    rounded = [a.astype(jnp.bfloat16).astype(jnp.float32) for a in (x, y)]
+    alone = distributed == "all_gather"
+    value, grads = step(x if alone else rounded[0], rounded[1], weights)
+    config = ContrastConfig(distributed=distributed, wire="bfloat16")
     with jax.set_mesh(make_mesh(MeshConfig(4, 2))):
         got, got_grads = jax.jit(lambda *a: step(*a, config))(x, y, weights)
     np.testing.assert_allclose(got, value, rtol=1e-6)
     for ours, theirs in zip(got_grads, grads, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=1e-5)
     error = abs(got - plain(x, y, weights))
-    assert 1e-6 < error <= 2 * 2 * 2**-8 / 0.07
+    assert 1e-6 < error <= 2 * (2 - alone) * 2 * 2**-8 / 0.07
     with pytest.raises(ValueError, match="wire is 'bfloat16', expected 'float32' aro"):
         plain(x, y, weights, dataclasses.replace(config, distributed="ring"))
 
@@ -120,7 +124,8 @@ def test_a_narrow_wire_with_soft_targets_is_close(arrays):
     assert 1e-7 < abs(got - exact) / exact < 2e-3
 
 
-def test_a_tpu_gathers_once_and_scatters_gradients():
+@pytest.mark.parametrize("distributed", ["all_gather", "all_gather_both"])
+def test_a_tpu_gathers_once_and_scatters_gradients(distributed):
     """Compiled for four chips that are not here: two contrasts of one y."""
     try:
         mesh = make_mesh(MeshConfig(), devices=devices(topology("v5e-4")))
@@ -129,7 +134,7 @@ def test_a_tpu_gathers_once_and_scatters_gradients():
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     n, d = 1024, 256
     one = jax.ShapeDtypeStruct((n, d), jnp.float32, sharding=rows)
-    config = ContrastConfig(dtype="bfloat16")
+    config = ContrastConfig(distributed=distributed, dtype="bfloat16")
 
     def both(exchange, a, b, y):
         shared = dict(temperature=0.1, config=config, exchange=exchange)
@@ -144,10 +149,14 @@ def test_a_tpu_gathers_once_and_scatters_gradients():
         for dtype, shape in each.shapes
         if len(shape) > 1 and shape[1] == d
     ]
-    assert sorted(matrices) == [
-        ("all-gather", "bf16", (n, d)),
-        ("reduce-scatter", "f32", (n // 4, d)),
-    ]
+    gathered = ("all-gather", "bf16", (n, d))
+    assert (
+        sorted(matrices)
+        == {
+            "all_gather": [gathered, ("reduce-scatter", "f32", (n // 4, d))],
+            "all_gather_both": [gathered] * 3,
+        }[distributed]
+    )
 
 
 def test_bfloat16_features_are_multiplied_as_such(arrays):

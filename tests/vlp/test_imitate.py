@@ -242,10 +242,17 @@ def test_normalise_has_a_gradient_at_zero():
     assert np.isfinite(jax.grad(lambda x: normalise(x).sum())(jnp.zeros(4))).all()
 
 
-def test_each_embedding_travels_once_and_as_narrow_as_is_asked():
+@pytest.mark.parametrize(
+    ("distributed", "embeddings", "gradients"),
+    [("all_gather", 4, 4), ("all_gather_both", 8, 0)],
+)
+def test_each_embedding_travels_once_and_as_narrow_as_is_asked(
+    distributed, embeddings, gradients
+):
     """Six contrasts of both views with two reports and with each other, over eight
     devices: two reports, two second views and the priors of two sections are gathered;
-    the gradients of the first four are added where they arise, and scattered once."""
+    the gradients of the first four are added where they arise, and scattered once. Or
+    all eight embeddings there are, and no gradient."""
     rows = NamedSharding(make_mesh(MeshConfig()), PartitionSpec(("data", "fsdp")))
     batch = 88  # splits into eights, and is a factor of no other size here
     config = dataclasses.replace(CONFIGS["paper"], reading_views_prior=True)
@@ -256,7 +263,7 @@ def test_each_embedding_travels_once_and_as_narrow_as_is_asked():
             embedded._replace(priors=priors),
             present,
             config=config,
-            contrast_config=ContrastConfig(wire="bfloat16"),
+            contrast_config=ContrastConfig(distributed=distributed, wire="bfloat16"),
         )[0]
 
     arguments = jax.tree.map(
@@ -267,7 +274,7 @@ def test_each_embedding_travels_once_and_as_narrow_as_is_asked():
         lowered = jax.jit(jax.value_and_grad(total)).lower(*arguments)
     # A CPU's compiler widens what is narrow, so that is seen in what it is asked for.
     asked = [row for row in lowered.as_text().splitlines() if "all_gather" in row]
-    assert sum(row.endswith(f"tensor<{batch}x{D}xbf16>") for row in asked) == 4
+    assert sum(row.endswith(f"tensor<{batch}x{D}xbf16>") for row in asked) == embeddings
     assert sum(row.endswith(f"tensor<{batch}x{P}xbf16>") for row in asked) == 2
     found = read_collectives(lowered.compile(QUICK).as_text())
 
@@ -279,7 +286,8 @@ def test_each_embedding_travels_once_and_as_narrow_as_is_asked():
             if one.kind == kind and shape[1:] == (width,)
         )
 
-    assert matrices("all-gather", D) == matrices("reduce-scatter", D) == 4
+    assert matrices("all-gather", D) == embeddings
+    assert matrices("reduce-scatter", D) == gradients
     assert matrices("all-gather", P) == 2
     summed = [
         shape for one in found if one.kind == "all-reduce" for _, shape in one.shapes

@@ -29,11 +29,13 @@ from medjax_kernels.contrastive.schedules import (
 from medjax_kernels.contrastive.select import select
 from medjax_kernels.contrastive.targets import (
     Identity,
+    Records,
     Rule,
     Similarity,
     Target,
     accumulator,
     expect_shape,
+    transposable,
 )
 from medjax_kernels.contrastive.tile import Block, Energy, Sums
 from medjax_kernels.varying import axes_of, vary
@@ -73,7 +75,9 @@ def softmax_loss(
       axis_name: mesh axes over which the batch is split, inside ``jax.shard_map``;
         every array then holds local rows (of ``Dense``, local rows of the global
         matrix) and the loss, the same on every device, is that of the global batch.
-      distributed: "all_gather" or "ring"; the same numbers, see ``schedules``.
+      distributed: "all_gather", "all_gather_both" or "ring"; the same numbers, see
+        ``schedules``. Of ``Dense`` targets, which are stored by rows, "all_gather_both"
+        is "all_gather".
       exchange: in place of the last two, and of this call alone; losses that share one
         show each array to the other devices once, rounded if it says so.
       chunk: rows of S held at a time, in both passes; None: chosen.
@@ -241,27 +245,43 @@ def prepare(
         expect_shape("weights", weights, (n,))
         counts = jax.lax.stop_gradient(jnp.asarray(weights, dtype))
         alive = exchange.once("alive", weights, lambda: counts > 0)
-        x = jnp.where(alive[:, None], x, 0)
-    y = exchange.features(y, alive)
-    rows, columns = exchange.records(targets, index)
-    everyone = None
+    rule = targets.rule()
+    both = exchange.gathers_both and transposable(rule)
+    x, y = exchange.travelling(x) if both else x, exchange.travelling(y)
+    rows, columns = exchange.records(targets, index, both=both)
+    everyone, opposite = None, None
     if exchange.gathers:
-        total = jnp.ones(n * devices, bool)
-        everyone = Columns(
-            exchange.gathered(y),
-            jax.tree.map(exchange.gathered, columns),
-            total if alive is None else exchange.gathered(alive),
-        )
+        everywhere = None if alive is None else exchange.gathered(alive)
+
+        def of_all(features: jax.Array, records: Records) -> Columns:
+            features = living(exchange.gathered(features), everywhere)
+            return Columns(
+                jax.lax.stop_gradient(features) if both else features,
+                jax.tree.map(exchange.gathered, records),
+                jnp.ones(n * devices, bool) if everywhere is None else everywhere,
+            )
+
+        everyone = of_all(y, columns)
+        opposite = of_all(x, rows) if both else None
     shard = Shard(
-        x,
-        y,
+        living(x, alive),
+        living(y, alive),
         jnp.asarray(logit_scale, dtype),
         jnp.asarray(logit_bias, dtype),
         rows,
         columns,
         jnp.ones(n, bool) if alive is None else alive,
         everyone,
+        opposite,
     )
     varying = axes_of((shard, counts)) | frozenset(axes)
     shard, counts = vary((shard, counts), varying)
-    return Problem(shard, targets.rule(), counts, exchange)
+    return Problem(shard, rule, counts, exchange)
+
+
+def living(features: jax.Array, alive: jax.Array | None) -> jax.Array:
+    """The features, zero where a sample takes no part.
+
+    What it holds, even NaN, must not reach a product with a zero.
+    """
+    return features if alive is None else jnp.where(alive[:, None], features, 0)

@@ -3,11 +3,11 @@
 Several losses of a step compare several x with one y, and have targets of one prior. An
 `Exchange` remembers what it has gathered, so that an array travels once however many
 losses ask for it: forward, since it is kept for the backward pass, and backward, since
-the gradients of all losses are added before they are scattered.
+the gradients of all losses are added before they are scattered, if they travel at all.
 
 **The error of a narrow wire.** With ``wire="bfloat16"`` float32 features and records
 are rounded before they travel, once, and on the device that owns them too: the losses
-are those of the rounded y, exactly, and gradients are added in float32. Rounding is by
+are those of what travelled, exactly, and gradients are added in float32. Rounding is by
 2^-8 of a number at most, so for rows of unit norm a logit is off by 2^-8 scale at most
 (Cauchy-Schwarz), and the softmax loss of one direction, with identity targets, by twice
 that. Rounding errors of a row's numbers are independent, so that a row of 512 is off by
@@ -16,7 +16,7 @@ about a fiftieth of it.
 
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from medjax_kernels.contrastive.targets import Records, Target, accumulator
 from medjax_kernels.varying import axes_of, vary
 
-Distributed = Literal["all_gather", "ring"]
+Distributed = Literal["all_gather", "all_gather_both", "ring"]
 
 
 class Columns(NamedTuple):
@@ -43,7 +43,8 @@ class Exchange:
 
     Attributes:
       axes: Mesh axes over which the batch is split; () for one device.
-      distributed: "all_gather" or "ring". Around a ring, blocks travel once per loss.
+      distributed: "all_gather" (y travels, its gradient back), "all_gather_both" (x and
+        y travel, no gradient) or "ring". Around a ring, blocks travel once per loss.
       wire: "float32" or "bfloat16": of float32 arrays on their way; others keep their
         dtype.
 
@@ -57,9 +58,10 @@ class Exchange:
         distributed: str = "all_gather",
         wire: str = "float32",
     ) -> None:
-        if distributed not in ("all_gather", "ring"):
+        if distributed not in get_args(Distributed):
             raise ValueError(
-                f"distributed is {distributed!r}, expected 'all_gather' or 'ring'"
+                f"distributed is {distributed!r}, expected one of "
+                f"{get_args(Distributed)}"
             )
         if wire not in ("float32", "bfloat16"):
             raise ValueError(f"wire is {wire!r}, expected 'float32' or 'bfloat16'")
@@ -74,7 +76,12 @@ class Exchange:
     @property
     def gathers(self) -> bool:
         """Whether a device sees all columns at once."""
-        return bool(self.axes) and self.distributed == "all_gather"
+        return bool(self.axes) and self.distributed != "ring"
+
+    @property
+    def gathers_both(self) -> bool:
+        """Whether it sees all rows as well, and no gradient travels."""
+        return bool(self.axes) and self.distributed == "all_gather_both"
 
     def once(self, what: Hashable, of: Any, make: Callable[[], Any]) -> Any:
         """What was made of these arrays under this name, or ``make()``.
@@ -91,27 +98,30 @@ class Exchange:
             self._made[key] = (leaves, make())
         return self._made[key][1]
 
-    def features(self, y: jax.Array, alive: jax.Array | None) -> jax.Array:
-        """The features of this device's columns: as they travel, the dead ones zero.
+    def travelling(self, array: jax.Array) -> jax.Array:
+        """This device's rows of an array as others will see them: rounded."""
+        return self.once("travelling", array, lambda: self._rounded(array))
+
+    def records(
+        self, targets: Target, index: jax.Array, *, both: bool
+    ) -> tuple[Records, Records]:
+        """Records of this device's rows and columns; see `Target.records`.
 
         Args:
-          y: [n, d].
-          alive: Which take part; None: all.
+          targets: Whose.
+          index: Of this device's samples in the global batch.
+          both: Whether those of rows will travel as well.
         """
 
-        def make() -> jax.Array:
-            # What a dead sample holds, even NaN, must not reach a product with a zero.
-            kept = y if alive is None else jnp.where(alive[:, None], y, 0)
-            return self._rounded(kept)
-
-        return self.once("features", (y, alive), make)
-
-    def records(self, targets: Target, index: jax.Array) -> tuple[Records, Records]:
-        """Records of this device's rows and columns; see `Target.records`."""
+        def still(array: jax.Array) -> jax.Array:
+            # Once, so that what rows and columns have in common stays one array.
+            return self.once("still", array, lambda: jax.lax.stop_gradient(array))
 
         def make() -> tuple[Records, Records]:
-            rows, columns = jax.lax.stop_gradient(targets.records(index))
-            return rows, jax.tree.map(self._rounded, columns)
+            rows, columns = jax.tree.map(still, targets.records(index))
+            if both:
+                rows = jax.tree.map(self.travelling, rows)
+            return rows, jax.tree.map(self.travelling, columns)
 
         arrays = jax.tree.leaves(targets)
         return self.once(("records", type(targets)), arrays, make)

@@ -176,12 +176,13 @@ def backward(
     residual: tuple[jax.Array, ...],
     sums: Sums,
     cotangent: Sums,
+    columns: bool = True,
 ) -> Gradient:
     """Gradient of the block, one chunk of rows of G after another."""
     width = width_of(rule)
-    columns = -(-block.y.shape[0] // width) * width
+    across = -(-block.y.shape[0] // width) * width
     rows = -(-block.x.shape[0] // ROWS) * ROWS
-    chunk = -(-(chunk or default_chunk(rows, columns)) // ROWS) * ROWS
+    chunk = -(-(chunk or default_chunk(rows, across)) // ROWS) * ROWS
     chunk = min(chunk, rows)
     given = fused.operands(block, rule, chunk, width, DEPTH)
     row, column = fused.slopes(block, energy, sums, cotangent, chunk, width)
@@ -196,8 +197,10 @@ def backward(
         here = right._replace(x=x, row_addend=addend, row_key=key, row_unit=unit)
         out = launch(here, (slopes, column), config)
         dx = tile.product("ij,jd->id", out.g, given.y)
-        dy = tile.product("ij,id->jd", out.g, x)
-        return (total[0] + dy, total[1] + jnp.sum(out.row_sum)), dx
+        y, total = total
+        if y is not None:
+            y = y + tile.product("ij,id->jd", out.g, x)
+        return (y, total + jnp.sum(out.row_sum)), dx
 
     parts = (
         chunks(given.x),
@@ -206,8 +209,9 @@ def backward(
         chunks(given.row_unit),
         Slopes(*(chunks(a) for a in row)),
     )
-    zero = jnp.zeros(given.y.shape, jnp.float32), jnp.zeros((), jnp.float32)
+    zeros = jnp.zeros(given.y.shape, jnp.float32) if columns else None
+    zero = zeros, jnp.zeros((), jnp.float32)
     (y, total), x = jax.lax.scan(step, vary_like(zero, jax.tree.leaves(parts)), parts)
     (n, d), m = block.x.shape, block.y.shape[0]
     x = x.reshape(-1, x.shape[-1])[:n, :d]
-    return tile.scaled(x, y[:m, :d], total, block)
+    return tile.scaled(x, None if y is None else y[:m, :d], total, block)

@@ -5,7 +5,11 @@ rows and *its* columns over the global batch. Each pair (i, j) is computed once,
 device that owns row i, and serves both directions.
 
 * ``all_gather``: y has travelled to everyone (`exchange`) and is kept; column sums are
-  merged and scattered back.
+  merged and scattered back, and so is the gradient of y, in fp32.
+* ``all_gather_both``: x has travelled too. Forwards nothing else is different;
+  backwards the owner of a column forms the logits of its pairs once more and finds the
+  gradient by itself: 2 n N d FLOPs (and the targets) more, and N d numbers as narrow as
+  the wire travel instead of N d in fp32, or none where another loss has shown x.
 * ``ring``: blocks of y visit one device after another, carrying the merged sums of
   their columns (and in the backward pass their gradient) home. At no time does a device
   hold more than two blocks, whatever the size of the batch.
@@ -45,7 +49,8 @@ class Shard(NamedTuple):
     """The samples that this device owns, as rows (x) and as columns (y).
 
     ``everyone`` has the columns of all devices, features in fp32 (fp64), if they are
-    gathered: the gradient of y is then that of these.
+    gathered: the gradient of y is then that of these. ``opposite`` has the rows of all
+    devices in the same way: with them nothing is everyone's gradient.
     """
 
     x: jax.Array
@@ -56,6 +61,11 @@ class Shard(NamedTuple):
     columns: Records
     alive: jax.Array
     everyone: Columns | None
+    opposite: Columns | None = None
+
+
+Side = tuple[Sums, Sums]
+"""Sums of the owned samples, and their cotangents."""
 
 
 class ColumnSums(NamedTuple):
@@ -80,15 +90,37 @@ def block_of(shard: Shard, columns: Columns) -> Block:
     )
 
 
+def turned(shard: Shard) -> Block:
+    """The owned columns, as rows, against the rows of all devices."""
+    rows = shard.opposite
+    assert rows is not None
+    return Block(
+        shard.y,
+        rows.y,
+        shard.logit_scale,
+        shard.logit_bias,
+        shard.columns,
+        rows.records,
+        shard.alive,
+        rows.alive,
+    )
+
+
 def run_forward(plan: Plan, block: Block) -> tuple[Sums, tuple[jax.Array, ...]]:
     """The engine of the plan, forward."""
     return plan.engine.forward(block, plan.rule, plan.energy, plan.chunk)
 
 
 def run_backward(
-    plan: Plan, block: Block, residual: Any, sums: Sums, cotangent: Sums
+    plan: Plan,
+    block: Block,
+    residual: Any,
+    sums: Sums,
+    cotangent: Sums,
+    *,
+    columns: bool = True,
 ) -> Gradient:
-    """The engine of the plan, backward.
+    """The engine of the plan, backward; of the rows alone without ``columns``.
 
     G is as small as the cotangents, 1/N, times a probability, and is rounded to the
     dtype of the features. In fp16, whose smallest number is 6e-8, it would vanish, so
@@ -97,7 +129,14 @@ def run_backward(
 
     def run(cotangent: Sums) -> Gradient:
         return plan.engine.backward(
-            block, plan.rule, plan.energy, plan.chunk, residual, sums, cotangent
+            block,
+            plan.rule,
+            plan.energy,
+            plan.chunk,
+            residual,
+            sums,
+            cotangent,
+            columns,
         )
 
     if block.x.dtype != jnp.float16:
@@ -114,10 +153,12 @@ def forward(plan: Plan, shard: Shard) -> tuple[Sums, Any]:
     """Sums, and what the backward pass needs: the shard, its energies, the residual."""
     own = Columns(shard.y, shard.columns, shard.alive)
     if shard.everyone is not None:
-        everyone = shard.everyone
         # Kept as narrow as it is multiplied.
-        everyone = everyone._replace(y=everyone.y.astype(shard.x.dtype))
-        shard = shard._replace(everyone=everyone)
+        everyone, opposite = (
+            one and one._replace(y=one.y.astype(shard.x.dtype))
+            for one in (shard.everyone, shard.opposite)
+        )
+        shard = shard._replace(everyone=everyone, opposite=opposite)
         sums, residual = gathered_forward(plan, shard, everyone)
     elif plan.axis_name:
         sums, residual = ring_forward(plan, shard, own)
@@ -133,8 +174,8 @@ def backward(plan: Plan, kept: Any, cotangent: Sums) -> tuple[Shard]:
     y, everyone = None, None
     if shard.everyone is not None:
         g = gathered_backward(plan, shard, shard.everyone, residual, sums, cotangent)
-        constant = jax.tree.map(lambda _: None, shard.everyone)
-        everyone = constant._replace(y=g.y)
+        if shard.opposite is None:
+            everyone = jax.tree.map(lambda _: None, shard.everyone)._replace(y=g.y)
     elif plan.axis_name:
         g = ring_backward(plan, shard, own, residual, sums, cotangent)
     else:
@@ -179,6 +220,18 @@ def with_columns(sums: Sums, columns: ColumnSums) -> Sums:
     )
 
 
+def exchanged(sums: Sums) -> Sums:
+    """The sums of the transpose."""
+    return Sums(
+        sums.column_energy,
+        sums.row_energy,
+        sums.column_mass,
+        sums.row_mass,
+        sums.column_aligned,
+        sums.row_aligned,
+    )
+
+
 def columns_of(sums: Sums) -> ColumnSums:
     """The column half of the sums."""
     return ColumnSums(sums.column_energy, sums.column_mass, sums.column_aligned)
@@ -212,20 +265,48 @@ def gathered_forward(plan: Plan, shard: Shard, all_: Columns) -> tuple[Sums, Any
 def gathered_backward(
     plan: Plan, shard: Shard, all_: Columns, residual: Any, sums: Sums, cotangent: Sums
 ) -> Gradient:
-    """Gradient of owned rows against all columns; that of y is of all columns."""
-    own = (sums.column_energy, cotangent.column_energy, cotangent.column_aligned)
-    told = jnp.stack(own[: 2 if plan.rule is None else 3], axis=1)
-    told = jax.lax.all_gather(told, plan.axis_name, tiled=True).T
+    """Gradient of owned rows against all columns; that of y is of all columns, or, if
+    rows are gathered too, of the owned ones."""
+
+    def one(block: Block, kept: Any, side: Side, theirs: Any, columns: bool) -> Any:
+        known, asked = map(with_columns, side, theirs)
+        return run_backward(plan, block, kept, known, asked, columns=columns)
+
+    here, block = (sums, cotangent), block_of(shard, all_)
+    if shard.opposite is None:
+        (theirs,) = told(plan, here)
+        return one(block, residual, here, theirs, True)
+    there, other = (exchanged(sums), exchanged(cotangent)), turned(shard)
+    of_columns, of_rows = told(plan, here, there)
+    g = one(block, residual, here, of_columns, False)
+    y = one(other, plan.engine.residual(other), there, of_rows, False).x
+    return g._replace(y=y)
+
+
+def told(plan: Plan, *sides: Side) -> list[tuple[ColumnSums, ColumnSums]]:
+    """Of each side the columns of all devices, whose owners know the sums.
+
+    All of a sample's numbers travel side by side: what they cost is the start.
+    """
     # Masses have no gradient, and without targets alignments have none.
-    zeros = jnp.zeros_like(told[0])
-    aligned = zeros if plan.rule is None else told[2]
-    return run_backward(
-        plan,
-        block_of(shard, all_),
-        residual,
-        with_columns(sums, ColumnSums(told[0], zeros, zeros)),
-        with_columns(cotangent, ColumnSums(told[1], zeros, aligned)),
-    )
+    width = 2 if plan.rule is None else 3
+    own = [
+        number
+        for sums, cotangent in sides
+        for number in (
+            sums.column_energy,
+            cotangent.column_energy,
+            cotangent.column_aligned,
+        )[:width]
+    ]
+    all_ = jax.lax.all_gather(jnp.stack(own, axis=1), plan.axis_name, tiled=True).T
+    zeros = jnp.zeros_like(all_[0])
+    found = []
+    for k in range(0, len(own), width):
+        energy, weight, *aligned = all_[k : k + width]
+        cotangents = ColumnSums(weight, zeros, *(aligned or [zeros]))
+        found.append((ColumnSums(energy, zeros, zeros), cotangents))
+    return found
 
 
 def shift(plan: Plan, tree: Any) -> Any:

@@ -69,6 +69,11 @@ class Target(Protocol):
         ...
 
 
+def transposable(rule: Rule | None) -> bool:
+    """Whether the rule makes Y^T of records whose rows and columns changed places."""
+    return rule is None or isinstance(rule, GroupsRule | SimilarityRule)
+
+
 def accumulator(dtype: Any) -> Any:
     """The dtype of logits and sums: fp32, or fp64 if the features are."""
     return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)

@@ -20,7 +20,9 @@ needs no memory of its forward pass.
 An *engine* is a module with two functions over such a :class:`Block`::
 
   forward(block, rule, energy, chunk)                             -> sums, residual
-  backward(block, rule, energy, chunk, residual, sums, cotangent) -> Gradient
+  backward(block, rule, energy, chunk, residual, sums, cotangent, columns) -> Gradient
+
+``columns=False`` asks for the gradient of the rows alone, that of y is then None.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -62,10 +64,10 @@ class Sums(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """Cotangents of a block's features, scale and bias."""
+    """Cotangents of a block's features, scale and bias; of y where it is asked for."""
 
     x: jax.Array
-    y: jax.Array
+    y: jax.Array | None
     logit_scale: jax.Array
     logit_bias: jax.Array
 
@@ -166,22 +168,22 @@ def slope(
     return g + both * masked_target(block, rule, logits.dtype)
 
 
-def pull_back(g: Float[Array, "r m"], block: Block) -> Gradient:
+def pull_back(g: Float[Array, "r m"], block: Block, columns: bool = True) -> Gradient:
     """From the cotangent of the logits to that of features, scale and bias.
 
     The two gradient products run in the dtype of the features with fp32 accumulation.
     """
     narrow = g.astype(block.x.dtype)
     x = product("ij,jd->id", narrow, block.y)
-    y = product("ij,id->jd", narrow, block.x)
+    y = product("ij,id->jd", narrow, block.x) if columns else None
     return scaled(x, y, jnp.sum(g), block)
 
 
-def scaled(x: Array, y: Array, total: Array, block: Block) -> Gradient:
+def scaled(x: Array, y: Array | None, total: Array, block: Block) -> Gradient:
     """The gradient from G y, G^T x and the sum of G."""
     return Gradient(
         x * block.logit_scale,
-        y * block.logit_scale,
+        None if y is None else y * block.logit_scale,
         # sum_ij G_ij (x_i . y_j), without a second pass over the block.
         jnp.sum(x * block.x.astype(x.dtype)),
         total,

@@ -342,6 +342,7 @@ def backward(
     residual: tuple[jax.Array, ...],
     sums: Sums,
     cotangent: Sums,
+    columns: bool = True,
 ) -> Gradient:
     """Gradient of the block from its energies."""
     side = choose_side(block, rule)
@@ -350,6 +351,9 @@ def backward(
     row, column = fused.slopes(block, energy, sums, cotangent, side, side)
     sizes = given.x.shape[0], given.y.shape[0]
     x, total = half(Walk(side, *sizes, True), given, row, column, rule, energy)
-    y, _ = half(Walk(side, *sizes, False), given, row, column, rule, energy)
     (n, d), m = block.x.shape, block.y.shape[0]
-    return tile.scaled(x[:n, :d], y[:m, :d], jnp.sum(total), block)
+    y = None
+    if columns:
+        y, _ = half(Walk(side, *sizes, False), given, row, column, rule, energy)
+        y = y[:m, :d]
+    return tile.scaled(x[:n, :d], y, jnp.sum(total), block)

@@ -27,14 +27,21 @@ class Engine(NamedTuple):
 
     forward: Callable[..., tuple[Sums, tuple[jax.Array, ...]]]
     backward: Callable[..., Gradient]
+    residual: Callable[[Block], tuple[jax.Array, ...]] = lambda _: ()
+    """What the forward pass of a block would leave, where there was none."""
 
 
 def whole_forward(
     block: Block, rule: Rule | None, energy: Energy, chunk: int | None
 ) -> tuple[Sums, tuple[jax.Array, ...]]:
     """Sums of the block; the residual is its logits."""
-    logits = tile.logits_of(block)
+    (logits,) = whole_residual(block)
     return tile.sums_of(logits, block, rule, energy), (logits,)
+
+
+def whole_residual(block: Block) -> tuple[jax.Array, ...]:
+    """The logits of the block."""
+    return (tile.logits_of(block),)
 
 
 def whole_backward(
@@ -45,11 +52,12 @@ def whole_backward(
     residual: tuple[jax.Array, ...],
     sums: Sums,
     cotangent: Sums,
+    columns: bool = True,
 ) -> Gradient:
     """Gradient of the block from the kept logits."""
     (logits,) = residual
     g = tile.slope(logits, block, rule, energy, sums, cotangent)
-    return tile.pull_back(g, block)
+    return tile.pull_back(g, block, columns)
 
 
 def default_chunk(rows: int, columns: int) -> int:
@@ -111,6 +119,7 @@ def chunked_backward(
     residual: tuple[jax.Array, ...],
     sums: Sums,
     cotangent: Sums,
+    columns: bool = True,
 ) -> Gradient:
     """Gradient of the block, recomputing one chunk of rows after another."""
     n, m = block.x.shape[0], block.y.shape[0]
@@ -128,7 +137,7 @@ def chunked_backward(
             sums._replace(row_energy=row_energy),
             cotangent._replace(row_energy=row_g, row_aligned=row_a),
         )
-        grad = tile.pull_back(g, piece)
+        grad = tile.pull_back(g, piece, columns)
         total = jax.tree.map(
             jnp.add, total, (grad.y, grad.logit_scale, grad.logit_bias)
         )
@@ -137,12 +146,13 @@ def chunked_backward(
     per_row = (sums.row_energy, cotangent.row_energy, cotangent.row_aligned)
     parts = (row_chunks(block, chunk), *(split(a, chunk, 0) for a in per_row))
     zero = jnp.zeros((), dtype)
-    start = vary_like((jnp.zeros((m, block.y.shape[1]), dtype), zero, zero), block.x)
+    zeros = jnp.zeros((m, block.y.shape[1]), dtype) if columns else None
+    start = vary_like((zeros, zero, zero), block.x)
     (y, scale, bias), x = jax.lax.scan(step, start, parts)
     return Gradient(x.reshape(-1, x.shape[-1])[:n], y, scale, bias)
 
 
 EMPTY_ENERGY = {"softmax": tile.EMPTY, "sigmoid": 0.0}
 
-whole = Engine(whole_forward, whole_backward)
+whole = Engine(whole_forward, whole_backward, whole_residual)
 chunked = Engine(chunked_forward, chunked_backward)

@@ -18,12 +18,13 @@ def mesh(*sizes: int, names: tuple[str, ...] = AXES) -> jax.sharding.Mesh:
     return jax.make_mesh(sizes, names, axis_types=(AxisType.Auto,) * len(sizes))
 
 
-@pytest.mark.parametrize("distributed", ["all_gather", "ring"])
+@pytest.mark.parametrize("distributed", ["all_gather", "all_gather_both", "ring"])
 @pytest.mark.parametrize(
     ("loss", "kind", "chunk", "check_vma"),
     [
         ("softmax", "similarity", 2, True),
         ("softmax", "groups", None, False),
+        ("softmax", "two priors", None, True),
         ("sigmoid", "dense", 2, False),
         ("sigmoid", "identity", None, True),
     ],
@@ -44,6 +45,25 @@ def test_equals_one_device(loss, kind, chunk, distributed, check_vma):
         actual = oracle.value_and_gradient(everywhere, *problem)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5 * np.abs(e).max())
+
+
+@pytest.mark.parametrize("distributed", ["all_gather", "all_gather_both"])
+def test_what_takes_no_part_reaches_nobody(distributed):
+    x, y, weights = oracle.batch(24)
+    weights = jnp.asarray(np.arange(24) % 5 != 0, jnp.float32)
+    dead = (weights == 0)[:, None]
+    options = dict(logit_scale=14.0, axis_name=AXES, distributed=distributed)
+    step = jax.value_and_grad(
+        lambda x, y, w: sum(softmax_loss(x, y, weights=w, **options)), (0, 1)
+    )
+    with jax.set_mesh(mesh(4, 2)):
+        everywhere = jax.jit(
+            jax.shard_map(step, in_specs=P(AXES), out_specs=(P(), P(AXES)))
+        )
+        expected = everywhere(x, y, weights)
+        found = everywhere(*(jnp.where(dead, jnp.nan, a) for a in (x, y)), weights)
+    for a, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, e)
 
 
 def test_one_axis_of_a_larger_mesh():

@@ -176,7 +176,7 @@ def test_a_fused_engine_over_devices():
     arguments = (x, y, np.float32(14), jnp.asarray(features))
     step = jax.value_and_grad(soft_loss, (0, 1, 2))
     expected = jax.jit(step)(*arguments)
-    for distributed in ("ring", "all_gather"):
+    for distributed in ("ring", "all_gather", "all_gather_both"):
         loss = over_devices(soft_loss, 2, distributed=distributed, implementation="tpu")
         everywhere = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
         actual = oracle.run("tpu", everywhere, *arguments)
@@ -209,7 +209,7 @@ def kernels(engine: str, text: str) -> int:
 
 
 @pytest.mark.parametrize("engine", FUSED)
-@pytest.mark.parametrize("distributed", ["ring", "all_gather"])
+@pytest.mark.parametrize("distributed", ["ring", "all_gather", "all_gather_both"])
 def test_lowers_over_eight_devices(engine, distributed):
     loss = over_devices(soft_loss, 8, distributed=distributed, implementation=engine)
     step = jax.value_and_grad(loss, (0, 1, 2))
