@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 from medjax.train.mesh import batch_axes
 from medjax_kernels.contrastive import Exchange, Identity, softmax_loss
 from medjax_kernels.contrastive.exchange import Distributed
-from medjax_kernels.contrastive.targets import Target, accumulator
+from medjax_kernels.contrastive.targets import Target
+from medjax_kernels.precision import accumulator
 
 ContrastImplementation = Literal["xla", "xla_chunked", "gpu", "tpu"]
 
@@ -43,8 +44,9 @@ class ContrastConfig:
     wire: Literal["float32", "bfloat16"] = "float32"
     """Of float32 features and priors on their way between devices that gather them.
     bfloat16 halves what travels and rounds it once, by 2^-8 at most: a logit moves by
-    2^-8 / temperature at the most, usually by a fiftieth of that. Gradients travel and
-    are added in float32."""
+    2^-8 / temperature at the most (twice that where x travels too), usually by a
+    fiftieth of it. Priors are rounded on both sides, and multiplied at the rate of
+    bfloat16. Gradients that travel are float32, and are added so."""
     implementation: ContrastImplementation | None = None
     """Kernel implementation; None picks the best for platform and shape."""
 

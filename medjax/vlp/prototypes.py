@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from medjax.vlp.contrastive import normalise
-from medjax_kernels.contrastive.targets import accumulator
+from medjax_kernels.precision import accumulator
 
 
 def sinkhorn(

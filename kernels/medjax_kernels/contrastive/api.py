@@ -33,11 +33,11 @@ from medjax_kernels.contrastive.targets import (
     Rule,
     Similarity,
     Target,
-    accumulator,
     expect_shape,
     transposable,
 )
 from medjax_kernels.contrastive.tile import Block, Energy, Sums
+from medjax_kernels.precision import accumulator
 from medjax_kernels.varying import axes_of, vary
 
 Scalar = Float[Array, ""] | float
@@ -248,16 +248,16 @@ def prepare(
     rule = targets.rule()
     both = exchange.gathers_both and transposable(rule)
     x, y = exchange.travelling(x) if both else x, exchange.travelling(y)
-    rows, columns = exchange.records(targets, index, both=both)
+    rows, columns = exchange.records(targets, index)
     everyone, opposite = None, None
     if exchange.gathers:
-        everywhere = None if alive is None else exchange.gathered(alive)
+        everywhere = None if alive is None else exchange.shown(alive)
 
         def of_all(features: jax.Array, records: Records) -> Columns:
             features = living(exchange.gathered(features), everywhere)
             return Columns(
                 jax.lax.stop_gradient(features) if both else features,
-                jax.tree.map(exchange.gathered, records),
+                jax.tree.map(exchange.shown, records),
                 jnp.ones(n * devices, bool) if everywhere is None else everywhere,
             )
 

@@ -21,7 +21,7 @@ from medjax_kernels import contrastive
 from medjax_kernels.bench.case import Case, Contestant, Outputs
 from medjax_kernels.contrastive import reference
 from medjax_kernels.contrastive.shapes import SHAPES, Shape
-from medjax_kernels.contrastive.targets import accumulator
+from medjax_kernels.precision import accumulator
 
 SCALES = (14.0, 50.0, 100.0)
 TIMED_SCALE = 50.0

@@ -10,8 +10,10 @@ are rounded before they travel, once, and on the device that owns them too: the 
 are those of what travelled, exactly, and gradients are added in float32. Rounding is by
 2^-8 of a number at most, so for rows of unit norm a logit is off by 2^-8 scale at most
 (Cauchy-Schwarz), and the softmax loss of one direction, with identity targets, by twice
-that. Rounding errors of a row's numbers are independent, so that a row of 512 is off by
-about a fiftieth of it.
+that; by twice as much where x travels as well. Rounding errors of a row's numbers are
+independent, so that a row of 512 is off by about a fiftieth of it. Records of rows are
+rounded like those of columns, and both are multiplied as narrow as they are: exactly,
+and at the rate of narrow factors.
 """
 
 from collections.abc import Callable, Hashable
@@ -21,7 +23,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from medjax_kernels.contrastive.targets import Records, Target, accumulator
+from medjax_kernels.contrastive.targets import (
+    Records,
+    Target,
+    transposable,
+)
+from medjax_kernels.precision import accumulator
 from medjax_kernels.varying import axes_of, vary
 
 Distributed = Literal["all_gather", "all_gather_both", "ring"]
@@ -102,45 +109,51 @@ class Exchange:
         """This device's rows of an array as others will see them: rounded."""
         return self.once("travelling", array, lambda: self._rounded(array))
 
-    def records(
-        self, targets: Target, index: jax.Array, *, both: bool
-    ) -> tuple[Records, Records]:
+    def records(self, targets: Target, index: jax.Array) -> tuple[Records, Records]:
         """Records of this device's rows and columns; see `Target.records`.
 
-        Args:
-          targets: Whose.
-          index: Of this device's samples in the global batch.
-          both: Whether those of rows will travel as well.
+        As narrow as they travel, rows too, so that the two are multiplied as such.
         """
 
-        def still(array: jax.Array) -> jax.Array:
-            # Once, so that what rows and columns have in common stays one array.
-            return self.once("still", array, lambda: jax.lax.stop_gradient(array))
+        def narrow(array: jax.Array) -> jax.Array:
+            array = jax.lax.stop_gradient(array)
+            return array.astype(self._on_wire(array.dtype)) if self.axes else array
+
+        def once(array: jax.Array) -> jax.Array:
+            # So that what rows and columns have in common stays one array.
+            return self.once("record", array, lambda: narrow(array))
 
         def make() -> tuple[Records, Records]:
-            rows, columns = jax.tree.map(still, targets.records(index))
-            if both:
-                rows = jax.tree.map(self.travelling, rows)
-            return rows, jax.tree.map(self.travelling, columns)
+            rows, columns = targets.records(index)
+            alike = transposable(targets.rule())
+            rows = jax.tree.map(once if alike else jax.lax.stop_gradient, rows)
+            return rows, jax.tree.map(once, columns)
 
         arrays = jax.tree.leaves(targets)
         return self.once(("records", type(targets)), arrays, make)
 
     def gathered(self, array: jax.Array) -> jax.Array:
-        """The array's rows of all devices; float32 where it is a narrower float.
+        """The features of all devices, float32 where they are narrower.
 
         Wide, so that gradients are added wide: what travels is as narrow as it was.
         """
-        axes = frozenset(self.axes)
 
         def make() -> jax.Array:
-            here = vary(array, axes_of(array) | axes)
-            if not jnp.issubdtype(here.dtype, jnp.inexact):
-                return jax.lax.all_gather(here, self.axes, tiled=True)
-            wire = self._on_wire(here.dtype)
-            return gather(here.astype(accumulator(here.dtype)), self.axes, wire)
+            wide = self._varying(array).astype(accumulator(array.dtype))
+            return gather(wide, self.axes, self._on_wire(array.dtype))
 
         return self.once("gathered", array, make)
+
+    def shown(self, array: jax.Array) -> jax.Array:
+        """The rows of all devices of what has no gradient, as they are."""
+
+        def make() -> jax.Array:
+            return jax.lax.all_gather(self._varying(array), self.axes, tiled=True)
+
+        return self.once("shown", array, make)
+
+    def _varying(self, array: jax.Array) -> jax.Array:
+        return vary(array, axes_of(array) | frozenset(self.axes))
 
     def _on_wire(self, dtype: Any) -> Any:
         return jnp.dtype(self.wire) if dtype == jnp.float32 else dtype

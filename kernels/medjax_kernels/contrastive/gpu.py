@@ -28,6 +28,7 @@ from medjax_kernels.contrastive.fused import Operands, Slopes
 from medjax_kernels.contrastive.gpu_kernel import DEPTH, ROWS, Config
 from medjax_kernels.contrastive.targets import DenseRule, Rule
 from medjax_kernels.contrastive.tile import Block, Energy, Gradient, Sums
+from medjax_kernels.precision import product
 from medjax_kernels.varying import vary_like
 
 CHUNK_BYTES = 128 * 2**20
@@ -196,10 +197,10 @@ def backward(
         x, addend, key, unit, slopes = part
         here = right._replace(x=x, row_addend=addend, row_key=key, row_unit=unit)
         out = launch(here, (slopes, column), config)
-        dx = tile.product("ij,jd->id", out.g, given.y)
+        dx = product("ij,jd->id", out.g, given.y)
         y, total = total
         if y is not None:
-            y = y + tile.product("ij,id->jd", out.g, x)
+            y = y + product("ij,id->jd", out.g, x)
         return (y, total + jnp.sum(out.row_sum)), dx
 
     parts = (

@@ -33,6 +33,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from medjax_kernels.precision import accumulator, product
+
 Smoothing = Literal["exp", "gaussian", "laplace", "sigmoid", "linear"]
 SMOOTHINGS: tuple[str, ...] = ("exp", "gaussian", "laplace", "sigmoid", "linear")
 
@@ -72,11 +74,6 @@ class Target(Protocol):
 def transposable(rule: Rule | None) -> bool:
     """Whether the rule makes Y^T of records whose rows and columns changed places."""
     return rule is None or isinstance(rule, GroupsRule | SimilarityRule)
-
-
-def accumulator(dtype: Any) -> Any:
-    """The dtype of logits and sums: fp32, or fp64 if the features are."""
-    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
 
 def expect_shape(name: str, array: Any, shape: tuple[int | None, ...]) -> None:
@@ -210,12 +207,7 @@ class SimilarityRule:
     fill_diagonal: bool
 
     def __call__(self, rows: Records, columns: Records) -> Float[Array, "r m"]:
-        rho = jnp.einsum(
-            "ip,jp->ij",
-            rows["unit"],
-            columns["unit"],
-            precision=jax.lax.Precision.HIGHEST,
-        )
+        rho = product("ip,jp->ij", rows["unit"], columns["unit"])
         return self.of_correlation(
             rho, rows["index"][:, None] == columns["index"][None]
         )

@@ -31,7 +31,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from medjax_kernels.contrastive.targets import Records, Rule, accumulator
+from medjax_kernels.contrastive.targets import (
+    Records,
+    Rule,
+)
+from medjax_kernels.precision import product
 
 Energy = Literal["softmax", "sigmoid"]
 
@@ -70,27 +74,6 @@ class Gradient(NamedTuple):
     y: jax.Array | None
     logit_scale: jax.Array
     logit_bias: jax.Array
-
-
-def product(
-    subscripts: str, a: Float[Array, "..."], b: Float[Array, "..."]
-) -> Float[Array, "..."]:
-    """A matrix product with fp32 accumulation.
-
-    fp32 features are taken at their word (no TF32, no bf16 passes): at a logit scale of
-    100 an error of 1e-3 in a cosine is an error of 0.1 in a logit. bf16 features are
-    multiplied exactly, at tensor-core rate.
-    """
-    precision = jax.lax.Precision.DEFAULT
-    if a.dtype == jnp.float32:
-        precision = jax.lax.Precision.HIGHEST
-    return jnp.einsum(
-        subscripts,
-        a,
-        b,
-        precision=precision,
-        preferred_element_type=accumulator(a.dtype),
-    )
 
 
 def merge(energy: Energy, a: jax.Array, b: jax.Array) -> jax.Array:

@@ -29,6 +29,7 @@ from medjax_kernels.contrastive import fused, tile
 from medjax_kernels.contrastive.fused import LN2, Operands, Slopes
 from medjax_kernels.contrastive.targets import DenseRule, Rule
 from medjax_kernels.contrastive.tile import Block, Energy, Gradient, Sums
+from medjax_kernels.precision import product
 
 LANES = 128
 """Widths and tile sides are multiples of a vector register's lanes."""
@@ -149,7 +150,7 @@ def upright(given: Any, *names: str) -> Any:
 
 def logits(refs: Operands) -> Array:
     """The tile of S, in base two."""
-    dots = tile.product("id,jd->ij", refs.x[...], refs.y[...])
+    dots = product("id,jd->ij", refs.x[...], refs.y[...])
     return dots * refs.scale[0] + refs.row_addend[...] + refs.column_addend[...]
 
 
@@ -162,7 +163,7 @@ def targets(refs: Operands, rule: Rule | None, t: Array) -> Array | None:
     correlation = None
     if refs.row_unit is not None:
         unit = refs.row_unit[...], refs.column_unit[...]
-        correlation = tile.product("id,jd->ij", *unit)
+        correlation = product("id,jd->ij", *unit)
     same = refs.row_key[...] == refs.column_key[...]
     return fused.target_tile(rule, t, same, correlation)
 
@@ -296,10 +297,10 @@ def backward_kernel(
     g = fused.slope_tile(energy, t, targets(refs, rule, t), *vectors)
     narrow = g.astype(refs.x.dtype)
     if of_rows:
-        gradient[...] += tile.product("ij,jd->id", narrow, refs.y[...])
+        gradient[...] += product("ij,jd->id", narrow, refs.y[...])
         total[...] += jnp.sum(g, axis=1, keepdims=True)
     else:
-        gradient[...] += tile.product("ij,id->jd", narrow, refs.x[...])
+        gradient[...] += product("ij,id->jd", narrow, refs.x[...])
 
 
 def half(

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from medjax_kernels.contrastive import tile
-from medjax_kernels.contrastive.targets import Rule, accumulator
+from medjax_kernels.contrastive.targets import Rule
 from medjax_kernels.contrastive.tile import Block, Energy, Gradient, Sums
+from medjax_kernels.precision import accumulator
 from medjax_kernels.varying import vary_like
 
 TILE_BYTES = 64 * 2**20

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from medjax_kernels.precision import accumulator
 from medjax_kernels.varying import vary_like
 from medjax_kernels.word_region.select import select
 from medjax_kernels.word_region.tile import (
     Aggregation,
     Operands,
     Options,
-    accumulator,
     prepare,
 )
 from medjax_kernels.word_region.xla import Engine, Tile

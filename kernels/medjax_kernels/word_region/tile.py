@@ -28,6 +28,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from medjax_kernels.precision import product
+
 Aggregation = Literal["sum", "max"]
 EMPTY = -1e30
 """Less than any score, yet finite: no infinity is ever subtracted from another."""
@@ -69,25 +71,6 @@ class Operands(NamedTuple):
     gram: Any
     tilt: Any
     level: Any
-
-
-def accumulator(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype of scores and sums: fp32, or fp64 if the features are."""
-    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
-
-
-def product(
-    subscripts: str, a: Float[Array, "..."], b: Float[Array, "..."]
-) -> Float[Array, "..."]:
-    """A matrix product with fp32 accumulation; fp32 factors are taken at their word."""
-    exact = a.dtype in (jnp.float32, jnp.float64)
-    return jnp.einsum(
-        subscripts,
-        a,
-        b,
-        precision=jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT,
-        preferred_element_type=accumulator(a.dtype),
-    )
 
 
 def narrow(value: Float[Array, "..."], dtype: jnp.dtype) -> Float[Array, "..."]:

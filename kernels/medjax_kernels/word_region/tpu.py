@@ -22,6 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from medjax_kernels import compat
+from medjax_kernels.precision import product
 from medjax_kernels.word_region import tile
 from medjax_kernels.word_region.tile import Operands, Options, Pair
 
@@ -104,7 +105,7 @@ def _evaluate(o: Any, options: Options, count: int) -> tuple[Pair, Array]:
     """The pair of this step, and which of its words there are."""
     words = o.words[0]
     valid = o.valid[0] > 0
-    scores = tile.product("td,rd->tr", words, o.regions[0])
+    scores = product("td,rd->tr", words, o.regions[0])
     sides = (o.norms[0], o.gram[0], o.tilt[0], o.level[0])
     return tile.evaluate(scores, valid, *sides, options, count, words.dtype), valid
 
@@ -168,8 +169,8 @@ def _image_kernel(
     weighted = slopes.square * pair.deviation
     narrowed = (tile.narrow(a, words.dtype) for a in (pair.deviation, weighted))
     regions, gram, tilt, level = out
-    regions[0] += tile.product("tr,td->rd", scores, words)
-    gram[0] += tile.product("tr,ts->rs", *narrowed)
+    regions[0] += product("tr,td->rd", scores, words)
+    gram[0] += product("tr,ts->rs", *narrowed)
     tilt[0] += 2 * jnp.sum(weighted, axis=0, keepdims=True)
     level[0] += jnp.sum(slopes.square, axis=0, keepdims=True)
 
@@ -188,7 +189,7 @@ def _report_kernel(
     slopes = _slopes(o, cotangent, report, options, count)[1]
     words, norms = out
     scores = tile.narrow(slopes.scores, o.words.dtype)
-    words[0] += tile.product("tr,rd->td", scores, o.regions[0])
+    words[0] += product("tr,rd->td", scores, o.regions[0])
     norms[0] += slopes.norms
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from medjax_kernels import compat
+from medjax_kernels.precision import accumulator, product
 from medjax_kernels.varying import vary_like
 from medjax_kernels.word_region import tile
 from medjax_kernels.word_region.tile import Operands, Options, Pair, Slopes
@@ -44,7 +45,7 @@ def _of_words(x: Shaped[Array, "n t"]) -> Shaped[Array, "1 n t 1"]:
 
 def _evaluate(o: Operands, options: Options) -> Pair:
     return tile.evaluate(
-        tile.product("ntd,mrd->mntr", o.words, o.regions),
+        product("ntd,mrd->mntr", o.words, o.regions),
         _of_words(o.valid),
         _of_words(o.norms),
         o.gram,
@@ -73,11 +74,11 @@ def _pull_back(
     weighted = slopes.square * pair.deviation
     narrowed = (tile.narrow(a, dtype) for a in (pair.deviation, weighted))
     return Operands(
-        words=tile.product("mntr,mrd->ntd", by_scores, regions),
+        words=product("mntr,mrd->ntd", by_scores, regions),
         norms=jnp.sum(slopes.norms[..., 0], axis=0),
         valid=None,
-        regions=tile.product("mntr,ntd->mrd", by_scores, words),
-        gram=tile.product("mntr,mnts->mrs", *narrowed),
+        regions=product("mntr,ntd->mrd", by_scores, words),
+        gram=product("mntr,mnts->mrs", *narrowed),
         tilt=2 * jnp.sum(weighted, axis=(1, 2)),
         level=jnp.sum(slopes.square, axis=(1, 2, 3)),
     )
@@ -166,7 +167,7 @@ def chunked_backward(
 ) -> Operands:
     """The gradient, recomputing one tile after another."""
     of_images, of_reports, (images, reports) = _chunks(o, tiles)
-    dtype = tile.accumulator(o.words.dtype)
+    dtype = accumulator(o.words.dtype)
     columns = _split(cotangent.T, reports).swapaxes(1, 2)  # [report chunks, m, n]
     g = jax.vmap(lambda a: _split(a, images), out_axes=1)(columns)
 
