@@ -14,6 +14,7 @@ from experiments import synthetic_tables
 from experiments.bench import tables as bench
 from experiments.compare import (
     anatomy,
+    attention,
     cmrxmotion,
     mixing,
     motion,
@@ -63,6 +64,9 @@ TABLES: Mapping[str, Table] = {
     ),
     "compare_reconstruction": Table(
         "results/mri.md", (RECONSTRUCTION,), reconstruction.table
+    ),
+    "compare_attention": Table(
+        "results/mri.md", ("compare_attention.json",), attention.table
     ),
     "compare_rounding": Table("results/devices.md", (ROUNDING,), rounding.table),
     "bench_step": Table("results/speed.md", STEPS, bench.steps),

@@ -112,22 +112,22 @@ class Exchange:
     def records(self, targets: Target, index: jax.Array) -> tuple[Records, Records]:
         """Records of this device's rows and columns; see `Target.records`.
 
-        As narrow as they travel, rows too, so that the two are multiplied as such.
+        As narrow as they travel, rows too, so that the two are multiplied as such. A
+        rule that is not symmetric in the two gets them as they are.
         """
 
         def narrow(array: jax.Array) -> jax.Array:
             array = jax.lax.stop_gradient(array)
             return array.astype(self._on_wire(array.dtype)) if self.axes else array
 
-        def once(array: jax.Array) -> jax.Array:
-            # So that what rows and columns have in common stays one array.
-            return self.once("record", array, lambda: narrow(array))
-
         def make() -> tuple[Records, Records]:
-            rows, columns = targets.records(index)
-            alike = transposable(targets.rule())
-            rows = jax.tree.map(once if alike else jax.lax.stop_gradient, rows)
-            return rows, jax.tree.map(once, columns)
+            both = targets.records(index)
+            if not transposable(targets.rule()):
+                return jax.lax.stop_gradient(both)
+            # Once, so that what rows and columns have in common stays one array.
+            return jax.tree.map(
+                lambda a: self.once("record", a, lambda: narrow(a)), both
+            )
 
         arrays = jax.tree.leaves(targets)
         return self.once(("records", type(targets)), arrays, make)
