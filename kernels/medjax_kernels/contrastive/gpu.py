@@ -193,12 +193,12 @@ def backward(
     def chunks(array: Array | None) -> Array | None:
         return None if array is None else array.reshape(-1, chunk, *array.shape[1:])
 
-    def step(total: tuple, part: tuple) -> tuple[tuple, Array]:
+    def step(so_far: tuple, part: tuple) -> tuple[tuple, Array]:
+        y, total = so_far
         x, addend, key, unit, slopes = part
         here = right._replace(x=x, row_addend=addend, row_key=key, row_unit=unit)
         out = launch(here, (slopes, column), config)
         dx = product("ij,jd->id", out.g, given.y)
-        y, total = total
         if y is not None:
             y = y + product("ij,id->jd", out.g, x)
         return (y, total + jnp.sum(out.row_sum)), dx

@@ -153,12 +153,12 @@ def forward(plan: Plan, shard: Shard) -> tuple[Sums, Any]:
     """Sums, and what the backward pass needs: the shard, its energies, the residual."""
     own = Columns(shard.y, shard.columns, shard.alive)
     if shard.everyone is not None:
-        # Kept as narrow as it is multiplied.
-        everyone, opposite = (
-            one and one._replace(y=one.y.astype(shard.x.dtype))
-            for one in (shard.everyone, shard.opposite)
-        )
-        shard = shard._replace(everyone=everyone, opposite=opposite)
+        # Kept as narrow as they are multiplied.
+        everyone = shard.everyone._replace(y=shard.everyone.y.astype(shard.x.dtype))
+        shard = shard._replace(everyone=everyone)
+        if (opposite := shard.opposite) is not None:
+            opposite = opposite._replace(y=opposite.y.astype(shard.x.dtype))
+            shard = shard._replace(opposite=opposite)
         sums, residual = gathered_forward(plan, shard, everyone)
     elif plan.axis_name:
         sums, residual = ring_forward(plan, shard, own)
@@ -171,7 +171,7 @@ def backward(plan: Plan, kept: Any, cotangent: Sums) -> tuple[Shard]:
     """Cotangents of the shard; records and aliveness are constants."""
     shard, sums, residual = kept
     own = Columns(shard.y, shard.columns, shard.alive)
-    y, everyone = None, None
+    everyone = None
     if shard.everyone is not None:
         g = gathered_backward(plan, shard, shard.everyone, residual, sums, cotangent)
         if shard.opposite is None:
@@ -180,13 +180,12 @@ def backward(plan: Plan, kept: Any, cotangent: Sums) -> tuple[Shard]:
         g = ring_backward(plan, shard, own, residual, sums, cotangent)
     else:
         g = run_backward(plan, block_of(shard, own), residual, sums, cotangent)
-    if everyone is None:
-        y = g.y.astype(shard.y.dtype)
+    y = g.y if everyone is None else None
     constant = jax.tree.map(lambda _: None, shard)
     return (
         constant._replace(
             x=g.x.astype(shard.x.dtype),
-            y=y,
+            y=None if y is None else y.astype(shard.y.dtype),
             logit_scale=g.logit_scale.astype(shard.logit_scale.dtype),
             logit_bias=g.logit_bias.astype(shard.logit_bias.dtype),
             everyone=everyone,
