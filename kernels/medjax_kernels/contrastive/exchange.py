@@ -23,11 +23,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from medjax_kernels.contrastive.targets import (
-    Records,
-    Target,
-    transposable,
-)
+from medjax_kernels.contrastive.targets import Records, Target, transposable
 from medjax_kernels.precision import accumulator
 from medjax_kernels.varying import axes_of, vary
 

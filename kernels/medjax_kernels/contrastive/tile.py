@@ -31,10 +31,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from medjax_kernels.contrastive.targets import (
-    Records,
-    Rule,
-)
+from medjax_kernels.contrastive.targets import Records, Rule
 from medjax_kernels.precision import product
 
 Energy = Literal["softmax", "sigmoid"]
