@@ -13,6 +13,8 @@ new fork.
 import argparse
 import contextlib
 import dataclasses
+import importlib
+import importlib.util
 import json
 import math
 import os
@@ -32,6 +34,11 @@ import numpy as np
 
 from tests.mutation import formats
 from tests.mutation.mutators import mutate
+
+# The tokenizers' library takes PyTorch in where it is installed. What its libraries map
+# (of a build for GPUs, gigabytes) is not what a file asks for.
+if importlib.util.find_spec("torch") is not None:
+    importlib.import_module("torch")
 
 MEMORY = 2 << 30
 """Bytes that reading may ask for."""
