@@ -135,6 +135,16 @@ def test_no_file_outgrows_its_room():
     assert not {name: n for name, n in lines.items() if n > 500}
 
 
+def test_results_do_not_say_where_they_were_made():
+    kept = sorted((ROOT / "experiments/results").rglob("*.json"))
+    found = [
+        f"{path.name}: {text}"
+        for path in kept
+        for text in re.findall(r'"(/[\w.-]+/[^"]*)"', path.read_text())
+    ]
+    assert kept and not found
+
+
 def test_what_is_listed_as_a_door_opens():
     """Modules that doors share are no doors."""
     for name in doors():

@@ -338,7 +338,10 @@ def main() -> None:
     drills = []
     for path in config.drills:
         with reading(path, "result of a drill"):
-            drills.append(json.loads(path.read_text()))
+            one = json.loads(path.read_text())
+            # Where it ran is nobody else's matter.
+            one["settings"].pop("workdir", None)
+            drills.append(one)
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     told = joined(kept, {**found, "drills": drills})
     print(page(told))
