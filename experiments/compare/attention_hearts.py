@@ -11,7 +11,7 @@ from scipy import ndimage
 from medjax.data.pipeline import ArraySource
 from medjax.mri.fourier import fft2c, ifft2c
 from medjax.mri.reconstruction_scores import Method, fit_map
-from medjax.mri.scans import Scans, ScansConfig, batch_of, phantoms
+from medjax.mri.scans import TRAINED_ON, Scans, ScansConfig, batch_of, phantoms
 from medjax.mri.series import zero_filled
 
 Condition = Literal["shared", "shifted", "exchanged"]
@@ -21,7 +21,6 @@ CONDITIONS: Mapping[Condition, str] = {
     "exchanged": "frames of different hearts (negative control)",
 }
 FIELDS = ("kspace", "sensitivities", "times", "label", "image")
-TRAINED_ON = ("kspace", "sensitivities")
 RANK = 2
 """Kinds of frames that others are combinations of; of three, as masks of every fourth
 line move on, more is left wrong (by hand: 33 ms against 23)."""

@@ -7,6 +7,7 @@ from typing import Any
 from medjax.mri import series
 
 WIDER, WIDENINGS = 2.0, 6
+"""Factor from the edge of a grid to the next value, and how often one is added."""
 
 
 def tuned(

@@ -21,7 +21,7 @@ This module reads text and knows neither devices nor systems.
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -102,14 +102,15 @@ def read_collectives(text: str) -> list[Collective]:
     runs = _Runs(computations)
     counts: dict[str, int] = {}
     runs.count(entry, 1, counts)
+    started = _started(computations)
+    chains = {chain for chain in started.values() if chain is not None}
     return [
         _collective(line, counts[name], hidden=line.name in started)
         for name, lines in computations.items()
         if counts.get(name)
-        for started in [_started(lines)]
         for line in lines
         if line.kind is not None
-        if line.name in started or "chain_id=" not in line.rest
+        if line.name in started or line.chain not in chains
     ]
 
 
@@ -128,6 +129,12 @@ class _Line:
         """The collective that it is or starts."""
         kind = self.opcode.removesuffix("-start")
         return kind if kind in KINDS else None
+
+    @property
+    def chain(self) -> str | None:
+        """The chain of which it is a link, where a TPU's compiler made one."""
+        found = re.search(r'\bchain_id="(\w+)"', self.rest)
+        return found and found[1]
 
 
 _HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+) .*->.*\{$")
@@ -171,13 +178,15 @@ def _type(text: str) -> tuple[str, str]:
     raise ValueError(f"text: a type without end in {text[:80]!r}")
 
 
-def _started(lines: Iterable[_Line]) -> set[str]:
-    """Names of operations that a TPU starts here, to hide them behind others."""
-    return {
+def _started(computations: Mapping[str, list[_Line]]) -> dict[str, str | None]:
+    """Names of operations that a TPU starts to hide them, and their chains."""
+    lines = [line for part in computations.values() for line in part]
+    first = {
         line.rest.split(")")[0].lstrip("%")
         for line in lines
         if 'custom_call_target="AsyncCollectiveStart"' in line.rest
     }
+    return {line.name: line.chain for line in lines if line.name in first}
 
 
 class _Runs:

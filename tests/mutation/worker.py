@@ -35,11 +35,6 @@ import numpy as np
 from tests.mutation import formats
 from tests.mutation.mutators import mutate
 
-# The tokenizers' library takes PyTorch in where it is installed. What its libraries map
-# (of a build for GPUs, gigabytes) is not what a file asks for.
-if importlib.util.find_spec("torch") is not None:
-    importlib.import_module("torch")
-
 MEMORY = 2 << 30
 """Bytes that reading may ask for."""
 LONGEST = 2000
@@ -229,6 +224,10 @@ def run(
     Yields:
         One outcome per file and reader.
     """
+    # The tokenizers' library takes PyTorch in where it is installed. What its libraries
+    # map (of a build for GPUs, gigabytes) is not what a file asks for.
+    if importlib.util.find_spec("torch") is not None:
+        importlib.import_module("torch")
     format = formats.load(name)
     intact = folder / "intact"
     intact.mkdir(parents=True)

@@ -119,6 +119,8 @@ def test_what_a_tpu_hides_behind_a_product_travels_once():
     assert (hidden.name, hidden.bytes, hidden.count) == ("g.1", 128, 1)
     assert hidden.asynchronous and hidden.groups == ((0, 1, 2, 3),)
     assert (plain.name, plain.bytes, plain.asynchronous) == ("g.4", 512, False)
+    # Of a chain whose start is not seen nothing is left out.
+    assert len(read_collectives(CHAIN.replace("AsyncCollectiveStart", "Other"))) == 4
 
 
 def test_a_known_trip_count_is_believed_and_an_unknown_one_refused():

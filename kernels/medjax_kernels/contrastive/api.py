@@ -254,9 +254,12 @@ def prepare(
         everywhere = None if alive is None else exchange.shown(alive)
 
         def of_all(features: jax.Array, records: Records) -> Columns:
-            features = living(exchange.gathered(features), everywhere)
+            wide = exchange.gathered(features)
+            kept = (wide, everywhere)
+            # Once, so that losses of one array keep one, and add its gradients first.
+            wide = exchange.once("living", kept, lambda: living(*kept))
             return Columns(
-                jax.lax.stop_gradient(features) if both else features,
+                jax.lax.stop_gradient(wide) if both else wide,
                 jax.tree.map(exchange.shown, records),
                 jnp.ones(n * devices, bool) if everywhere is None else everywhere,
             )
