@@ -46,7 +46,13 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments import convirt, generator, gloria, imitate, mflag, mgca
-from experiments.compare.pretraining_runs import asked_of, embedded, headline, untrained
+from experiments.compare.pretraining_runs import (
+    asked_of,
+    embedded,
+    headline,
+    perplexities,
+    untrained,
+)
 from experiments.compare.publishing import (
     command,
     differences,
@@ -102,7 +108,9 @@ class Comparison:
     steps: int = 40
     """Updates of each system."""
     language_steps: int = 60
-    """Updates of the report tower, once per seed."""
+    """Updates of the report tower, once per seed, and of the generator's."""
+    witness_steps: int = 80
+    """Updates of the model whose features judge the films."""
     patients: int = 400
     """Invented patients; one in ten validates, two in ten are held out."""
     generator: str | None = None
@@ -176,6 +184,8 @@ def compare(config: Comparison) -> dict[str, Any]:
         "steps": config.steps,
         "batch_size": data.batch_size,
         "report_tower_steps": config.language_steps,
+        "report_tower_perplexity": perplexities(config, corpus, config.seeds),
+        "witness_steps": config.witness_steps,
         "patients": config.patients,
         "studies": dict(corpus.metadata["splits"]),
         "image_size": data.image_size,
@@ -216,6 +226,7 @@ def trained_generator(config: Comparison, corpus: Corpus) -> str:
             preset,
             autoencoder=first,
             data=dataclasses.replace(preset.data, root=corpus.folder),
+            language=dataclasses.replace(preset.language, steps=config.language_steps),
             train=dataclasses.replace(preset.train, steps=config.generator_steps),
             workdir=folder,
         )
@@ -228,12 +239,13 @@ def trained_witness(
 ) -> Pretrained:
     """A model of real films that takes no part in the comparison."""
     folder = config.workdir / "witness"
-    budget = [config.steps, config.language_steps, config.patients]
-    if finished(folder, budget, "(steps, language_steps, patients)") is None:
+    budget = [config.witness_steps, config.language_steps, config.patients]
+    if finished(folder, budget, "(witness_steps, language_steps, patients)") is None:
         preset, build = SYSTEMS["convirt"]
         about = "the model whose features judge films"
+        asked = dataclasses.replace(config, steps=config.witness_steps)
         mine = asked_of(
-            preset, WITNESS, config, data, corpus, about=about, folder=folder
+            preset, WITNESS, asked, data, corpus, about=about, folder=folder
         )
         run(mine, build)
         keep(folder / "result.json", {"budget": budget})
