@@ -6,6 +6,7 @@ from medjax.train.launch import LaunchConfig, launch
 from medjax.train.log import Writer, read_metrics
 from medjax.train.loop import fit
 from medjax.train.mesh import MeshConfig, make_mesh
+from medjax.train.mirror import MirrorError, mirrored
 from medjax.train.nonfinite import NonFiniteError
 from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from medjax.train.preemption import Preempted
@@ -18,6 +19,7 @@ __all__ = [
     "DataIterator",
     "LaunchConfig",
     "MeshConfig",
+    "MirrorError",
     "NonFiniteError",
     "OptimizerConfig",
     "Preempted",
@@ -32,6 +34,7 @@ __all__ = [
     "make_mesh",
     "make_optimizer",
     "make_schedule",
+    "mirrored",
     "read_metrics",
     "replicate",
     "shard_batch",

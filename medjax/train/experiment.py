@@ -25,6 +25,7 @@ from medjax.train.lock import hold
 from medjax.train.log import import_wandb
 from medjax.train.loop import fit
 from medjax.train.mesh import MeshConfig
+from medjax.train.mirror import mirrored
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.record import RECORD
 from medjax.train.settings import TrainConfig
@@ -77,6 +78,9 @@ class Experiment:
     """How processes find each other."""
     workdir: Path
     """Folder of the run; the same command on the same folder resumes."""
+    mirror: str | None = None
+    """Address of a copy that is kept of that folder, and that an empty one is brought
+    back from: s3://bucket/run, gs://bucket/run."""
 
     def with_data(self: E, **changes: Any) -> E:
         """The same run on other data."""
@@ -232,11 +236,11 @@ def main(
     if is_remote(folder := run_folder(config.workdir)):
         raise ValueError(
             f"workdir: {os.fspath(folder)}: prepared data, towers and reports of an "
-            "experiment lie on a file system; mount the bucket and name the folder "
-            "(medjax.train.fit itself takes the address)"
+            "experiment lie on a file system; name a folder, and for a copy of it "
+            f"--mirror {os.fspath(folder)} (medjax.train.fit itself takes the address)"
         )
     launch(config.launch)
-    with hold(config.workdir):
+    with hold(config.workdir), mirrored(config.workdir, config.mirror):
         run(config)
 
         def end() -> None:

@@ -25,6 +25,7 @@ CONTENTS = {
     "metrics.jsonl": "losses, rates and times, a row per logged step",
     "time.json": "where the time went, across all starts",
     "evaluation.json": "all scores",
+    "mirror.json": "which state of its copy (--mirror) this folder goes on from",
     "profile": "a trace of some steps, for TensorBoard or Perfetto",
     "report.html": "the page of this run: open it in a browser",
     README: "how to use this run",

@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -85,6 +85,7 @@ class Lock:
         self._beat, self._since = 0, time.strftime("%Y-%m-%d %H:%M:%S")
         self._active = jax.process_index() == 0
         self._lost: str | None = None
+        self._also: list[Callable[[], None]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lock", daemon=True)
 
@@ -113,13 +114,29 @@ class Lock:
 
         Raises:
           WorkdirError: It has vanished, or another run has taken it.
+          Exception: What one of `also` found.
         """
+        for look in self._also if now else ():
+            look()
         if now and self._active:
             # A disk that cannot be asked has not lost the folder.
             with contextlib.suppress(OSError):
                 self._look()
         if self._lost is not None:
             raise WorkdirError(self._lost)
+
+    @contextlib.contextmanager
+    def also(self, *looks: Callable[[], None]) -> Iterator[None]:
+        """While it is entered, `check` with ``now`` looks at more.
+
+        Args:
+          looks: Each raises where the run must not go on.
+        """
+        self._also += looks
+        try:
+            yield
+        finally:
+            self._also = [look for look in self._also if look not in looks]
 
     def release(self) -> None:
         """Lets the folder go."""

@@ -3,8 +3,8 @@
 An object store has no rename and no append, and what was written is whole or absent. So
 what grows (rows of metrics, events) grows in a local folder and is copied at intervals
 and at the end; everything else is written at once, in place. Checkpoints are orbax's
-work, which knows file systems and Google's store; others are refused, and reached by
-mounting the bucket.
+work, which knows file systems and Google's store; others are refused here, and reached
+by a copy (:mod:`medjax.train.mirror`).
 """
 
 import logging
@@ -43,8 +43,8 @@ def run_folder(workdir: str | os.PathLike[str]) -> Folder:
     if scheme != "gs" or not rest:
         raise ValueError(
             f"workdir: {scheme}://{rest}: expected a folder or gs://bucket/folder: "
-            "checkpoints cannot be written elsewhere; mount a bucket of another store "
-            "and name the folder"
+            "checkpoints cannot be written elsewhere; name a folder, and --mirror for "
+            "a copy of it on another store"
         )
     return epath.Path(f"gs://{rest}")
 

@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medjax import train
+from medjax.train import mirror
+
 
 def init(key, batch):
     """A two-layer perceptron with a running mean of its input."""
@@ -90,8 +93,6 @@ class Stream:
 
 def main(options):
     """Trains in this process; see the tests for the options."""
-    from medjax import train
-
     train.launch(
         train.LaunchConfig(
             coordinator=options.get("coordinator"),
@@ -113,6 +114,15 @@ def main(options):
             os.kill(os.getpid(), getattr(signal, name))
         return {}
 
+    copy = options.get("mirror", {})
+    mirror.EVERY = copy.get("every", mirror.EVERY)
+    with train.mirrored(options["workdir"], copy.get("address")):
+        fit(options, process, kill)
+    Path(options["workdir"], f"done_{process}").touch()
+
+
+def fit(options, process, kill):
+    """The training itself."""
     train.fit(
         init,
         quiet_loss if options.get("processes") else loss,
@@ -125,7 +135,6 @@ def main(options):
         optimizer=train.OptimizerConfig(lr=1e-2, schedule="restarts", restart_period=7),
         evals=[kill],
     )
-    Path(options["workdir"], f"done_{process}").touch()
 
 
 if __name__ == "__main__":
