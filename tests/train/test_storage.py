@@ -135,4 +135,4 @@ def test_an_experiment_refuses_an_address_before_it_does_anything(
     presets = {"tiny": Experiment(about="tiny", workdir=Path("run"))}
     assert main(presets, lambda _: pytest.fail("it ran"), "about") == 1
     told = capsys.readouterr().err
-    assert "workdir: gs://bucket/run: " in told and "mount the bucket" in told
+    assert "workdir: gs://bucket/run: " in told and "--mirror gs://bucket/run" in told
