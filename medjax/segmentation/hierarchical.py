@@ -283,18 +283,20 @@ def hierarchical_system(config: HierarchicalConfig) -> SegmentationSystem:
 
         features, found, prior = nn.apply(encode, module)(variables)
 
-        def decoded(key: Key) -> list[Array]:
-            def decode(net: HierarchicalUNet) -> list[Array]:
-                return net.decode(features, latents(found, key, hierarchy.together))
+        def decoded(seen: list[Array], z: Mapping[str, Array]) -> list[Array]:
+            return nn.apply(lambda net: net.decode(seen, z), module)(variables)
 
-            return nn.apply(decode, module)(variables)
+        def drawn(key: Key) -> dict[str, Array]:
+            return latents(found, key, hierarchy.together)
 
-        strides = config.network.strides
-        if hierarchy.draws == 1:
-            logits, level = decoded(noise_key), dice_and_cross_entropy
+        strides, count = config.network.strides, hierarchy.draws
+        if count == 1:
+            logits, level = decoded(features, drawn(noise_key)), dice_and_cross_entropy
         else:
-            keys = jax.random.split(noise_key, hierarchy.draws)
-            logits, level = jax.vmap(decoded)(keys), draws_together
+            z = jax.vmap(drawn)(jax.random.split(noise_key, count))
+            seen = [jnp.repeat(h, count, axis=0) for h in features]
+            logits = decoded(seen, {name: beside(each) for name, each in z.items()})
+            logits, level = [apart(each, count) for each in logits], draws_together
         value, metrics = supervised(
             logits, labels, strides, config.labels, config.loss, level
         )
@@ -373,6 +375,29 @@ def latents(
         noise = partly_common(own, gaussian.mean.shape, together)
         values[name] = gaussian.at(noise if shares is None else shares[name] * noise)
     return values
+
+
+def beside(draws: Float[Array, "m b ..."]) -> Float[Array, "r ..."]:
+    """Draws as rows of a batch, those of one image next to each other.
+
+    ``vmap`` of a convolution puts all images of a draw together instead: rows that are
+    divided among devices are then fetched by every device.
+
+    Args:
+        draws: Of every draw and image.
+    """
+    rows = jnp.moveaxis(draws, 0, 1)
+    return rows.reshape(-1, *rows.shape[2:])
+
+
+def apart(rows: Float[Array, "r ..."], count: int) -> Float[Array, "m b ..."]:
+    """What :func:`beside` put together.
+
+    Args:
+        rows: Of every image and draw.
+        count: Of draws.
+    """
+    return jnp.moveaxis(rows.reshape(-1, count, *rows.shape[1:]), 1, 0)
 
 
 def partly_common(

@@ -22,10 +22,12 @@ on devices of their own::
 Members see the same batches; they differ in initialisation and in all that their losses
 draw. Member ``i`` is ``member(alone, i)`` trained alone with the same seed, and between
 members nothing travels but the numbers of the log and the guard against NaN, which
-stops all if one fails.
+stops all if one fails. Several members of one device are computed together, or, where
+the batch is split over devices, one after the other.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +35,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from medjax.train.mesh import batch_axes
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.sharding import Rules
 from medjax.train.state import Init
@@ -82,10 +85,7 @@ def ensemble(system: System, members: int) -> DerivedSystem:
     if members < 2:
         raise ValueError(f"members={members}: an ensemble has two at least")
     numbers = jnp.arange(members)
-
-    def each(function: Any, *axes: int | None) -> Any:
-        # Constraints and shard_maps inside get the members' axis as well.
-        return jax.vmap(function, axes, spmd_axis_name=AXIS)
+    each = functools.partial(_each, members)
 
     def init(key: Key, batch: Batch) -> Variables:
         keys = each(_key_of, None, 0)(key, numbers)
@@ -145,6 +145,44 @@ def member_of(variables: Variables, number: int) -> Variables:
 def for_all(pretrained: Variables, members: int) -> Variables:
     """Weights that every member starts from, as ``fit(pretrained=...)`` takes them."""
     return jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * members), pretrained)
+
+
+def _each(members: int, function: Any, *axes: int | None) -> Any:
+    """A function of every member, those of one device after each other or together.
+
+    ``vmap`` makes of a convolution one of as many groups as there are members. Its
+    batch is not split by the partitioner but fetched whole by every device: so where a
+    batch is split, and a device has several members, they take turns.
+
+    Args:
+      members: How many.
+      function: Of one member.
+      axes: Of every argument, 0 for the members' or None for all of it.
+    """
+    # Constraints and shard_maps inside get the members' axis as well.
+    together = jax.vmap(function, axes, spmd_axis_name=AXIS)
+
+    def run(*arguments: Any) -> Any:
+        devices = jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
+        turns = members // devices
+        if turns == 1 or not batch_axes():
+            return together(*arguments)
+
+        def deal(x: jax.Array) -> jax.Array:
+            return jnp.moveaxis(x.reshape(devices, turns, *x.shape[1:]), 1, 0)
+
+        def gather(x: jax.Array) -> jax.Array:
+            return jnp.moveaxis(x, 0, 1).reshape(members, *x.shape[2:])
+
+        def turn(own: tuple[Any, ...]) -> Any:
+            given = iter(own)
+            of_all = zip(axes, arguments, strict=True)
+            return together(*(next(given) if axis == 0 else x for axis, x in of_all))
+
+        own = [x for axis, x in zip(axes, arguments, strict=True) if axis == 0]
+        return jax.tree.map(gather, jax.lax.map(turn, jax.tree.map(deal, tuple(own))))
+
+    return run
 
 
 def _key_of(key: Key, number: jax.Array | int) -> Key:

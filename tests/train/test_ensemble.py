@@ -47,11 +47,13 @@ def fitted(system, folder, mesh, optimizer, **options):
     return jax.tree.map(np.asarray, state.variables)
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory):
+@pytest.fixture(scope="module", params=[(2, 4), (4, 2)], ids="data{0[0]}".format)
+def together(tmp_path_factory, request):
+    """Each member on devices of its own, or two of them in turns."""
     system = ensemble(ALONE, MEMBERS)
     folder = tmp_path_factory.mktemp("ensemble")
-    mesh = train.MeshConfig(data=2, model=4)
+    data, model = request.param
+    mesh = train.MeshConfig(data=data, model=model)
     optimizer = members_apart(OPTIMIZER)
     return fitted(system, folder, mesh, optimizer, rules=system.rules), folder
 
