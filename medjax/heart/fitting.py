@@ -4,16 +4,15 @@ Vertices themselves are what is optimised: the exact coverage of the slices' pix
 compared with the labels by Dice (:mod:`medjax.heart.supervision`), and what keeps a
 heart a heart stands beside it. The first mesh is the phantom's, with the volumes, the
 length and the place that the labels have. It is fitted to the first frame; every later
-frame begins where the one before it ended and is held to the first one by how edges
-stretch and neighbours move. Vertices are followed by that alone: labels do not see how
-muscle slides along itself.
+frame begins where the one before it ended. There each surface is first moved as a whole
+(shifted, turned, widened, sheared), which costs nothing, and then its vertices are, held
+by how edges stretch and neighbours move from where the whole has taken the first frame.
+Held to the first frame itself, a heart that ejects much was found to eject less.
+Vertices are followed by that alone: labels do not see how muscle slides along itself.
 
 Steps are diffused over the surface before they are taken (Nicolet, Jacobson, Jakob,
 "Large Steps in Inverse Rendering of Geometry", ACM TOG 40(6), 2021): a slice pulls at
 the vertices between slices too.
-
-What keeps neighbours together holds large motion back: on a coarse mesh, by few steps,
-a heart that ejects much is found to eject less.
 
 Label maps say nothing beyond their first and last slice. As in counting of voxels a
 label fills its slice from one neighbour's middle to the other's, and beyond the stack
@@ -21,7 +20,7 @@ there is nothing.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +47,8 @@ from medjax.metrics.overlap import overlap
 from medjax.nn.tables import Table
 from medjax.progress import track
 
+Cost = tuple[Array, Array]
+"""What is made small, or where that is reached; and what there was no room for."""
 MARGIN = 6
 """Pixels around all labels that the mesh is compared on."""
 
@@ -62,10 +63,13 @@ class FitConfig:
     """Rings of vertices along each wall."""
     first_steps: int = 150
     """Updates for the first frame."""
+    moves: int = 20
+    """Updates for every later frame by which surfaces are moved as a whole."""
     steps: int = 40
-    """Updates for every later frame; frames that are far apart want more."""
+    """Updates of vertices for every later frame; frames that are far apart want more.
+    """
     rate: float = 0.5
-    """Of Adam, mm."""
+    """Of Adam, mm; twice that for whole surfaces, which have farther to go."""
     diffusion: float = 4.0
     """How far steps spread over the surface, in squared edges."""
     loss: LossConfig = LossConfig(
@@ -173,47 +177,57 @@ def fit(
     spread = jnp.asarray(_diffusion(topology, config.diffusion), jnp.float32)
     on_device = jnp.asarray(planes, jnp.float32)
 
-    def cost(
-        moved: Array, begin: Array, rest: Array, truth: Array
-    ) -> tuple[Array, Array]:
-        vertices = begin + jnp.dot(spread, moved, precision="highest")
+    which = jnp.asarray(topology.surface, jnp.int32)
+    surfaces = len(topology.names)
+
+    def seen(vertices: Array, truth: Array) -> dict[str, Array]:
         example = {
             "planes": on_device,
             "plane_mask": jnp.ones(len(planes)),
             "label_mask": jnp.ones(len(planes)),
             "labels": truth[None],
         }
-        terms = section_terms(vertices, topology, example, 0, loss)
-        terms |= shape_terms(vertices, rest, topology, pairs, loss)
-        return weigh(terms, loss), terms["overflow"]
+        return section_terms(vertices, topology, example, 0, loss)
 
-    rule = optax.scale_by_adam()
+    def by_vertices(moved: Array, begin: Array, rest: Array, truth: Array) -> Cost:
+        vertices = begin + jnp.dot(spread, moved, precision="highest")
+        terms = seen(vertices, truth)
+        short = terms["overflow"]
+        terms |= shape_terms(vertices, rest, topology, pairs, loss)
+        return weigh(terms, loss), short
+
+    def by_surfaces(moved: Array, begin: Array, truth: Array) -> Cost:
+        terms = seen(_moved(begin, moved, begin, which), truth)
+        return weigh(terms, loss), terms["overflow"]
 
     @jax.jit
     def followed(
-        begin: Array, rest: Array, truth: Array, steps: Array
-    ) -> tuple[Array, Array]:
-        def update(i: Array, state: tuple) -> tuple:
-            moved, memory, short = state
-            gradient, cut = jax.grad(cost, has_aux=True)(moved, begin, rest, truth)
-            # Optax raises a Python float to the power of an integer array.
-            with jax.numpy_dtype_promotion("standard"):
-                told: Any = rule.update(gradient, memory, moved)
-            change, memory = told
-            done = i.astype(jnp.float32) / steps.astype(jnp.float32)
-            rate = 0.5 * config.rate * (1.0 + jnp.cos(jnp.pi * done))
-            return moved - rate * change, memory, jnp.maximum(short, cut)
+        begin: Array, rest: Array, truth: Array, moves: Array, steps: Array
+    ) -> tuple[Array, Array, Array]:
+        """A frame's vertices and what they are held to, and what there is no room for.
 
+        Args:
+            begin: vertices at the frame before.
+            rest: what they were held to there.
+            truth: labels.
+            moves: updates of whole surfaces.
+            steps: updates of vertices.
+        """
+        moved = jnp.zeros((surfaces, 4, 3))
+        moved, cut = _descent(by_surfaces, moved, (begin, truth), moves, 2 * config.rate)
+        begin, rest = (_moved(x, moved, begin, which) for x in (begin, rest))
         moved = jnp.zeros_like(begin)
-        state = (moved, rule.init(moved), jnp.zeros(()))
-        moved, _, short = jax.lax.fori_loop(0, steps, update, state)
-        return begin + jnp.dot(spread, moved, precision="highest"), short
+        told = (begin, rest, truth)
+        moved, short = _descent(by_vertices, moved, told, steps, config.rate)
+        begin += jnp.dot(spread, moved, precision="highest")
+        return begin, rest, jnp.maximum(short, cut)
 
     at = rest = jnp.asarray(start, jnp.float32)
     found = []
     for t in track(range(len(labels)), "frames", len(labels), "frames"):
-        steps = jnp.int32(config.steps if t else config.first_steps)
-        at, short = followed(at, rest, jnp.asarray(target[t]), steps)
+        moves, steps = (config.moves, config.steps) if t else (0, config.first_steps)
+        truth = jnp.asarray(target[t])
+        at, rest, short = followed(at, rest, truth, jnp.int32(moves), jnp.int32(steps))
         if float(short) > 0:
             raise ValueError(
                 f"frame {t}: a slice cuts the mesh in more segments than there is room "
@@ -226,6 +240,53 @@ def fit(
     codes = {name: code for name, code in LABELS.items() if (labels == code).any()}
     dice = overlap(maps, labels, structures=tuple(codes.values()), rank=3).dice
     return Fitted(vertices, topology, dict(zip(codes, dice.T, strict=True)))
+
+
+def _moved(
+    vertices: Float[Array, "n 3"],
+    moved: Float[Array, "s 4 3"],
+    about: Float[Array, "n 3"],
+    which: Int32[Array, " n"],
+) -> Float[Array, "n 3"]:
+    """Vertices whose surfaces were moved, turned, widened and sheared as a whole.
+
+    Args:
+        vertices: mm.
+        moved: of every surface what is added to the map of places to themselves, and to
+            the place; both in mm, at the surface's mean distance from its middle.
+        about: vertices whose surfaces have these middles and distances.
+        which: surface of every vertex.
+    """
+    there = jax.nn.one_hot(which, len(moved), dtype=jnp.float32)
+    share = there / jnp.sum(there, 0, keepdims=True)
+    middle = jnp.dot(share.T, about, precision="highest")
+    away = jnp.linalg.norm(about - middle[which], axis=-1)
+    radius = jnp.dot(share.T, away, precision="highest")
+    place = (vertices - middle[which]) / radius[which][:, None]
+    turned = jnp.einsum("ni,nij->nj", place, moved[which, :3], precision="highest")
+    return vertices + turned + moved[which, 3]
+
+
+def _descent(
+    cost: Callable[..., Cost], start: Array, told: tuple, steps: Array, rate: float
+) -> Cost:
+    """Adam along a cosine: where it ends, and the most that there was no room for."""
+    rule = optax.scale_by_adam()
+
+    def update(i: Array, state: tuple) -> tuple:
+        at, memory, short = state
+        gradient, cut = jax.grad(cost, has_aux=True)(at, *told)
+        # Optax raises a Python float to the power of an integer array.
+        with jax.numpy_dtype_promotion("standard"):
+            given: Any = rule.update(gradient, memory, at)
+        change, memory = given
+        done = i.astype(jnp.float32) / steps.astype(jnp.float32)
+        falling = 0.5 * rate * (1.0 + jnp.cos(jnp.pi * done))
+        return at - falling * change, memory, jnp.maximum(short, cut)
+
+    state = (start, rule.init(start), jnp.zeros(()))
+    at, _, short = jax.lax.fori_loop(0, steps, update, state)
+    return at, short
 
 
 def _target(
