@@ -23,7 +23,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ JOINING = 60
 """Seconds in which all have to have joined."""
 BATCH = 32
 """Rows of the global batch."""
+MANY = 20
+"""Kills from which a page tells them by phase."""
 CLOSE = 1e-5
 """Relative difference of losses that other sums of the same numbers may make."""
 
@@ -317,11 +319,7 @@ def page(found: Mapping[str, Any]) -> str:
     settings, seconds = found["settings"], found["seconds"]
     wrong = sum(not clean(kill) for kill in found["kills"])
     every = sum(seconds.values())
-    rows = "\n".join(
-        f"| {k['processes']} x {k['devices']} | {k['killed']} | {k['phase']} | "
-        f"{k['step']} | {', '.join(map(str, k['statuses']))} | {k['gone_after_s']} |"
-        for k in found["kills"]
-    )
+    by = by_phase if len(found["kills"]) > MANY else one_by_one
     lost = ", ".join(f"{name} {seconds[name]:.0f} s" for name in LOST)
     return f"""{len(found["kills"])} kills of {settings["kills"]} asked for, seed \
 {settings["seed"]}; {settings["steps"]} steps, {found["undisturbed_s"]} s undisturbed; \
@@ -336,10 +334,37 @@ of the two: {len(found["steps_missing"])}. The last start, undisturbed, ended wi
 
 Goodput {seconds["steps"] / every:.1%} of {every:.0f} s; lost to {lost}.
 
-| processes x devices | killed | in | last step logged | statuses | all gone after, s |
-|---|---|---|---|---|---|
-{rows}
-"""
+{by(found["kills"])}"""
+
+
+def one_by_one(kills: Sequence[Mapping[str, Any]]) -> str:
+    """A table with a row for each kill."""
+    rows = [
+        f"| {k['processes']} x {k['devices']} | {k['killed']} | {k['phase']} | "
+        f"{k['step']} | {', '.join(map(str, k['statuses']))} | {k['gone_after_s']} |\n"
+        for k in kills
+    ]
+    return (
+        "| processes x devices | killed | in | last step logged | statuses | "
+        "all gone after, s |\n|---|---|---|---|---|---|\n" + "".join(rows)
+    )
+
+
+def by_phase(kills: Sequence[Mapping[str, Any]]) -> str:
+    """A table with a row for each phase that somebody was killed in."""
+    told = "| in | kills | of process 0 | ended as they should | all gone after, s |\n"
+    told += "|---|---|---|---|---|\n"
+    for phase in PHASES:
+        mine = [kill for kill in kills if kill["phase"] == phase]
+        if not mine:
+            continue
+        after = [kill["gone_after_s"] for kill in mine]
+        first, well = (
+            sum(map(such, mine)) for such in (lambda k: k["killed"] == 0, clean)
+        )
+        told += f"| {phase} | {len(mine)} | {first} | {well} | "
+        told += f"{min(after)} to {max(after)} |\n"
+    return told
 
 
 @ends_in_words

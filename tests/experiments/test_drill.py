@@ -165,3 +165,16 @@ def test_curve_and_weights_decide(theirs, weights, survived, settings, monkeypat
     found = drill.run(settings)
     assert found["survived"] is survived
     assert f"**{'yes' if survived else 'no'}**" in drill.page(found)
+
+
+def test_many_kills_are_told_by_phase():
+    """None is lost, and one that ended as it should not is not counted as well."""
+    kill = {"processes": 2, "devices": 1, "step": 1, "gone_after_s": 2.0}
+    well = {**kill, "killed": 0, "phase": "step", "statuses": [-9, 75]}
+    badly = {**kill, "killed": 1, "phase": "save", "statuses": [1, -9]}
+    told = drill.by_phase([well, {**well, "gone_after_s": 9.5}, badly])
+    assert told.splitlines()[2:] == [
+        "| step | 2 | 2 | 2 | 2.0 to 9.5 |",
+        "| save | 1 | 0 | 0 | 2.0 to 2.0 |",
+    ]
+    assert drill.one_by_one([badly]).splitlines()[2].startswith("| 2 x 1 | 1 | save |")
