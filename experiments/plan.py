@@ -43,6 +43,8 @@ from medjax.train.plan.suggest import Suggestion, suggest
 from medjax.train.plan.table import as_json, told
 from medjax.train.plan.topologies import Topology, topology
 from medjax.train.workload import Workload
+from medjax.vlp.diffusion.run import Generation as FilmGeneration
+from medjax.vlp.diffusion.workload import generation as films
 from medjax.vlp.pretraining import Pretraining
 from medjax.vlp.workload import workload as pretraining
 from medjax_kernels.aot import MissingCompilerError
@@ -51,6 +53,7 @@ CACHE = Path("~/.cache/medjax/plans")
 WORKLOADS: dict[type, Callable[[Any], Workload]] = {
     Pretraining: pretraining,
     Reconstruction: reconstruction,
+    FilmGeneration: films,
     Generation: heart.generation,
     Tracking: heart.tracking,
     SegmentationTraining: segmentation,

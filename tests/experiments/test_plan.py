@@ -1,6 +1,7 @@
 """Every experiment is planned from its flags, on the shapes that its data have."""
 
 import dataclasses
+import functools
 import json
 
 import huggingface_hub
@@ -9,15 +10,19 @@ import numpy as np
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from experiments import convirt, plan, varnet
+from experiments import convirt, generator, plan, varnet
+from medjax.data.boundary import DataError
 from medjax.heart import workload as heart
 from medjax.heart.data import open_anatomies
 from medjax.heart.motion_data import MotionRows, open_motion
 from medjax.mri.scans import open_scans, training_batches
+from medjax.nn.diffusion.autoencoder import Autoencoder
 from medjax.train.mesh import MeshConfig
 from medjax.train.plan.planner import program_on
 from medjax.train.plan.topologies import topology
-from medjax.vlp.corpus import open_corpus
+from medjax.vlp.corpus import Rows, open_corpus
+from medjax.vlp.diffusion.networks import encode_films
+from medjax.vlp.diffusion.run import autoencoder_sizes
 from medjax.vlp.towers import TextTowerConfig
 from medjax.vlp.workload import settled
 
@@ -31,6 +36,7 @@ def test_every_trained_system_has_a_plan():
         "cmrxmotion",
         "convirt",
         "deepmesh",
+        "generator",
         "gloria",
         "graph_motion",
         "hierarchical",
@@ -99,6 +105,49 @@ def test_films_and_reports_are_planned_on_the_shapes_of_their_data(tmp_path):
     source = corpus.source("train", ("image", *workload.system.tokens))
     assert workload.rows == len(source)
     same(source[0], workload.batch)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_generator_is_planned_on_the_shapes_of_its_data(cached, tmp_path):
+    config = dataclasses.replace(
+        generator.PRESETS["tiny"].with_data(patients=40), cache_latents=cached
+    )
+    workload = plan.workload_of(config)
+    corpus = open_corpus(
+        config.data, tmp_path, tokenizer=None, max_tokens=config.text.max_length
+    )
+    ids = np.zeros((1000, config.text.max_length), np.int32)
+    columns = {"ids": ids}
+    if cached:
+        autoencoder = autoencoder_sizes(config)
+        films = jax.ShapeDtypeStruct((1000, 64, 64), np.uint8)
+        image = jax.ShapeDtypeStruct((1, 64, 64, 1), np.float32)
+        module = Autoencoder(autoencoder)
+        params = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+        encode = functools.partial(encode_films, autoencoder)
+        moments = jax.eval_shape(encode, params, films)
+        pair = (np.zeros(x.shape, x.dtype) for x in moments)
+        columns |= dict(zip(("mean", "logvar"), pair, strict=True))
+    source = corpus.source("train", ("patient",) if cached else ("image",))
+    assert workload.rows == len(source)
+    same(Rows(source, columns)[0], workload.batch)
+
+
+def test_stable_diffusion_is_planned_from_its_folder_or_its_sizes(monkeypatch):
+    """RoentGen's training: 0.86 billion numbers of the U-Net, as published."""
+
+    def fetch(*names, local_files_only, **options):
+        raise LocalEntryNotFoundError("not here")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    config = dataclasses.replace(generator.PRESETS["finetune"], start="owner/name")
+    workload = plan.workload_of(config)
+    assert "start: owner/name is not at hand" in workload.assumed[0]
+    made = jax.eval_shape(workload.system.init, jax.random.key(0), workload.batch)
+    count = sum(x.size for x in jax.tree.leaves(made["params"]["unet"]))
+    assert count == 859_520_964
+    with pytest.raises(DataError, match="data.image-size: films of 256 pixels"):
+        plan.workload_of(config.with_data(image_size=256))
 
 
 def test_a_checkpoint_on_the_hub_is_not_asked_for(monkeypatch):

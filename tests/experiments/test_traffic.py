@@ -117,6 +117,7 @@ SYSTEMS = {
     "cheart": planned,
     "segment": planned,
     "cmrxmotion": planned,
+    "generator": planned,
     **dict.fromkeys(METHODS, uncertain),
 }
 

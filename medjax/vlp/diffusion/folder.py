@@ -101,16 +101,7 @@ def load_pipeline(source: str | Path) -> Pipeline:
         the message says what to do.
       ConnectionError: the hub could not be reached.
     """
-    _refuse(Path(source))
-    _part(source, INDEX)
-    networks = Networks(
-        unet=_settings(source, "unet/config.json", UNetConfig.from_dict),
-        autoencoder=_settings(source, "vae/config.json", AutoencoderConfig.from_dict),
-        text=_settings(source, "text_encoder/config.json", _text_settings),
-        schedule=_settings(
-            source, "scheduler/scheduler_config.json", ScheduleConfig.from_dict
-        ),
-    )
+    networks = load_networks(source)
     shapes = parameter_shapes(networks)
     params, digest = {}, hashlib.sha256()
     for part, folder in FOLDERS.items():
@@ -133,6 +124,26 @@ def load_pipeline(source: str | Path) -> Pipeline:
     tokenize, save = _tokenizer(source, networks)
     section = _section(source, networks)
     return Pipeline(networks, params, tokenize, section, save, digest.hexdigest())
+
+
+def load_networks(source: str | Path) -> Networks:
+    """Reads the sizes alone, as :func:`load_pipeline` does.
+
+    Raises:
+      FileNotFoundError: a part is missing.
+      ValueError: a network of another kind.
+      ConnectionError: the hub could not be reached.
+    """
+    _refuse(Path(source))
+    _part(source, INDEX)
+    return Networks(
+        unet=_settings(source, "unet/config.json", UNetConfig.from_dict),
+        autoencoder=_settings(source, "vae/config.json", AutoencoderConfig.from_dict),
+        text=_settings(source, "text_encoder/config.json", _text_settings),
+        schedule=_settings(
+            source, "scheduler/scheduler_config.json", ScheduleConfig.from_dict
+        ),
+    )
 
 
 def save_pipeline(folder: str | Path, pipeline: Pipeline) -> Path:

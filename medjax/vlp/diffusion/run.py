@@ -273,16 +273,8 @@ def from_nothing(config: Generation, corpus: Corpus, mesh: Mesh) -> Pipeline:
       corpus: films and reports.
       mesh: the devices.
     """
-    c, size = config.system, corpus.metadata["image_size"]
-    autoencoder = AutoencoderConfig(
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=c.autoencoder,
-        layers_per_block=1,
-        latent_channels=c.latents,
-        norm_num_groups=c.groups,
-        dtype=config.dtype,
-    )
+    size = corpus.metadata["image_size"]
+    autoencoder = autoencoder_sizes(config)
     weights, autoencoder = trained_autoencoder(config, autoencoder, corpus, mesh)
     folder = train_language_model(
         corpus,
@@ -293,8 +285,50 @@ def from_nothing(config: Generation, corpus: Corpus, mesh: Mesh) -> Pipeline:
         seed=config.train.seed,
     )
     text = BertConfig.from_json(folder / "config.json")
+    networks = sizes(config, size, autoencoder, text)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.inner.model_max_length = config.text.max_length
+    shapes = parameter_shapes(networks)
+    read = load(folder, "bert", {"params": shapes["text"]})
+    # The U-Net is initialised by the loop.
+    params = {"autoencoder": weights, "text": jax.device_get(read["params"])}
+    return Pipeline(
+        networks,
+        params,
+        lambda texts: tokenizer.encode(texts, config.text.max_length),
+        config.system.section,
+        tokenizer.save,
+    )
+
+
+def autoencoder_sizes(config: Generation) -> AutoencoderConfig:
+    """The autoencoder that a run trains, where nothing is fine-tuned."""
+    c = config.system
+    return AutoencoderConfig(
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=c.autoencoder,
+        layers_per_block=1,
+        latent_channels=c.latents,
+        norm_num_groups=c.groups,
+        dtype=config.dtype,
+    )
+
+
+def sizes(
+    config: Generation, size: int, autoencoder: AutoencoderConfig, text: BertConfig
+) -> Networks:
+    """All three networks, where nothing is fine-tuned.
+
+    Args:
+      config: of the run.
+      size: of the films.
+      autoencoder: of `autoencoder_sizes`, scaled or not.
+      text: the report model.
+    """
+    c = config.system
     levels = len(c.widths)
-    networks = Networks(
+    return Networks(
         UNetConfig(
             sample_size=size // autoencoder.factor,
             in_channels=c.latents,
@@ -317,19 +351,6 @@ def from_nothing(config: Generation, corpus: Corpus, mesh: Mesh) -> Pipeline:
             # Without it films would never start from noise alone.
             timestep_spacing="trailing",
         ),
-    )
-    tokenizer = load_tokenizer(folder)
-    tokenizer.inner.model_max_length = config.text.max_length
-    shapes = parameter_shapes(networks)
-    read = load(folder, "bert", {"params": shapes["text"]})
-    # The U-Net is initialised by the loop.
-    params = {"autoencoder": weights, "text": jax.device_get(read["params"])}
-    return Pipeline(
-        networks,
-        params,
-        lambda texts: tokenizer.encode(texts, config.text.max_length),
-        c.section,
-        tokenizer.save,
     )
 
 
