@@ -2,14 +2,14 @@
 
 ``python -m experiments.compare.reconstruction`` trains VarNet, the multi-coil Latent
 Transformer, the same without temporal attention and the same of real and imaginary
-parts on heart phantoms, for T1 and for T2, with every seed; equal data, batches, masks
-and schedule. VarNet has more updates than the others: it starts from random coil maps,
-where they start near the least-squares image. One model serves all accelerations: every
-training example takes one of them at random. Zero filling, CG-SENSE and L+S stand
-beside them, their regularisation chosen on training phantoms by NMSE, per series and
-acceleration, on grids that grow until no choice is at an edge. All are judged on the
-same held-out phantoms; a seed is that of the weights, the training phantoms and the
-masks.
+parts on heart phantoms, for T1 and for T2, with every seed; equal data, batches, masks,
+schedule and updates (VarNet's are a flag of their own: it starts from random coil maps,
+where the others start near the least-squares image). One model serves all
+accelerations: every training example takes one of them at random. Zero filling,
+CG-SENSE and L+S stand beside them, their regularisation chosen on training phantoms by
+NMSE, per series and acceleration, on grids that grow until no choice is at an edge. All
+are judged on the same held-out phantoms; a seed is that of the weights, the training
+phantoms and the masks.
 
 Every run has a folder of its own. The same command goes on where it was stopped, in the
 middle of a run too, and keeps the runs that are finished; results.json is written after
@@ -107,7 +107,7 @@ class Comparison:
     """T1, T2."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each system and series per seed."""
-    steps: int = 400
+    steps: int = 2000
     """Updates of each run but VarNet's."""
     varnet_steps: int = 2000
     """Updates of VarNet's."""
