@@ -27,7 +27,8 @@ With no flag it is small and its numbers mean little: minutes of a CPU, one syst
 and one seed, no masks and no boxes. A table takes hours::
 
     python -m experiments.synthetic_pretraining --patients 3000 --preset small \\
-        --generator-steps 3000 --steps 200 --language-steps 300 --held-out 1000 \\
+        --generator-steps 3000 --steps 200 --language-steps 800 --held-out 1000 \\
+        --witness-steps 800 \\
         --systems convirt gloria mgca imitate mflag --seeds 0 1 2 --publish \\
         --arms real synthetic several mixed shuffled null curated random \\
         --places mask boxes --place-steps 300
