@@ -346,6 +346,9 @@ class Mirror:
                     draft.replace(self._folder / name)
                 progress.advance(len(some))
         self._note([commit.mark])
+        logger.info(
+            "%d files of %s brought from %s", len(names), self._folder, self._address
+        )
 
     def _clear_unfinished(self) -> None:
         """Takes away what a crash left of a checkpoint that no COMMIT names."""
