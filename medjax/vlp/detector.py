@@ -156,20 +156,22 @@ def targets(
     b = boxes.shape[0]
     asked = jnp.zeros((b, grid, grid, 3), bool)
     state = asked, asked, jnp.zeros((b, grid, grid, 3, 4))
-    films = jnp.arange(b)
+    places = jnp.arange(grid)
 
     def put(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        # By comparison: a scatter has films as an index, and would fetch the batch.
         asked, spared, wanted = state
-        # Out of the grid, and so dropped, where there is no box.
-        row = jnp.where(real[:, i], y[:, i], grid)
-        at = films, row, x[:, i], best[:, i]
+        row = places[None, :, None] == y[:, i, None, None]
+        column = places[None, None, :] == x[:, i, None, None]
+        here = (row & column & real[:, i, None, None])[..., None]
+        mine = jnp.arange(3)[None] == best[:, i, None]
         own = jnp.take_along_axis(ratio[:, i], best[:, i, None, None], axis=1)[:, 0]
         value = jnp.concatenate([within[:, i], own], axis=-1)
-        near = (likeness[:, i] > 0.5) & real[:, i, None]
+        at = here & mine[:, None, None]
         return (
-            asked.at[at].set(True, mode="drop"),
-            spared.at[films, row, x[:, i]].max(near, mode="drop"),
-            wanted.at[at].set(value, mode="drop"),
+            asked | at,
+            spared | (here & (likeness[:, i] > 0.5)[:, None, None]),
+            jnp.where(at[..., None], value[:, None, None, None], wanted),
         )
 
     return jax.lax.fori_loop(0, boxes.shape[1], put, state)

@@ -24,15 +24,20 @@ from medjax.train.optimizer import OptimizerConfig
 from medjax.train.plan.planner import make_plan, program_on
 from medjax.train.plan.topologies import topology
 from medjax.train.sharding import DEFAULT_RULES
+from medjax.vlp.augment import AugmentConfig
+from medjax.vlp.classifier import ClassifierConfig, classifier
 from medjax.vlp.contrastive import ContrastConfig
 from medjax.vlp.convirt import CONFIGS as CONVIRT
 from medjax.vlp.convirt import convirt
+from medjax.vlp.detector import DetectorConfig, detector
+from medjax.vlp.segmenter import SegmenterConfig, segmenter
 from medjax.vlp.systems import FAMILIES
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 from medjax_kernels.aot import MissingCompilerError
 from tests.experiments.traffic import collectives_of, size, whole_batch
 
 BATCH = 88
+DECODER = (64, 32, 32, 16, 16)
 MESHES = [(8, 1), (4, 2), (1, 8)]
 ALWAYS = (("convirt", (1, 8)), ("hierarchical", (4, 2)), ("ensemble", (4, 2)))
 """What had such a fault; hierarchical draws and members of an ensemble were mapped over
@@ -102,6 +107,26 @@ def first_stage(name):
     return of_workload(tracking(dataclasses.replace(run, system=system), stage="ed"))
 
 
+def placed(name):
+    """What fine-tuning trains on a tower: findings, masks or boxes."""
+    tower = importlib.import_module("experiments.convirt").PRESETS["tiny"].image
+    side = AugmentConfig(size=64)
+    system, field = {
+        "findings": lambda: (classifier(ClassifierConfig(side), tower, 10), "labels"),
+        "masks": lambda: (
+            segmenter(SegmenterConfig(side, widths=DECODER), tower),
+            "mask",
+        ),
+        "boxes": lambda: (detector(DetectorConfig(side, width=64), tower), "boxes"),
+    }[name]()
+    more = {
+        "labels": ((BATCH, 10), jnp.float32),
+        "mask": ((BATCH, 64, 64), jnp.bool),
+        "boxes": ((BATCH, 5, 4), jnp.float32),
+    }
+    return system, {"image": ((BATCH, 64, 64), jnp.uint8), field: more[field]}
+
+
 SYSTEMS = {
     "imitate": pretraining,
     "mflag": pretraining,
@@ -119,6 +144,7 @@ SYSTEMS = {
     "cmrxmotion": planned,
     "generator": planned,
     **dict.fromkeys(METHODS, uncertain),
+    **dict.fromkeys(("findings", "masks", "boxes"), placed),
 }
 
 

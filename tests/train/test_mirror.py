@@ -346,6 +346,8 @@ def s3(monkeypatch):
         "AWS_ACCESS_KEY_ID": "nobody",
         "AWS_SECRET_ACCESS_KEY": "nothing",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "NO_PROXY": host,
+        "no_proxy": host,
     }
     for name, value in told.items():
         monkeypatch.setenv(name, value)
