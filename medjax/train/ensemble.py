@@ -27,7 +27,6 @@ the batch is split over devices, one after the other.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,24 +84,23 @@ def ensemble(system: System, members: int) -> DerivedSystem:
     if members < 2:
         raise ValueError(f"members={members}: an ensemble has two at least")
     numbers = jnp.arange(members)
-    each = functools.partial(_each, members)
 
     def init(key: Key, batch: Batch) -> Variables:
-        keys = each(_key_of, None, 0)(key, numbers)
-        return each(system.init, 0, None)(keys, batch)
+        keys = _each(_key_of, None, 0)(key, numbers)
+        return _each(system.init, 0, None)(keys, batch)
 
     def loss(
         variables: Variables, batch: Batch, key: Key
     ) -> tuple[jax.Array, tuple[Metrics, Variables]]:
-        keys = each(_key_of, None, 0)(key, numbers)
-        values, (metrics, updated) = each(system.loss, 0, None, 0)(
+        keys = _each(_key_of, None, 0)(key, numbers)
+        values, (metrics, updated) = _each(system.loss, 0, None, 0)(
             variables, batch, keys
         )
         means = jax.tree.map(jnp.mean, {**metrics, "loss": values})
         return jnp.sum(values), (means, updated)
 
     def of_all(apply: Apply) -> Apply:
-        return lambda variables, given: each(apply, 0, None)(variables, given)
+        return lambda variables, given: _each(apply, 0, None)(variables, given)
 
     apply = {name: of_all(function) for name, function in system.apply.items()}
     return DerivedSystem(init, loss, tuple(system.frozen), apply, RULES)
@@ -147,40 +145,45 @@ def for_all(pretrained: Variables, members: int) -> Variables:
     return jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * members), pretrained)
 
 
-def _each(members: int, function: Any, *axes: int | None) -> Any:
-    """A function of every member, those of one device after each other or together.
+def _each(function: Any, *axes: int | None) -> Any:
+    """A function of every member: one that lies on a device is computed there alone.
 
-    ``vmap`` makes of a convolution one of as many groups as there are members. Its
-    batch is not split by the partitioner but fetched whole by every device: so where a
-    batch is split, and a device has several members, they take turns.
+    ``vmap`` makes of a convolution one of as many groups as there are members, which
+    the partitioner does not split: every device fetches the whole batch, or the weights
+    of members that are not its own. So devices along ``model`` see their own members,
+    and where a batch is split those of one device take turns.
 
     Args:
-      members: How many.
       function: Of one member.
       axes: Of every argument, 0 for the members' or None for all of it.
     """
-    # Constraints and shard_maps inside get the members' axis as well.
-    together = jax.vmap(function, axes, spmd_axis_name=AXIS)
+    together = jax.vmap(function, axes)
 
     def run(*arguments: Any) -> Any:
         devices = jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
-        turns = members // devices
-        if turns == 1 or not batch_axes():
-            return together(*arguments)
+        if devices == 1:
+            return turns(*arguments)
+        specs = tuple(PartitionSpec(AXIS) if a == 0 else PartitionSpec() for a in axes)
+        return jax.shard_map(
+            turns,
+            in_specs=specs,
+            out_specs=PartitionSpec(AXIS),
+            axis_names={AXIS},
+            check_vma=False,
+        )(*arguments)
 
-        def deal(x: jax.Array) -> jax.Array:
-            return jnp.moveaxis(x.reshape(devices, turns, *x.shape[1:]), 1, 0)
-
-        def gather(x: jax.Array) -> jax.Array:
-            return jnp.moveaxis(x, 0, 1).reshape(members, *x.shape[2:])
-
-        def turn(own: tuple[Any, ...]) -> Any:
-            given = iter(own)
-            of_all = zip(axes, arguments, strict=True)
-            return together(*(next(given) if axis == 0 else x for axis, x in of_all))
-
+    def turns(*arguments: Any) -> Any:
         own = [x for axis, x in zip(axes, arguments, strict=True) if axis == 0]
-        return jax.tree.map(gather, jax.lax.map(turn, jax.tree.map(deal, tuple(own))))
+
+        def turn(mine: Any) -> Any:
+            given = iter(mine)
+            of_all = zip(axes, arguments, strict=True)
+            return function(*(next(given) if axis == 0 else x for axis, x in of_all))
+
+        if len(jax.tree.leaves(own)[0]) == 1:
+            alone = turn(jax.tree.map(lambda x: x[0], own))
+            return jax.tree.map(lambda x: x[None], alone)
+        return jax.lax.map(turn, own) if batch_axes() else together(*arguments)
 
     return run
 
