@@ -5,9 +5,9 @@ compared with the labels by Dice (:mod:`medjax.heart.supervision`), and what kee
 heart a heart stands beside it. The first mesh is the phantom's, with the volumes, the
 length and the place that the labels have. It is fitted to the first frame; every later
 frame begins where the one before it ended. There each surface is first moved as a whole
-(shifted, turned, widened, sheared), which costs nothing, and then its vertices are, held
-by how edges stretch and neighbours move from where the whole has taken the first frame.
-Held to the first frame itself, a heart that ejects much was found to eject less.
+(shifted, turned, widened, sheared), which costs nothing, and then its vertices are,
+held by how edges stretch and neighbours move from where the whole has taken the first
+frame. Held to the first frame itself, a heart that ejects much was found to eject less.
 Vertices are followed by that alone: labels do not see how muscle slides along itself.
 
 Steps are diffused over the surface before they are taken (Nicolet, Jacobson, Jakob,
@@ -214,7 +214,8 @@ def fit(
             steps: updates of vertices.
         """
         moved = jnp.zeros((surfaces, 4, 3))
-        moved, cut = _descent(by_surfaces, moved, (begin, truth), moves, 2 * config.rate)
+        told: tuple[Array, ...] = (begin, truth)
+        moved, cut = _descent(by_surfaces, moved, told, moves, 2 * config.rate)
         begin, rest = (_moved(x, moved, begin, which) for x in (begin, rest))
         moved = jnp.zeros_like(begin)
         told = (begin, rest, truth)
