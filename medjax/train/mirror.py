@@ -107,6 +107,7 @@ def mirrored(workdir: str | os.PathLike[str], address: str | None) -> Iterator[N
     Raises:
       MirrorError: The copy cannot be read or written, is another run's, or has been
         gone on with from elsewhere.
+      ValueError: The address is none of a store, or the workdir is on one.
       ImportError: What speaks to this kind of store is not installed.
     """
     if address is None:
@@ -326,13 +327,15 @@ class Mirror:
         """Brings all files of a copy.
 
         Raises:
-          MirrorError: One is not there, or not whole.
+          MirrorError: One is not there.
         """
         self._note([commit.mark], bringing=True)
         names = sorted(commit.files)
         with Progress(f"from {self._address}", len(names), "files") as progress:
             for some in _in_turn(names):
-                drafts = [self._folder / f"{name}.part" for name in some]
+                places = [self._folder / name for name in some]
+                # Hidden, as all drafts are: what is half here is not copied back.
+                drafts = [path.with_name(f".part.{path.name}") for path in places]
                 for draft in drafts:
                     draft.parent.mkdir(parents=True, exist_ok=True)
                 with self._speaking():
@@ -340,10 +343,10 @@ class Mirror:
                         [f"{self._root}/{name}" for name in some],
                         [str(d) for d in drafts],
                     )
-                for name, draft in zip(some, drafts, strict=True):
+                for name, draft, place in zip(some, drafts, places, strict=True):
                     _, changed = commit.files[name]
                     os.utime(draft, ns=(changed, changed))
-                    draft.replace(self._folder / name)
+                    draft.replace(place)
                 progress.advance(len(some))
         self._note([commit.mark])
         logger.info(
@@ -433,11 +436,7 @@ class _Foreign(Exception):
 
 def _passing(name: str) -> bool:
     """Whether a file or folder is a draft, which will have another name."""
-    return (
-        name.startswith(".")
-        or name.endswith(".part")
-        or ".orbax-checkpoint-tmp" in name
-    )
+    return name.startswith(".") or ".orbax-checkpoint-tmp" in name
 
 
 def _in_turn(names: list[str]) -> Iterator[list[str]]:

@@ -13,6 +13,8 @@ from medjax.segmentation.hierarchical import (
     HierarchicalConfig,
     HierarchicalUNet,
     Hierarchy,
+    apart,
+    beside,
     hierarchical_system,
     latent_levels,
     level_divergence,
@@ -248,3 +250,10 @@ def test_levels_that_are_not_there_are_refused():
         Hierarchy(draws=0)
     with pytest.raises(ValueError, match="floor 0"):
         dataclasses.replace(Hierarchy(), floor=0.0)
+
+
+def test_draws_of_an_image_are_neighbours_and_come_apart_again():
+    draws = jnp.arange(24.0).reshape(2, 3, 4)  # two draws of three images
+    rows = beside(draws)
+    np.testing.assert_array_equal(rows[2:4], draws[:, 1])
+    np.testing.assert_array_equal(apart(rows, 2), draws)
