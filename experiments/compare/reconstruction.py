@@ -1,15 +1,15 @@
 """Does temporal attention help? Reconstructions and their T1 and T2 maps, side by side.
 
-``python -m experiments.compare.reconstruction`` trains VarNet, the multi-coil Latent
-Transformer, the same without temporal attention and the same of real and imaginary
-parts on heart phantoms, for T1 and for T2, with every seed; equal data, batches, masks,
-schedule and updates (VarNet's are a flag of their own: it starts from random coil maps,
-where the others start near the least-squares image). One model serves all
-accelerations: every training example takes one of them at random. Zero filling,
-CG-SENSE and L+S stand beside them, their regularisation chosen on training phantoms by
-NMSE, per series and acceleration, on grids that grow until no choice is at an edge. All
-are judged on the same held-out phantoms; a seed is that of the weights, the training
-phantoms and the masks.
+``python -m experiments.compare.reconstruction`` trains VarNet as published (it finds
+its coil maps), VarNet that is given what the others are (the maps, and the
+least-squares image to start from), the multi-coil Latent Transformer, the same without
+temporal attention and the same of real and imaginary parts on heart phantoms, for T1
+and for T2, with every seed; equal data, batches, masks, schedule and updates. One model
+serves all accelerations: every training example takes one of them at random. Zero
+filling, CG-SENSE and L+S stand beside them, their regularisation chosen on training
+phantoms by NMSE, per series and acceleration, on grids that grow until no choice is at
+an edge. All are judged on the same held-out phantoms; a seed is that of the weights,
+the training phantoms and the masks.
 
 Every run has a folder of its own. The same command goes on where it was stopped, in the
 middle of a run too, and keeps the runs that are finished; results.json is written after
@@ -58,18 +58,22 @@ from medjax.train.launch import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 
-Arm = Literal["varnet", "latent_transformer", "without_attention", "cartesian"]
+Arm = Literal[
+    "varnet", "varnet_given", "latent_transformer", "without_attention", "cartesian"
+]
 NETWORK = LatentTransformerConfig(
     widths=(8, 16), denoiser_widths=(16, 16, 16), heads=2, layers=1
 )
 # The phantoms' coil maps are exact, so that there is nothing to refine in them.
 LATENT = UnrolledConfig(network=NETWORK, scale=5.0, cg_iterations=6)
+VARNET = VarNetConfig(
+    cascades=2, chans=6, pools=2, sens_chans=2, sens_pools=2, remat=False
+)
 ARMS: Mapping[Arm, tuple[str, VarNetConfig | UnrolledConfig]] = {
-    "varnet": (
-        "VarNet",
-        VarNetConfig(
-            cascades=2, chans=6, pools=2, sens_chans=2, sens_pools=2, remat=False
-        ),
+    "varnet": ("VarNet", VARNET),
+    "varnet_given": (
+        "VarNet, given maps and start",
+        dataclasses.replace(VARNET, given_maps=True),
     ),
     "latent_transformer": ("Latent Transformer", LATENT),
     "without_attention": (
@@ -108,9 +112,7 @@ class Comparison:
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each system and series per seed."""
     steps: int = 2000
-    """Updates of each run but VarNet's."""
-    varnet_steps: int = 2000
-    """Updates of VarNet's."""
+    """Updates of each run."""
     lr: float = 3e-3
     """Peak learning rate; it falls along a cosine."""
     data: ScansConfig = ScansConfig(
@@ -180,7 +182,6 @@ def budget(config: Comparison) -> dict[str, Any]:
     """What all runs have in common, for the record."""
     return {
         "steps": config.steps,
-        "varnet_steps": config.varnet_steps,
         "lr": config.lr,
         "data": {**dataclasses.asdict(config.data), "root": str(config.data.root)},
         **machine(),
@@ -196,7 +197,7 @@ def _finished_run(
     """
     parts = [name, contrast] + ([] if seed is None else [str(seed)])
     folder = config.workdir / "-".join(parts)
-    asked = [] if seed is None else [_updates(name, config), config.lr]
+    asked = [] if seed is None else [config.steps, config.lr]
     asked.append(repr(config.data))
     known = finished(folder, asked, "(steps, rate, data)")
     if known is not None:
@@ -217,10 +218,6 @@ def _finished_run(
     return result
 
 
-def _updates(name: str, config: Comparison) -> int:
-    return config.varnet_steps if name == "varnet" else config.steps
-
-
 def _learned_scores(
     name: str,
     scans: Scans,
@@ -236,7 +233,7 @@ def _learned_scores(
         data=data,
         optimizer=OptimizerConfig(lr=config.lr, clip_norm=1.0, schedule="cosine"),
         train=TrainConfig(
-            steps=_updates(name, config),
+            steps=config.steps,
             log_every=20,
             checkpoint_every=100,
             keep=1,

@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Complex, Float
 
 from medjax.metrics.images import ssim
 from medjax.mri.fourier import ifft2c
-from medjax.mri.sense import combine, rss, sample
+from medjax.mri.sense import adjoint, combine, expand, rss, sample, solve
 from medjax.mri.series import (
     ReconstructionSystem,
     from_channels,
@@ -61,6 +61,10 @@ class VarNetConfig:
             (one more forward pass) or kept until then.
         implementation: Of data consistency; None takes the best for platform and shape.
         lines: Of a line mask, at most so many are sampled; None: any number.
+        given_maps: Whether the coil maps are the batch's, not the network's, and the
+            first cascade starts from :func:`least_squares` through them, not from zero
+            filling: what an untrained :class:`~medjax.mri.unrolled.Unrolled` gives.
+            Not in the published code.
     """
 
     cascades: int = 12
@@ -73,6 +77,7 @@ class VarNetConfig:
     remat: bool = True
     implementation: ConsistencyImplementation | None = None
     lines: int | None = None
+    given_maps: bool = False
 
 
 CONFIGS = {
@@ -257,16 +262,34 @@ class VarNet(nn.Module):
         """Reconstruct every frame; nothing depends on ``train``."""
         kspace, mask = frames_of(batch)
         kspace = sample(kspace, mask)
-        maps = SensitivityNet(self.config, name="sens_net")(kspace, mask)
-        measured = ifft2c(kspace)
+        start = measured = ifft2c(kspace)
+        if self.config.given_maps:
+            frames = batch["kspace"].shape[1]
+            maps = jnp.repeat(unit_norm(batch["sensitivities"]), frames, axis=0)
+            start = expand(least_squares(kspace, maps, mask), maps)
+        else:
+            maps = SensitivityNet(self.config, name="sens_net")(kspace, mask)
 
         def body(cascade: Cascade, x: Array, _: None) -> tuple[Array, None]:
             return cascade(x, measured, maps, mask), None
 
         scan = scan_cascades(body, self.config.cascades, remat=self.config.remat)
-        coil_images = scan(Cascade(self.config, name="cascades"), measured, None)[0]
+        coil_images = scan(Cascade(self.config, name="cascades"), start, None)[0]
         b, t, _, h, w = batch["kspace"].shape
         return rss(coil_images).reshape(b, t, h, w)
+
+
+def least_squares(
+    kspace: Complex[Array, "n c h w"],
+    maps: Complex[Array, "n c h w"],
+    mask: Bool[Array, "n h _w"],
+    *,
+    lam: float = 0.05,
+    iterations: int = 6,
+) -> Complex[Array, "n h w"]:
+    """The image that fits what was measured, held weakly at the zero-filled one."""
+    prior = adjoint(kspace, maps, mask)
+    return solve(kspace, maps, mask, lam=lam, prior=prior, iterations=iterations)
 
 
 def scan_cascades(
@@ -332,7 +355,7 @@ def varnet_system(config: VarNetConfig) -> ReconstructionSystem:
     Returns:
         Its ``init``, ``loss`` (:func:`ssim_loss`) and ``reconstruct`` (float32
         magnitudes). Batches are those of :mod:`medjax.mri.series`; sensitivities are
-        not needed.
+        needed with ``given_maps`` only.
 
     Raises:
         ValueError: For less than one cascade.
@@ -340,5 +363,8 @@ def varnet_system(config: VarNetConfig) -> ReconstructionSystem:
     if config.cascades < 1:
         raise ValueError(f"cascades is {config.cascades}, expected 1 at least")
     return reconstruction_system(
-        VarNet(config), loss_of=ssim_loss, image_of=lambda x: x, sensitivities=False
+        VarNet(config),
+        loss_of=ssim_loss,
+        image_of=lambda x: x,
+        sensitivities=config.given_maps,
     )
