@@ -1,15 +1,14 @@
 """Does temporal attention help? Reconstructions and their T1 and T2 maps, side by side.
 
 ``python -m experiments.compare.reconstruction`` trains VarNet as published (it finds
-its coil maps), VarNet that is given what the others are (the maps, and the
-least-squares image to start from), the multi-coil Latent Transformer, the same without
-temporal attention and the same of real and imaginary parts on heart phantoms, for T1
-and for T2, with every seed; equal data, batches, masks, schedule and updates. One model
-serves all accelerations: every training example takes one of them at random. Zero
-filling, CG-SENSE and L+S stand beside them, their regularisation chosen on training
-phantoms by NMSE, per series and acceleration, on grids that grow until no choice is at
-an edge. All are judged on the same held-out phantoms; a seed is that of the weights,
-the training phantoms and the masks.
+its coil maps), VarNet that is given the maps as the others are, the multi-coil Latent
+Transformer, the same without temporal attention and the same of real and imaginary
+parts on heart phantoms, for T1 and for T2, with every seed; equal data, batches, masks,
+schedule and updates. One model serves all accelerations: every training example takes
+one of them at random. Zero filling, CG-SENSE and L+S stand beside them, their
+regularisation chosen on training phantoms by NMSE, per series and acceleration, on
+grids that grow until no choice is at an edge. All are judged on the same held-out
+phantoms; a seed is that of the weights, the training phantoms and the masks.
 
 Every run has a folder of its own. The same command goes on where it was stopped, in the
 middle of a run too, and keeps the runs that are finished; results.json is written after
@@ -72,7 +71,7 @@ VARNET = VarNetConfig(
 ARMS: Mapping[Arm, tuple[str, VarNetConfig | UnrolledConfig]] = {
     "varnet": ("VarNet", VARNET),
     "varnet_given": (
-        "VarNet, given maps and start",
+        "VarNet with the given maps",
         dataclasses.replace(VARNET, given_maps=True),
     ),
     "latent_transformer": ("Latent Transformer", LATENT),

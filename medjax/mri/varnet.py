@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Complex, Float
 
 from medjax.metrics.images import ssim
 from medjax.mri.fourier import ifft2c
-from medjax.mri.sense import adjoint, combine, expand, rss, sample, solve
+from medjax.mri.sense import combine, rss, sample
 from medjax.mri.series import (
     ReconstructionSystem,
     from_channels,
@@ -61,10 +61,8 @@ class VarNetConfig:
             (one more forward pass) or kept until then.
         implementation: Of data consistency; None takes the best for platform and shape.
         lines: Of a line mask, at most so many are sampled; None: any number.
-        given_maps: Whether the coil maps are the batch's, not the network's, and the
-            first cascade starts from :func:`least_squares` through them, not from zero
-            filling: what an untrained :class:`~medjax.mri.unrolled.Unrolled` gives.
-            Not in the published code.
+        given_maps: Whether the coil maps are the batch's, as other systems take them,
+            and not the network's. Not in the published code.
     """
 
     cascades: int = 12
@@ -262,11 +260,10 @@ class VarNet(nn.Module):
         """Reconstruct every frame; nothing depends on ``train``."""
         kspace, mask = frames_of(batch)
         kspace = sample(kspace, mask)
-        start = measured = ifft2c(kspace)
+        measured = ifft2c(kspace)
         if self.config.given_maps:
             frames = batch["kspace"].shape[1]
             maps = jnp.repeat(unit_norm(batch["sensitivities"]), frames, axis=0)
-            start = expand(least_squares(kspace, maps, mask), maps)
         else:
             maps = SensitivityNet(self.config, name="sens_net")(kspace, mask)
 
@@ -274,22 +271,9 @@ class VarNet(nn.Module):
             return cascade(x, measured, maps, mask), None
 
         scan = scan_cascades(body, self.config.cascades, remat=self.config.remat)
-        coil_images = scan(Cascade(self.config, name="cascades"), start, None)[0]
+        coil_images = scan(Cascade(self.config, name="cascades"), measured, None)[0]
         b, t, _, h, w = batch["kspace"].shape
         return rss(coil_images).reshape(b, t, h, w)
-
-
-def least_squares(
-    kspace: Complex[Array, "n c h w"],
-    maps: Complex[Array, "n c h w"],
-    mask: Bool[Array, "n h _w"],
-    *,
-    lam: float = 0.05,
-    iterations: int = 6,
-) -> Complex[Array, "n h w"]:
-    """The image that fits what was measured, held weakly at the zero-filled one."""
-    prior = adjoint(kspace, maps, mask)
-    return solve(kspace, maps, mask, lam=lam, prior=prior, iterations=iterations)
 
 
 def scan_cascades(

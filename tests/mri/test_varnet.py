@@ -238,6 +238,44 @@ def test_full_sampling_with_a_silent_network_returns_the_data(trained):
     np.testing.assert_allclose(out, rss(ifft2c(batch["kspace"])), atol=2e-6)
 
 
+def test_given_maps_take_the_place_of_estimated_ones(trained):
+    """The maps that a network found, given to one that has no part to find them."""
+    batch, *_, found, _ = trained
+    config = dataclasses.replace(SMALL, pools=1, sens_pools=1)
+    kspace, mask = varnet.frames_of({**batch, "kspace": batch["kspace"][:, :1]})
+    maps = varnet.SensitivityNet(config).apply(
+        {"params": found["params"]["sens_net"]}, kspace, mask
+    )
+    # One frame: every frame of a series has the maps that are given.
+    one = {"kspace": kspace[:, None], "mask": batch["mask"], "sensitivities": maps}
+    given = varnet.varnet_system(dataclasses.replace(config, given_maps=True))
+    without = {"params": {"cascades": found["params"]["cascades"]}}
+    shapes = jax.eval_shape(given.init, jax.random.key(0), one)
+    assert jax.tree.structure(shapes) == jax.tree.structure(without)
+    np.testing.assert_allclose(
+        given.reconstruct(without, one),
+        varnet.varnet_system(config).reconstruct(found, one),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_given_maps_count_whatever_their_scale(trained):
+    rng = np.random.default_rng(1)
+    maps = rng.normal(size=(2, 2, 12, 8, 2)) @ np.array([1, 1j])
+    unit = varnet.unit_norm(jnp.asarray(maps, jnp.complex64))
+    batch = {**trained[0], "sensitivities": unit}
+    system = varnet.varnet_system(dataclasses.replace(SMALL, given_maps=True))
+    variables = system.init(jax.random.key(1), batch)
+    image = system.reconstruct(variables, batch)
+    louder = system.reconstruct(variables, {**batch, "sensitivities": 3 * unit})
+    np.testing.assert_allclose(louder, image, rtol=1e-4, atol=1e-5)
+    others = system.reconstruct(variables, {**batch, "sensitivities": unit[:, ::-1]})
+    assert np.max(np.abs(others - image)) > 0.1 * np.max(np.abs(image))
+    with pytest.raises(ValueError, match="expected 'sensitivities' too"):
+        system.reconstruct(variables, trained[0])
+
+
 def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match="cascades is 0"):
         varnet.varnet_system(dataclasses.replace(SMALL, cascades=0))
