@@ -45,6 +45,8 @@ from medjax.train.plan.topologies import Topology, topology
 from medjax.train.workload import Workload
 from medjax.vlp.diffusion.run import Generation as FilmGeneration
 from medjax.vlp.diffusion.workload import generation as films
+from medjax.vlp.finetuning import Finetuning
+from medjax.vlp.finetuning_workload import finetuning
 from medjax.vlp.pretraining import Pretraining
 from medjax.vlp.workload import workload as pretraining
 from medjax_kernels.aot import MissingCompilerError
@@ -54,6 +56,7 @@ WORKLOADS: dict[type, Callable[[Any], Workload]] = {
     Pretraining: pretraining,
     Reconstruction: reconstruction,
     FilmGeneration: films,
+    Finetuning: finetuning,
     Generation: heart.generation,
     Tracking: heart.tracking,
     SegmentationTraining: segmentation,

@@ -138,7 +138,7 @@ def run(config: Finetuning, *, devices: Sequence[Any] | None = None) -> dict[str
     )
     system = record.build()
     tower = start.variables or load_tower(system, start.image)
-    if config.method == "linear" and config.augmentation == "none":
+    if asks_once(config):
         ask_once(system, tower, data, mesh=mesh, batch_size=config.test_batch)
     encoder = Encoder(
         {"logits": system.logits}, mesh=mesh, batch_size=config.test_batch
@@ -205,17 +205,21 @@ def open_data(
     return data, record
 
 
-def describe(config: Finetuning, start: Start, data: Labelled) -> ClassifierRecord:
-    """What is needed to use the run's weights elsewhere."""
-    settings = ClassifierConfig(
+def settings(config: Finetuning, start: Start) -> ClassifierConfig:
+    """What is trained to know findings."""
+    return ClassifierConfig(
         augment=recipe(start.augment, config.augmentation),
         train_tower=config.method == "full",
         normalise_features=config.normalise_features,
         exclusive=config.exclusive,
     )
+
+
+def describe(config: Finetuning, start: Start, data: Labelled) -> ClassifierRecord:
+    """What is needed to use the run's weights elsewhere."""
     prepared = data.corpus.metadata["settings"]
     record = ClassifierRecord(
-        system=settings,
+        system=settings(config, start),
         image=start.image,
         image_size=prepared["image_size"],
         resize=prepared["resize"],
@@ -289,6 +293,11 @@ def train_on(
         pretrained=tower,
         config=config,
     )
+
+
+def asks_once(config: Finetuning) -> bool:
+    """Whether what the tower says of a film never changes."""
+    return config.method == "linear" and config.augmentation == "none"
 
 
 def ask_once(

@@ -17,6 +17,7 @@ from medjax.vlp.applied import Applied
 from medjax.vlp.detector import DetectorConfig, detector
 from medjax.vlp.place_system import PlaceSystem
 from medjax.vlp.segmenter import SegmenterConfig, segmenter
+from medjax.vlp.towers import ImageTowerConfig
 from medjax.vlp.tuned import TunedRecord, open_best
 
 FAMILIES: Mapping[str, type] = {
@@ -24,6 +25,15 @@ FAMILIES: Mapping[str, type] = {
     "lesion_boxes": DetectorConfig,
 }
 """The class of a system's settings, by what it finds."""
+
+
+def finder(
+    system: SegmenterConfig | DetectorConfig, image: ImageTowerConfig
+) -> PlaceSystem:
+    """What finds places on a tower."""
+    if isinstance(system, SegmenterConfig):
+        return segmenter(system, image)
+    return detector(system, image)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,9 +45,7 @@ class PlaceRecord(TunedRecord):
 
     def build(self) -> PlaceSystem:
         """The system."""
-        if isinstance(self.system, SegmenterConfig):
-            return segmenter(self.system, self.image)
-        return detector(self.system, self.image)
+        return finder(self.system, self.image)
 
 
 @dataclasses.dataclass(frozen=True)

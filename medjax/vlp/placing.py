@@ -113,14 +113,10 @@ def run_places(
     return results
 
 
-def describe(
-    config: Finetuning,
-    kind: Kind,
-    findings: Sequence[str],
-    start: Start,
-    data: Labelled,
-) -> PlaceRecord:
-    """What is needed to use the run's weights elsewhere."""
+def settings(
+    config: Finetuning, kind: Kind, start: Start
+) -> SegmenterConfig | DetectorConfig:
+    """What is trained to find places."""
     pyramid = config.head == "upernet"
     light = config.augmentation == "light" and kind == "mask"
     augment = recipe(
@@ -135,10 +131,20 @@ def describe(
         system: Any = SegmenterConfig(augment, trains, head=config.head, widths=widths)
     else:
         system = DetectorConfig(augment, trains, width=64 if small else 512)
-    system = dataclasses.replace(system, moving_statistics=config.moving_statistics)
+    return dataclasses.replace(system, moving_statistics=config.moving_statistics)
+
+
+def describe(
+    config: Finetuning,
+    kind: Kind,
+    findings: Sequence[str],
+    start: Start,
+    data: Labelled,
+) -> PlaceRecord:
+    """What is needed to use the run's weights elsewhere."""
     prepared = data.corpus.metadata["settings"]
     record = PlaceRecord(
-        system=system,
+        system=settings(config, kind, start),
         image=start.image,
         image_size=prepared["image_size"],
         resize=prepared["resize"],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from experiments import convirt, generator, plan, varnet
+from experiments import convirt, finetune, generator, plan, varnet
 from medjax.data.boundary import DataError
 from medjax.heart import workload as heart
 from medjax.heart.data import open_anatomies
@@ -23,7 +23,12 @@ from medjax.train.plan.topologies import topology
 from medjax.vlp.corpus import Rows, open_corpus
 from medjax.vlp.diffusion.networks import encode_films
 from medjax.vlp.diffusion.run import autoencoder_sizes
-from medjax.vlp.towers import TextTowerConfig
+from medjax.vlp.finetuning import Finetuning
+from medjax.vlp.finetuning_workload import BOXES, finetuning
+from medjax.vlp.labelled import LabelledConfig, open_labelled
+from medjax.vlp.placed import place_films
+from medjax.vlp.placing import asks_for_places
+from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 from medjax.vlp.workload import settled
 
 TWO = topology("cpu-2")
@@ -36,6 +41,7 @@ def test_every_trained_system_has_a_plan():
         "cmrxmotion",
         "convirt",
         "deepmesh",
+        "finetune",
         "generator",
         "gloria",
         "graph_motion",
@@ -54,7 +60,7 @@ def test_every_trained_system_has_a_plan():
 def test_flags_alone_describe_the_step(name):
     """The state and the step's arguments, of the smallest preset on two devices."""
     config = DOORS[name].PRESETS["tiny"]
-    if hasattr(config.data, "patients"):
+    if hasattr(getattr(config, "data", None), "patients"):
         config = config.with_data(patients=40)  # embedded reports are written to count
     workload = plan.workload_of(config)
     program = program_on(workload, TWO)
@@ -131,6 +137,55 @@ def test_a_generator_is_planned_on_the_shapes_of_its_data(cached, tmp_path):
     source = corpus.source("train", ("patient",) if cached else ("image",))
     assert workload.rows == len(source)
     same(Rows(source, columns)[0], workload.batch)
+
+
+@pytest.mark.parametrize("target", [(), ("Cardiomegaly",), ("mask",), ("boxes",)])
+def test_finetuning_is_planned_on_the_shapes_of_its_data(target, tmp_path):
+    films = LabelledConfig(target=target, patients=60, image_size=32, fraction=0.5)
+    tower = ImageTowerConfig(architecture="resnet_tiny")
+    config = Finetuning(
+        about="test", films=films, image=tower, augmentation="none", size=32
+    )
+    workload = finetuning(config)
+    (assumed, *_) = workload.assumed
+    assert assumed == "start: none is named: a resnet_tiny, films of 32 pixels"
+    placed = asks_for_places(config)
+    labels = dataclasses.replace(films, target=() if placed else target)
+    data = open_labelled(labels, tmp_path, image_size=32, resize="mgca")
+    part = data.parts["train"]
+    if placed:
+        kind, *findings = target
+        part = place_films(data, kind=kind, findings=findings)["train"]
+        part.most = BOXES  # which the data alone know, and the plan says so
+    assert workload.rows == len(part) == workload.batch_size
+    same(part[0], workload.batch)
+    if not placed:
+        probe = finetuning(dataclasses.replace(config, method="linear"))
+        assert probe.batch["features"].shape == (len(part), 128)
+        program_on(probe, topology("cpu-1"))
+
+
+def test_a_tower_that_is_not_at_hand_is_what_its_flags_say(monkeypatch, tmp_path):
+    """A probe reads features alone; of a set on a disk elsewhere 14 findings."""
+
+    def fetch(*names, local_files_only, **options):
+        assert local_files_only
+        raise LocalEntryNotFoundError("not here")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    config = dataclasses.replace(
+        finetune.PRESETS["linear"],
+        start="owner/name",
+        films=LabelledConfig(data=tmp_path / "chexpert", format="chexpert"),
+    )
+    workload = finetuning(config)
+    start, findings = workload.assumed
+    assert "owner/name is not at hand" in start and "14 findings" in findings
+    assert workload.rows is None
+    assert {k: v.shape for k, v in workload.batch.items()} == {
+        "features": (64, 2048),
+        "labels": (64, 14),
+    }
 
 
 def test_stable_diffusion_is_planned_from_its_folder_or_its_sizes(monkeypatch):

@@ -16,8 +16,13 @@ CHUNK = 1024
 """Rows of a similarity matrix that are held at a time."""
 
 Path = tuple[str, ...]
-BATCHES: tuple[Path, ...] = (("data", "batch_size"), ("plan", "batch_size"))
-"""Where experiments have their batch size; a plan's may be None: what it decides."""
+BATCHES: dict[Path, str] = {
+    ("data", "batch_size"): "--data.batch-size",
+    ("plan", "batch_size"): "--plan.batch-size",
+    ("films", "batch_size"): "--batch-size",
+}
+"""Where experiments have their batch size, and its flag; a plan's may be None: what it
+decides."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +115,7 @@ def paths(config: Any, name: str, inside: Path = ()) -> list[Path]:
 def batch_path(config: Experiment) -> Path:
     """Where a run's batch size is: of its data, or of its plan."""
     known = set(paths(config, "batch_size"))
-    return next(
-        p for p in (("data", "batch_size"), ("plan", "batch_size")) if p in known
-    )
+    return next(path for path in BATCHES if path in known)
 
 
 def changed(config: Any, changes: Mapping[Path, Any]) -> Any:
@@ -126,7 +129,7 @@ def flags(changes: Mapping[Path, Any]) -> tuple[str, ...]:
     """Changes as the command line takes them."""
     found = []
     for path, value in changes.items():
-        name = "--" + ".".join(path).replace("_", "-")
+        name = BATCHES.get(path) or "--" + ".".join(path).replace("_", "-")
         found.append(name if value is True else f"{name} {value}")
     return tuple(found)
 
