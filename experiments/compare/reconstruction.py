@@ -7,8 +7,10 @@ parts on heart phantoms, for T1 and for T2, with every seed; equal data, batches
 schedule and updates. One model serves all accelerations: every training example takes
 one of them at random. Zero filling, CG-SENSE and L+S stand beside them, their
 regularisation chosen on training phantoms by NMSE, per series and acceleration, on
-grids that grow until no choice is at an edge. All are judged on the same held-out
-phantoms; a seed is that of the weights, the training phantoms and the masks.
+grids that grow until no choice is at an edge; so are the learning rates of VarNet and
+of the Latent Transformer, by short runs of a seed of its own that are judged on hearts
+of yet another. All are judged on the same held-out phantoms; a seed is that of the
+weights, the training phantoms and the masks.
 
 Every run has a folder of its own. The same command goes on where it was stopped, in the
 middle of a run too, and keeps the runs that are finished; results.json is written after
@@ -23,6 +25,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+from jaxtyping import Array
 
 from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
@@ -56,6 +60,7 @@ from medjax.mri.varnet import VarNetConfig
 from medjax.train.launch import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
+from medjax.typing import Batch
 
 Arm = Literal[
     "varnet", "varnet_given", "latent_transformer", "without_attention", "cartesian"
@@ -88,6 +93,14 @@ ARMS: Mapping[Arm, tuple[str, VarNetConfig | UnrolledConfig]] = {
         ),
     ),
 }
+TUNED: Mapping[Arm, Arm] = {
+    "varnet": "varnet",
+    "varnet_given": "varnet",
+    "latent_transformer": "latent_transformer",
+    "without_attention": "latent_transformer",
+    "cartesian": "latent_transformer",
+}
+"""Whose learning rate a system takes; what is ablated takes that of the whole."""
 CLASSICAL = ("zero-filled", "CG-SENSE", "L+S")
 SENSE_WEIGHTS = {"lam": (0.0, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}
 SPLIT_WEIGHTS = {
@@ -95,7 +108,11 @@ SPLIT_WEIGHTS = {
     "lam_sparse": (0.003, 0.01, 0.03, 0.1),
 }
 TUNED_ON = 4
-"""Training phantoms that classical weights are chosen on."""
+"""Training phantoms that weights and rates are chosen on."""
+RATE_SEED = 1000
+"""Of the runs that rates are chosen by; the next is that of the hearts they see."""
+RATES_WIDER = 3.0
+"""Factor from an edge of the rates to the next."""
 SCORES = dict(zip(IMAGE_SCORES + MAP_SCORES, (4, 2, 4, 1, 1, 1, 1), strict=True))
 """What is compared, and the decimals that tables show."""
 
@@ -110,10 +127,12 @@ class Comparison:
     """T1, T2."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each system and series per seed."""
-    steps: int = 2000
+    steps: int = 1200
     """Updates of each run."""
-    lr: float = 3e-3
-    """Peak learning rate; it falls along a cosine."""
+    rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    """Peak learning rates to choose from; they fall along a cosine."""
+    tuning_steps: int = 600
+    """Updates of the runs that a rate is chosen by, with T2 phantoms."""
     data: ScansConfig = ScansConfig(
         height=48,
         width=32,
@@ -149,8 +168,9 @@ def compare(config: Comparison) -> dict[str, Any]:
     """
     rows: list[dict[str, Any]] = []
     chosen: dict[str, Any] = {}
+    rates: dict[str, float] = {}
     results: dict[str, Any] = {}
-    plan: list[tuple[str, Contrast, int | None]] = []
+    plan: list[tuple[Any, Contrast, int | None]] = []
     for contrast in config.series:
         plan.append(("classical", contrast, None))
     for seed in config.seeds:
@@ -158,7 +178,9 @@ def compare(config: Comparison) -> dict[str, Any]:
             for name in config.systems:
                 plan.append((name, contrast, seed))
     for name, contrast, seed in plan:
-        run = _finished_run(name, contrast, seed, config)
+        if seed is not None and TUNED[name] not in rates:
+            rates[TUNED[name]] = chosen_rate(TUNED[name], config)
+        run = _finished_run(name, contrast, seed, config, rates)
         if run is None:
             continue
         rows += run["rows"]
@@ -167,6 +189,7 @@ def compare(config: Comparison) -> dict[str, Any]:
         results = {
             "budget": budget(config),
             "classical_weights": chosen,
+            "rates": rates,
             "runs": rows,
             "summary": summarise(rows),
             "differences": differences(rows),
@@ -181,14 +204,53 @@ def budget(config: Comparison) -> dict[str, Any]:
     """What all runs have in common, for the record."""
     return {
         "steps": config.steps,
-        "lr": config.lr,
+        "tuning_steps": config.tuning_steps,
         "data": {**dataclasses.asdict(config.data), "root": str(config.data.root)},
         **machine(),
     }
 
 
+def chosen_rate(name: Arm, config: Comparison) -> float:
+    """The peak learning rate of least NMSE after few updates, at no edge of the grid.
+
+    Runs of `RATE_SEED` are judged on hearts that they were not trained on and that no
+    system of the comparison is judged on.
+    """
+    folder = config.workdir / f"rate-{name}"
+    asked = [config.tuning_steps, list(config.rates), repr(config.data)]
+    known = finished(folder, asked, "(steps, rates, data)")
+    if known is not None:
+        return known["rate"]
+    if config.finished:
+        raise ValueError(f"workdir: no rate of {name} was chosen in {config.workdir}")
+    data = dataclasses.replace(config.data, series="t2", seed=RATE_SEED)
+    scans = open_scans(data)
+    others = open_scans(dataclasses.replace(data, seed=RATE_SEED + 1)).train
+    batches = [
+        batch_of(others[i], acceleration=acceleration, acs=data.acs)
+        for i in range(min(TUNED_ON, len(others)))
+        for acceleration in data.acceleration
+    ]
+
+    @functools.cache
+    def trained(lr: float) -> Method:
+        place = folder / f"{lr:g}"
+        return _trained(name, scans, data, place, config.tuning_steps, lr)
+
+    def method(batch: Batch, *, lr: float) -> Array:
+        return trained(lr)(batch)
+
+    rate = tuned(method, {"lr": config.rates}, batches, wider=RATES_WIDER)["lr"]
+    keep(folder / "result.json", {"budget": asked, "rate": rate})
+    return rate
+
+
 def _finished_run(
-    name: str, contrast: Contrast, seed: int | None, config: Comparison
+    name: Any,
+    contrast: Contrast,
+    seed: int | None,
+    config: Comparison,
+    rates: Mapping[str, float],
 ) -> dict[str, Any] | None:
     """A run from its folder if it is there, else computed and kept.
 
@@ -196,7 +258,7 @@ def _finished_run(
     """
     parts = [name, contrast] + ([] if seed is None else [str(seed)])
     folder = config.workdir / "-".join(parts)
-    asked = [] if seed is None else [config.steps, config.lr]
+    asked = [] if seed is None else [config.steps, rates[TUNED[name]]]
     asked.append(repr(config.data))
     known = finished(folder, asked, "(steps, rate, data)")
     if known is not None:
@@ -210,40 +272,33 @@ def _finished_run(
     if seed is None:
         scores, result["chosen"] = classical_scores(scans, data)
     else:
-        scores = _learned_scores(name, scans, data, seed, folder, config)
+        lr = rates[TUNED[name]]
+        method = _trained(name, scans, data, folder, config.steps, lr)
+        scores = _scores({name: method}, scans, data)
+        scores = [row for row in scores if row["method"] != FULL]
     result["seconds"] = round(time.monotonic() - began)
     result["rows"] = [{"series": contrast, "seed": seed, **row} for row in scores]
     keep(folder / "result.json", result)
     return result
 
 
-def _learned_scores(
-    name: str,
-    scans: Scans,
-    data: ScansConfig,
-    seed: int,
-    folder: Path,
-    config: Comparison,
-) -> list[dict[str, Any]]:
-    label, settings = ARMS[name]  # pyright: ignore[reportArgumentType]
+def _trained(
+    name: Arm, scans: Scans, data: ScansConfig, folder: Path, steps: int, lr: float
+) -> Method:
+    """A system after its training, which goes on where it was stopped."""
+    label, settings = ARMS[name]
     run = Reconstruction(
-        about=f"{label}, seed {seed}",
+        about=f"{label}, seed {data.seed}, rate {lr:g}",
         system=settings,
         data=data,
-        optimizer=OptimizerConfig(lr=config.lr, clip_norm=1.0, schedule="cosine"),
+        optimizer=OptimizerConfig(lr=lr, clip_norm=1.0, schedule="cosine"),
         train=TrainConfig(
-            steps=config.steps,
-            log_every=20,
-            checkpoint_every=100,
-            keep=1,
-            seed=seed,
+            steps=steps, log_every=20, checkpoint_every=100, keep=1, seed=data.seed
         ),
         workdir=folder,
     )
     system = build(settings, run.kernels)
-    variables = train(run, system, scans)
-    scores = _scores({name: learned(system, variables)}, scans, data)
-    return [row for row in scores if row["method"] != FULL]
+    return learned(system, train(run, system, scans))
 
 
 def _scores(

@@ -7,21 +7,25 @@ from typing import Any
 from medjax.mri import series
 
 WIDER, WIDENINGS = 2.0, 6
-"""Factor from the edge of a grid to the next value, and how often one is added."""
+"""Factor from the edge of a grid to the next value unless a caller says otherwise, and
+how often one is added."""
 
 
 def tuned(
     method: Any,
     grid: Mapping[str, Sequence[float]],
     batches: Sequence[Mapping[str, Any]],
+    *,
+    wider: float = WIDER,
 ) -> dict[str, float]:
     """The weights of least NMSE, none of them at an edge of its grid.
 
     Args:
       method: Takes a batch and the weights.
       grid: Values of each weight, rising. Where the best is the first or last of them,
-        there is one more at `WIDER` times beyond; 0 is the least there is.
+        there is one more at `wider` times beyond; 0 is the least there is.
       batches: What the error is summed over.
+      wider: That factor.
 
     Raises:
       ValueError: The error still falls after `WIDENINGS` more values.
@@ -38,9 +42,9 @@ def tuned(
         inside = True
         for values, value in zip(axes.values(), best, strict=True):
             if value == values[-1]:
-                values.append(value * WIDER)
+                values.append(value * wider)
             elif value == values[0] and value > 0:
-                values.insert(0, value / WIDER)
+                values.insert(0, value / wider)
             else:
                 continue
             inside = False

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.compare import reconstruction
 from experiments.compare.reconstruction import SCORES, differences, summarise, table
 from experiments.latent_transformer import NAME, TINY
 from medjax.data.record_writer import write_records
@@ -292,6 +293,36 @@ def test_series_without_times_or_rows_are_refused(scans):
     row = {**scans.test[0], "times": np.full(3, np.nan, np.float32)}
     with pytest.raises(ValueError, match="times: expected T2 times in ms, got .*nan"):
         evaluate({}, [row], **settings)
+
+
+def test_a_rate_is_chosen_inside_its_grid_by_hearts_of_another_seed(
+    tmp_path, monkeypatch
+):
+    """Of a system that is best at nine times the largest rate it was asked to try."""
+    tried, seeds = [], []
+
+    def trained(name, scans, data, folder, steps, lr):
+        tried.append(f"{lr:g}")
+        assert folder == tmp_path / "rate-varnet" / f"{lr:g}" and steps == 7
+        return lambda batch: fully_sampled(batch) * (1 + abs(np.log10(lr / 0.27)))
+
+    def opened(data):
+        seeds.append(data.seed)
+        return open_scans(data)
+
+    monkeypatch.setattr(reconstruction, "_trained", trained)
+    monkeypatch.setattr(reconstruction, "open_scans", opened)
+    data = dataclasses.replace(DATA, patients=2, acceleration=(2,))
+    config = reconstruction.Comparison(
+        rates=(0.01, 0.03), tuning_steps=7, data=data, workdir=tmp_path
+    )
+    assert reconstruction.chosen_rate("varnet", config) == pytest.approx(0.27)
+    assert tried == ["0.01", "0.03", "0.09", "0.27", "0.81"]
+    assert seeds == [1000, 1001]
+    again = dataclasses.replace(config, finished=True)
+    assert reconstruction.chosen_rate("varnet", again) == pytest.approx(0.27)
+    with pytest.raises(ValueError, match="no rate of cartesian was chosen"):
+        reconstruction.chosen_rate("cartesian", again)
 
 
 def test_the_comparison_pairs_seeds_and_shows_mean_and_deviation():
