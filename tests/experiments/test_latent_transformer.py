@@ -6,6 +6,7 @@ has to fit the next: phantoms or a prepared set, training, resuming, scores, map
 
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -304,7 +305,7 @@ def test_a_rate_is_chosen_inside_its_grid_by_hearts_of_another_seed(
     def trained(name, scans, data, folder, steps, lr):
         tried.append(f"{lr:g}")
         assert folder == tmp_path / "rate-varnet" / f"{lr:g}" and steps == 7
-        return lambda batch: fully_sampled(batch) * (1 + abs(np.log10(lr / 0.27)))
+        return lambda batch: fully_sampled(batch) * (1 + abs(math.log10(lr / 0.27)))
 
     def opened(data):
         seeds.append(data.seed)
