@@ -19,6 +19,7 @@ from medjax.mri.scans import open_scans, training_batches
 from medjax.nn.diffusion.autoencoder import Autoencoder
 from medjax.train.mesh import MeshConfig
 from medjax.train.plan.planner import program_on
+from medjax.train.plan.table import told
 from medjax.train.plan.topologies import topology
 from medjax.vlp.corpus import Rows, open_corpus
 from medjax.vlp.diffusion.networks import encode_films
@@ -182,6 +183,8 @@ def test_a_tower_that_is_not_at_hand_is_what_its_flags_say(monkeypatch, tmp_path
     start, findings = workload.assumed
     assert "owner/name is not at hand" in start and "14 findings" in findings
     assert workload.rows is None
+    made = plan.plan(dataclasses.replace(config, epochs=None), TWO, quick=True)
+    assert "an epoch" not in told(made) and "the run: " in told(made)
     assert {k: v.shape for k, v in workload.batch.items()} == {
         "features": (64, 2048),
         "labels": (64, 14),

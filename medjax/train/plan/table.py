@@ -140,8 +140,9 @@ def _lines(plan: Plan) -> Iterator[str]:
     )
     if plan.steps is not None and plan.chip_hours is not None:
         epoch = plan.steps_per_epoch
+        of_epoch = "" if epoch is None else f" ({epoch} an epoch)"
         yield (
-            f"the run: {plan.steps} steps ({epoch} an epoch), "
+            f"the run: {plan.steps} steps{of_epoch}, "
             f"{_seconds(plan.steps * step.seconds)}, {plan.chip_hours:,.1f} chip-hours"
         )
     yield "\nassumed, not read in a source or measured"
