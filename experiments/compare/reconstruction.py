@@ -1,15 +1,15 @@
 """Does temporal attention help? Reconstructions and their T1 and T2 maps, side by side.
 
 ``python -m experiments.compare.reconstruction`` trains VarNet as published (it finds
-its coil maps), VarNet that is given the maps as the others are, the multi-coil Latent
+its coil maps; ``varnet_given`` is given them, as the others are), the multi-coil Latent
 Transformer, the same without temporal attention and the same of real and imaginary
 parts on heart phantoms, for T1 and for T2, with every seed; equal data, batches, masks,
 schedule and updates. One model serves all accelerations: every training example takes
 one of them at random. Zero filling, CG-SENSE and L+S stand beside them, their
 regularisation chosen on training phantoms by NMSE, per series and acceleration, on
 grids that grow until no choice is at an edge; so are the learning rates of VarNet and
-of the Latent Transformer, by short runs of a seed of its own that are judged on hearts
-of yet another. All are judged on the same held-out phantoms; a seed is that of the
+of the Latent Transformer, by short runs of three seeds of their own that are judged on
+hearts of others. All are judged on the same held-out phantoms; a seed is that of the
 weights, the training phantoms and the masks.
 
 Every run has a folder of its own. The same command goes on where it was stopped, in the
@@ -109,8 +109,8 @@ SPLIT_WEIGHTS = {
 }
 TUNED_ON = 4
 """Training phantoms that weights and rates are chosen on."""
-RATE_SEED = 1000
-"""Of the runs that rates are chosen by; the next is that of the hearts they see."""
+RATE_SEEDS = (1000, 1002, 1004)
+"""Of the runs that rates are chosen by; the next of each is that of hearts they see."""
 RATES_WIDER = 3.0
 """Factor from an edge of the rates to the next."""
 SCORES = dict(zip(IMAGE_SCORES + MAP_SCORES, (4, 2, 4, 1, 1, 1, 1), strict=True))
@@ -121,7 +121,7 @@ SCORES = dict(zip(IMAGE_SCORES + MAP_SCORES, (4, 2, 4, 1, 1, 1, 1), strict=True)
 class Comparison:
     """Which systems, how many seeds, how much training."""
 
-    systems: tuple[Arm, ...] = tuple(ARMS)
+    systems: tuple[Arm, ...] = tuple(arm for arm in ARMS if arm != "varnet_given")
     """Learned systems to compare."""
     series: tuple[Contrast, ...] = ("t1", "t2")
     """T1, T2."""
@@ -213,36 +213,47 @@ def budget(config: Comparison) -> dict[str, Any]:
 def chosen_rate(name: Arm, config: Comparison) -> float:
     """The peak learning rate of least NMSE after few updates, at no edge of the grid.
 
-    Runs of `RATE_SEED` are judged on hearts that they were not trained on and that no
+    Runs of `RATE_SEEDS` are judged on hearts that they were not trained on and that no
     system of the comparison is judged on.
     """
     folder = config.workdir / f"rate-{name}"
-    asked = [config.tuning_steps, list(config.rates), repr(config.data)]
-    known = finished(folder, asked, "(steps, rates, data)")
+    asked: list[Any] = [config.tuning_steps, list(config.rates), list(RATE_SEEDS)]
+    asked.append(repr(config.data))
+    known = finished(folder, asked, "(steps, rates, seeds, data)")
     if known is not None:
         return known["rate"]
     if config.finished:
         raise ValueError(f"workdir: no rate of {name} was chosen in {config.workdir}")
-    data = dataclasses.replace(config.data, series="t2", seed=RATE_SEED)
-    scans = open_scans(data)
-    others = open_scans(dataclasses.replace(data, seed=RATE_SEED + 1)).train
+    of_seeds = {
+        seed: dataclasses.replace(config.data, series="t2", seed=seed)
+        for pair in RATE_SEEDS
+        for seed in (pair, pair + 1)
+    }
     batches = [
-        batch_of(others[i], acceleration=acceleration, acs=data.acs)
-        for i in range(min(TUNED_ON, len(others)))
-        for acceleration in data.acceleration
+        {"seed": seed, **batch_of(row, acceleration=acceleration, acs=config.data.acs)}
+        for seed in RATE_SEEDS
+        for row in _first(open_scans(of_seeds[seed + 1]), TUNED_ON)
+        for acceleration in config.data.acceleration
     ]
 
     @functools.cache
-    def trained(lr: float) -> Method:
-        place = folder / f"{lr:g}"
+    def trained(seed: int, lr: float) -> Method:
+        data, place = of_seeds[seed], folder / f"{seed}-{lr:g}"
+        scans = open_scans(data)
         return _trained(name, scans, data, place, config.tuning_steps, lr)
 
     def method(batch: Batch, *, lr: float) -> Array:
-        return trained(lr)(batch)
+        arrays = {key: value for key, value in batch.items() if key != "seed"}
+        return trained(batch["seed"], lr)(arrays)
 
     rate = tuned(method, {"lr": config.rates}, batches, wider=RATES_WIDER)["lr"]
     keep(folder / "result.json", {"budget": asked, "rate": rate})
     return rate
+
+
+def _first(scans: Scans, count: int) -> list[Any]:
+    """Some training phantoms."""
+    return [scans.train[i] for i in range(min(count, len(scans.train)))]
 
 
 def _finished_run(
@@ -324,8 +335,8 @@ def classical_scores(
     scores, chosen = [], []
     for acceleration in data.acceleration:
         batches = [
-            batch_of(scans.train[i], acceleration=acceleration, acs=data.acs)
-            for i in range(min(TUNED_ON, len(scans.train)))
+            batch_of(row, acceleration=acceleration, acs=data.acs)
+            for row in _first(scans, TUNED_ON)
         ]
         for_sense = tuned(cg_sense, SENSE_WEIGHTS, batches)
         for_split = tuned(low_rank_plus_sparse, SPLIT_WEIGHTS, batches)

@@ -303,8 +303,8 @@ def test_a_rate_is_chosen_inside_its_grid_by_hearts_of_another_seed(
     tried, seeds = [], []
 
     def trained(name, scans, data, folder, steps, lr):
-        tried.append(f"{lr:g}")
-        assert folder == tmp_path / "rate-varnet" / f"{lr:g}" and steps == 7
+        tried.append(f"{data.seed}-{lr:g}")
+        assert folder == tmp_path / "rate-varnet" / tried[-1] and steps == 7
         return lambda batch: fully_sampled(batch) * (1 + abs(math.log10(lr / 0.27)))
 
     def opened(data):
@@ -318,8 +318,9 @@ def test_a_rate_is_chosen_inside_its_grid_by_hearts_of_another_seed(
         rates=(0.01, 0.03), tuning_steps=7, data=data, workdir=tmp_path
     )
     assert reconstruction.chosen_rate("varnet", config) == pytest.approx(0.27)
-    assert tried == ["0.01", "0.03", "0.09", "0.27", "0.81"]
-    assert seeds == [1000, 1001]
+    rates = ["0.01", "0.03", "0.09", "0.27", "0.81"]
+    assert tried == [f"{s}-{rate}" for rate in rates for s in (1000, 1002, 1004)]
+    assert set(seeds) == {1000, 1001, 1002, 1003, 1004, 1005}
     again = dataclasses.replace(config, finished=True)
     assert reconstruction.chosen_rate("varnet", again) == pytest.approx(0.27)
     with pytest.raises(ValueError, match="no rate of cartesian was chosen"):
