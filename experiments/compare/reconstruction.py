@@ -111,8 +111,9 @@ TUNED_ON = 4
 """Training phantoms that weights and rates are chosen on."""
 RATE_SEEDS = (1000, 1002, 1004)
 """Of the runs that rates are chosen by; the next of each is that of hearts they see."""
-RATES_WIDER = 3.0
-"""Factor from an edge of the rates to the next."""
+RATES_WIDER, RATES_ALIKE = 3.0, 0.05
+"""Factor from an edge of the rates to the next, and the share of an error by which two
+do not differ: the smaller is taken."""
 SCORES = dict(zip(IMAGE_SCORES + MAP_SCORES, (4, 2, 4, 1, 1, 1, 1), strict=True))
 """What is compared, and the decimals that tables show."""
 
@@ -246,7 +247,9 @@ def chosen_rate(name: Arm, config: Comparison) -> float:
         arrays = {key: value for key, value in batch.items() if key != "seed"}
         return trained(batch["seed"], lr)(arrays)
 
-    rate = tuned(method, {"lr": config.rates}, batches, wider=RATES_WIDER)["lr"]
+    rate = tuned(
+        method, {"lr": config.rates}, batches, wider=RATES_WIDER, slack=RATES_ALIKE
+    )["lr"]
     keep(folder / "result.json", {"budget": asked, "rate": rate})
     return rate
 

@@ -17,6 +17,7 @@ def tuned(
     batches: Sequence[Mapping[str, Any]],
     *,
     wider: float = WIDER,
+    slack: float = 0.0,
 ) -> dict[str, float]:
     """The weights of least NMSE, none of them at an edge of its grid.
 
@@ -26,6 +27,7 @@ def tuned(
         there is one more at `wider` times beyond; 0 is the least there is.
       batches: What the error is summed over.
       wider: That factor.
+      slack: Of weights whose error is within this share of the least, the smallest.
 
     Raises:
       ValueError: The error still falls after `WIDENINGS` more values.
@@ -38,13 +40,14 @@ def tuned(
                 weights = dict(zip(axes, point, strict=True))
                 found = [series.nmse(method(one, **weights), one) for one in batches]
                 errors[point] = float(sum(map(float, found)))
-        best = min(errors, key=errors.__getitem__)
+        least = min(errors, key=errors.__getitem__)
+        best = min(p for p in errors if errors[p] <= (1 + slack) * errors[least])
         inside = True
-        for values, value in zip(axes.values(), best, strict=True):
-            if value == values[-1]:
-                values.append(value * wider)
-            elif value == values[0] and value > 0:
-                values.insert(0, value / wider)
+        for values, low, high in zip(axes.values(), best, least, strict=True):
+            if high == values[-1]:
+                values.append(high * wider)
+            elif low == values[0] and low > 0:
+                values.insert(0, low / wider)
             else:
                 continue
             inside = False

@@ -47,3 +47,20 @@ def test_an_error_that_only_falls_is_refused(bowl):
     far = 2.0 * WIDER ** (WIDENINGS + 3)
     with pytest.raises(ValueError, match="NMSE still falls at the edge of"):
         tuned(method, {"lam": (1.0, 2.0), "mu": (0.005, 0.01, 0.02)}, [far])
+
+
+def test_of_what_hardly_differs_the_smallest_is_taken(monkeypatch):
+    """... and has to be inside as well."""
+    errors = {1.0: 2.0, 2.0: 1.04, 4.0: 1.0, 8.0: 3.0, 0.5: 9.0}
+    monkeypatch.setattr(tuning.series, "nmse", lambda found, batch: errors[found])
+
+    def method(batch, lam):
+        return lam
+
+    def chosen(*grid, slack):
+        return tuned(method, {"lam": grid}, [None], slack=slack)["lam"]
+
+    assert chosen(1.0, 2.0, 4.0, 8.0, slack=0.0) == 4.0
+    assert chosen(1.0, 2.0, 4.0, slack=0.05) == 2.0
+    assert chosen(2.0, 4.0, slack=0.05) == 2.0
+    assert chosen(1.0, 2.0, 4.0, slack=1.0) == 1.0
