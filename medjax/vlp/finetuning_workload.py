@@ -1,23 +1,21 @@
 """What fine-tuning a tower trains and on what shapes, by its flags alone."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from medjax.data.records import METADATA, read_metadata
 from medjax.train.workload import Workload, spec
-from medjax.vlp.augment import AUGMENTATIONS
 from medjax.vlp.classifier import classifier
+from medjax.vlp.corpus import CorpusConfig
 from medjax.vlp.finetuning import Finetuning, asks_once, settings
-from medjax.vlp.labelled import LabelledConfig
 from medjax.vlp.placed_run import finder
 from medjax.vlp.placing import asks_for_places
 from medjax.vlp.placing import settings as place_settings
-from medjax.vlp.rendering import embedded_studies
-from medjax.vlp.starts import Start, find_start
+from medjax.vlp.rendering import FINDINGS as EMBEDDED
+from medjax.vlp.starts import Start, find_start, foreign, seeing
+from medjax.vlp.workload import prepared, rows
 from medjax.weights.files import without_network
 
 FINDINGS = 14
@@ -80,36 +78,32 @@ def started(config: Finetuning) -> tuple[Start, tuple[str, ...]]:
                 return find_start(config.start, config.image, config.size), ()
         except OSError as error:
             why = f"{config.start} is not at hand ({type(error).__name__})"
-    augment, size = AUGMENTATIONS["eval"], config.size or 256
-    if config.size is not None:
-        augment = dataclasses.replace(augment, size=size, upsample=None)
-    told = f"start: {why}: a {config.image.architecture}, films of {size} pixels"
     image = dataclasses.replace(config.image, checkpoint=None)
-    return Start(image, augment, size, "mgca", {}, ""), (told,)
+    start = seeing(foreign(image, ""), config.size)
+    side = start.image_size
+    return start, (f"start: {why}: a {image.architecture}, films of {side} pixels",)
 
 
 def known_films(config: Finetuning, start: Start) -> Films:
     """What flags, and a prepared set where it is at hand, say of the films."""
     films = config.films
-    side = films.image_size or start.image_size
-    named = () if asks_for_places(config) else films.target
-    if films.data is None:
-        studies = embedded_studies(films.patients, films.seed)
-        count = sum(study.split == "train" for study in studies)
-        findings = len(named or studies[0].labels)
-        return Films(used(count, films), findings, side, ())
-    for folder in (films.data, films.prepared, config.workdir / "data"):
-        if folder is not None and (folder / METADATA).is_file():
-            metadata: Mapping[str, Any] = read_metadata(folder)
-            findings = len(named or metadata["finding_names"])
-            count = None if films.train_ids else int(metadata["splits"]["train"])
-            return Films(used(count, films), findings, metadata["image_size"], ())
-    if named:
-        return Films(None, len(named), side, ())
-    told = f"target: {FINDINGS} findings; {films.data} is not prepared"
-    return Films(None, FINDINGS, side, (told,))
-
-
-def used(count: int | None, films: LabelledConfig) -> int | None:
-    """How many films of a split are trained on."""
-    return None if count is None else max(1, round(films.fraction * count))
+    corpus = CorpusConfig(
+        root=films.data,
+        prepared=films.prepared,
+        patients=films.patients,
+        seed=films.seed,
+    )
+    count = None if films.train_ids else rows(corpus)
+    if count is not None:
+        count = max(1, round(films.fraction * count))
+    side, findings = films.image_size or start.image_size, len(EMBEDDED)
+    assumed: tuple[str, ...] = ()
+    if films.data is not None:
+        if (known := prepared(corpus)) is not None:
+            side, findings = known["image_size"], len(known["finding_names"])
+        else:
+            findings = FINDINGS
+            assumed = (f"target: {FINDINGS} findings; {films.data} is not prepared",)
+    if films.target and not asks_for_places(config):
+        findings, assumed = len(films.target), ()
+    return Films(count, findings, side, assumed)

@@ -55,11 +55,20 @@ def find_start(named: str, image: ImageTowerConfig, size: int | None = None) -> 
             "start: name what to start from: the folder of a run, a safetensors file "
             "or folder, or a hub id such as timm/resnet50.tv_in1k"
         )
-    start = _found(named, image)
+    return seeing(_found(named, image), size)
+
+
+def seeing(start: Start, size: int | None) -> Start:
+    """The same tower on films of another size; None: as in its own training."""
     if size is None:
         return start
     augment = dataclasses.replace(start.augment, size=size, upsample=None)
     return start._replace(augment=augment, image_size=size)
+
+
+def foreign(image: ImageTowerConfig, identity: str) -> Start:
+    """A tower that no record of this library describes: films as MGCA has them."""
+    return Start(image, AUGMENTATIONS["eval"], 256, "mgca", {}, identity)
 
 
 def _found(named: str, image: ImageTowerConfig) -> Start:
@@ -72,9 +81,7 @@ def _found(named: str, image: ImageTowerConfig) -> Start:
             return _exported(exported, image)
     if not (folder / RECORD).is_file():
         image = dataclasses.replace(image, checkpoint=named)
-        known = AUGMENTATIONS["eval"]
-        digest = checkpoint_digest(named)
-        return Start(image, known, 256, "mgca", {}, digest)
+        return foreign(image, checkpoint_digest(named))
     if read_family(folder) == FAMILY:
         mine = ClassifierRecord.load(folder)
         step, known = best_step(folder, mine.stopping), mine.system.augment

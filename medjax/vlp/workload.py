@@ -1,6 +1,8 @@
 """What a pre-training run trains and on what shapes, by its flags alone."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,7 +80,13 @@ def rows(config: CorpusConfig) -> int | None:
     if config.root is None:
         studies = embedded_studies(config.patients, config.seed)
         return sum(study.split == "train" for study in studies)
+    known = prepared(config)
+    return None if known is None else int(known["splits"]["train"])
+
+
+def prepared(config: CorpusConfig) -> Mapping[str, Any] | None:
+    """What the prepared set that is named says of itself; None: it is not here."""
     for folder in (config.root, config.prepared):
         if folder is not None and (folder / METADATA).is_file():
-            return int(read_metadata(folder)["splits"]["train"])
+            return read_metadata(folder)
     return None

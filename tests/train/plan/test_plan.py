@@ -19,7 +19,7 @@ from medjax.train.plan.compiling import compiled_step, facts_of
 from medjax.train.plan.memory import memory_of, whole_bytes
 from medjax.train.plan.planner import make_plan, program_on
 from medjax.train.plan.roofline import calibrated, predict
-from medjax.train.plan.suggest import candidates, suggest
+from medjax.train.plan.suggest import candidates, flags, suggest
 from medjax.train.plan.table import as_json, told
 from medjax.train.plan.topologies import devices, topology
 from medjax.train.plan.traffic import Traffic, grouped, transfer
@@ -275,6 +275,8 @@ def test_flags_that_fit_are_found_in_eight_tries_at_most():
     small = limited(4)
     assert small.config.data.batch_size == 32 and small.tried <= 8
     assert small.flags[-1] == "--data.batch-size 32"
+    # Fine-tuning has its films' flags without a name before them.
+    assert flags({("films", "batch_size"): 8}) == ("--batch-size 8",)
     assert limited(0.1) is None
     assert len(asked) <= 8
     assert len(list(candidates(both.config, 4))) == 1, "there is nothing left to change"
