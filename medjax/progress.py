@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -101,13 +102,24 @@ class Progress:
 
     def draw(self) -> None:
         """Draws the line in place, as much of it as the terminal is wide."""
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\r{self.picture()[:width]}\x1b[K")
+        sys.stderr.flush()
+
+    def picture(self) -> str:
+        """What stands in the line: a bar and the state in words."""
         share = min(self.done / self.total, 1.0) if self.total else 1.0
         full, rest = _letters()
         bar = full * round(share * BAR) + rest * (BAR - round(share * BAR))
-        width = shutil.get_terminal_size().columns - 1
-        text = f"{bar} {self.line()}"[:width]
-        sys.stderr.write(f"\r{text}\x1b[K")
-        sys.stderr.flush()
+        return f"{bar} {self.line()}"
+
+    def told(self, seconds: float) -> str | None:
+        """What is said when it has ended well after so long; None: nothing."""
+        count = self.done - self._first
+        if not count:
+            return None
+        rate = speed(count / seconds, self.unit)
+        return f"{self.phase}: {count:,} {self.unit} in {duration(seconds)}, {rate}"
 
     def __enter__(self) -> "Progress":
         self._start()
@@ -124,11 +136,10 @@ class Progress:
         _wipe()
         _open.remove(self)
         spent = time.monotonic() - self._began
-        seconds, count = spent - self._paused, self.done - self._first
-        if exception == (None, None, None) and seconds >= WORTH_A_LINE and count:
-            rate = speed(count / seconds, self.unit)
-            told = f"{self.phase}: {count:,} {self.unit} in {duration(seconds)}, {rate}"
-            print(told, file=sys.stderr, flush=True)
+        seconds = spent - self._paused
+        if exception == (None, None, None) and seconds >= WORTH_A_LINE:
+            if (told := self.told(seconds)) is not None:
+                print(told, file=sys.stderr, flush=True)
         if _open:
             _open[-1]._go_on(spent)
 
@@ -139,6 +150,50 @@ class Progress:
         self._marks = collections.deque((t + pause, n) for t, n in self._marks)
         if _on_terminal():
             self.draw()
+
+
+class Waiting(Progress):
+    """A phase that is one piece, such as a compilation: the time it has taken so far.
+
+    The line is redrawn beside the work, which may well hold this thread for minutes.
+
+    Args:
+      phase: Its name: what is waited for.
+    """
+
+    def __init__(self, phase: str) -> None:
+        super().__init__(phase, 1, "")
+        self._over = threading.Event()
+
+    def line(self) -> str:
+        """The state in words: ``compile for v6e-256: 3:10``."""
+        return f"{self.phase}: {duration(time.monotonic() - self._began)}"
+
+    def picture(self) -> str:
+        """The same: there is no share that a bar could show."""
+        return self.line()
+
+    def told(self, seconds: float) -> str:
+        """How long it took."""
+        return f"{self.phase}: {duration(seconds)}"
+
+    def __enter__(self) -> "Waiting":
+        super().__enter__()
+        if self._shown:
+            threading.Thread(target=self._show, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        super().__exit__(*exception)
+
+    def _show(self) -> None:
+        while not self._over.wait(1.0 if _on_terminal() else SELDOM):
+            if _open and _open[-1] is self:
+                if _on_terminal():
+                    self.draw()
+                else:
+                    print(self.line(), file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], phase: str, total: int, unit: str) -> Iterator[T]:

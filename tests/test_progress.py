@@ -5,13 +5,14 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import types
 
 import pytest
 from jax._src import distributed
 
 from medjax import progress
-from medjax.progress import Lines, Progress, say, track
+from medjax.progress import Lines, Progress, Waiting, say, track
 from medjax.train.log import in_figures
 
 
@@ -88,6 +89,25 @@ def test_a_phase_within_another_takes_its_place_and_none_of_its_time(clock, term
         "evaluate: 2 series in 0:50, 0.04 series/s",
         "train: 10 steps in 0:10, 1.00 steps/s",
     ]
+
+
+def test_what_is_one_piece_tells_its_time_beside_the_work(monkeypatch, clock, terminal):
+    """The work holds the thread: the line is redrawn by another."""
+    with Progress("train", 100, "steps"), Waiting("compile") as phase:
+        assert terminal.screen()[-1] == "compile: 0:00"
+        clock[0] += 70
+        drawn = threading.Event()
+        monkeypatch.setattr(phase, "draw", drawn.set)
+        assert drawn.wait(20)
+        assert phase.picture() == "compile: 1:10"
+    assert [line for line in terminal.screen() if line] == ["compile: 1:10"]
+
+
+def test_what_is_one_piece_is_silent_in_a_file_unless_it_lasts(clock, capsys):
+    for seconds in (1, 130):
+        with Waiting("compile"):
+            clock[0] += seconds
+    assert capsys.readouterr().err == "compile: 2:10\n"
 
 
 def test_what_is_logged_meanwhile_has_a_line_of_its_own(terminal):

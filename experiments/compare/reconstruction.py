@@ -19,14 +19,11 @@ the tables of the pages beside it; ``--finished`` takes the runs there are.
 """
 
 import dataclasses
-import functools
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from jaxtyping import Array
+from typing import Any
 
 from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
@@ -39,83 +36,21 @@ from experiments.compare.publishing import (
     machine,
     spread,
 )
-from experiments.compare.tuning import tuned
-from medjax.mri.latent_transformer import LatentTransformerConfig
-from medjax.mri.reconstruction import Reconstruction, train
-from medjax.mri.reconstruction_scores import (
-    FULL,
-    IMAGE_SCORES,
-    MAP_SCORES,
-    Method,
-    cg_sense,
-    evaluate,
-    learned,
-    low_rank_plus_sparse,
-    zero_filled,
+from experiments.compare.reconstruction_runs import (
+    ARMS,
+    DATA,
+    TUNED,
+    Arm,
+    chosen_rate,
+    classical_scores,
+    scores_of,
+    trained_system,
 )
-from medjax.mri.scans import Contrast, Scans, ScansConfig, batch_of, open_scans
-from medjax.mri.systems import build
-from medjax.mri.unrolled import UnrolledConfig
-from medjax.mri.varnet import VarNetConfig
+from medjax.mri.reconstruction_scores import FULL, IMAGE_SCORES, MAP_SCORES
+from medjax.mri.scans import Contrast, ScansConfig, open_scans
 from medjax.train.launch import LaunchConfig
-from medjax.train.optimizer import OptimizerConfig
-from medjax.train.settings import TrainConfig
-from medjax.typing import Batch
 
-Arm = Literal[
-    "varnet", "varnet_given", "latent_transformer", "without_attention", "cartesian"
-]
-NETWORK = LatentTransformerConfig(
-    widths=(8, 16), denoiser_widths=(16, 16, 16), heads=2, layers=1
-)
-# The phantoms' coil maps are exact, so that there is nothing to refine in them.
-LATENT = UnrolledConfig(network=NETWORK, scale=5.0, cg_iterations=6)
-# Maps are found by a network of the published width: with two channels, not eight, some
-# seeds hardly learn.
-VARNET = VarNetConfig(
-    cascades=2, chans=6, pools=2, sens_chans=8, sens_pools=2, remat=False
-)
-ARMS: Mapping[Arm, tuple[str, VarNetConfig | UnrolledConfig]] = {
-    "varnet": ("VarNet", VARNET),
-    "varnet_given": (
-        "VarNet with the given maps",
-        dataclasses.replace(VARNET, given_maps=True),
-    ),
-    "latent_transformer": ("Latent Transformer", LATENT),
-    "without_attention": (
-        "the same without temporal attention",
-        dataclasses.replace(
-            LATENT, network=dataclasses.replace(NETWORK, attention=False)
-        ),
-    ),
-    "cartesian": (
-        "Latent Transformer of real and imaginary parts",
-        dataclasses.replace(
-            LATENT, network=dataclasses.replace(NETWORK, parts="cartesian")
-        ),
-    ),
-}
-TUNED: Mapping[Arm, Arm] = {
-    "varnet": "varnet",
-    "varnet_given": "varnet",
-    "latent_transformer": "latent_transformer",
-    "without_attention": "latent_transformer",
-    "cartesian": "latent_transformer",
-}
-"""Whose learning rate a system takes; what is ablated takes that of the whole."""
 CLASSICAL = ("zero-filled", "CG-SENSE", "L+S")
-SENSE_WEIGHTS = {"lam": (0.0, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}
-SPLIT_WEIGHTS = {
-    "lam_low_rank": (0.03, 0.1, 0.3, 0.6),
-    "lam_sparse": (0.003, 0.01, 0.03, 0.1),
-}
-TUNED_ON = 4
-"""Training phantoms that weights and rates are chosen on."""
-RATE_SEEDS = (1000, 1002, 1004)
-"""Of the runs that rates are chosen by; the next of each is that of hearts they see."""
-RATES_WIDER, RATES_ALIKE = 3.0, 0.05
-"""Factor from an edge of the rates to the next, and the share of an error by which two
-do not differ: the smaller is taken."""
 SCORES = dict(zip(IMAGE_SCORES + MAP_SCORES, (4, 2, 4, 1, 1, 1, 1), strict=True))
 """What is compared, and the decimals that tables show."""
 
@@ -136,15 +71,7 @@ class Comparison:
     """Peak learning rates to choose from; they fall along a cosine."""
     tuning_steps: int = 600
     """Updates of the runs that a rate is chosen by, with T2 phantoms."""
-    data: ScansConfig = ScansConfig(
-        height=48,
-        width=32,
-        acs=8,
-        acceleration=(4, 8, 10),
-        patients=64,
-        test_patients=8,
-        batch_size=2,
-    )
+    data: ScansConfig = DATA
     """The phantoms; series and seed are set by the comparison."""
     workdir: Path = Path("runs/compare-reconstruction")
     """One folder per run in it; the same command goes on."""
@@ -213,54 +140,6 @@ def budget(config: Comparison) -> dict[str, Any]:
     }
 
 
-def chosen_rate(name: Arm, config: Comparison) -> float:
-    """The peak learning rate of least NMSE after few updates, at no edge of the grid.
-
-    Runs of `RATE_SEEDS` are judged on hearts that they were not trained on and that no
-    system of the comparison is judged on.
-    """
-    folder = config.workdir / f"rate-{name}"
-    asked: list[Any] = [config.tuning_steps, list(config.rates), list(RATE_SEEDS)]
-    asked.append(repr(config.data))
-    known = finished(folder, asked, "(steps, rates, seeds, data)")
-    if known is not None:
-        return known["rate"]
-    if config.finished:
-        raise ValueError(f"workdir: no rate of {name} was chosen in {config.workdir}")
-    of_seeds = {
-        seed: dataclasses.replace(config.data, series="t2", seed=seed)
-        for pair in RATE_SEEDS
-        for seed in (pair, pair + 1)
-    }
-    batches = [
-        {"seed": seed, **batch_of(row, acceleration=acceleration, acs=config.data.acs)}
-        for seed in RATE_SEEDS
-        for row in _first(open_scans(of_seeds[seed + 1]), TUNED_ON)
-        for acceleration in config.data.acceleration
-    ]
-
-    @functools.cache
-    def trained(seed: int, lr: float) -> Method:
-        data, place = of_seeds[seed], folder / f"{seed}-{lr:g}"
-        scans = open_scans(data)
-        return _trained(name, scans, data, place, config.tuning_steps, lr)
-
-    def method(batch: Batch, *, lr: float) -> Array:
-        arrays = {key: value for key, value in batch.items() if key != "seed"}
-        return trained(batch["seed"], lr)(arrays)
-
-    rate = tuned(
-        method, {"lr": config.rates}, batches, wider=RATES_WIDER, slack=RATES_ALIKE
-    )["lr"]
-    keep(folder / "result.json", {"budget": asked, "rate": rate})
-    return rate
-
-
-def _first(scans: Scans, count: int) -> list[Any]:
-    """Some training phantoms."""
-    return [scans.train[i] for i in range(min(count, len(scans.train)))]
-
-
 def _finished_run(
     name: Any,
     contrast: Contrast,
@@ -289,70 +168,13 @@ def _finished_run(
         scores, result["chosen"] = classical_scores(scans, data)
     else:
         lr = rates[TUNED[name]]
-        method = _trained(name, scans, data, folder, config.steps, lr)
-        scores = _scores({name: method}, scans, data)
+        method = trained_system(name, scans, data, folder, config.steps, lr)
+        scores = scores_of({name: method}, scans, data)
         scores = [row for row in scores if row["method"] != FULL]
     result["seconds"] = round(time.monotonic() - began)
     result["rows"] = [{"series": contrast, "seed": seed, **row} for row in scores]
     keep(folder / "result.json", result)
     return result
-
-
-def _trained(
-    name: Arm, scans: Scans, data: ScansConfig, folder: Path, steps: int, lr: float
-) -> Method:
-    """A system after its training, which goes on where it was stopped."""
-    label, settings = ARMS[name]
-    run = Reconstruction(
-        about=f"{label}, seed {data.seed}, rate {lr:g}",
-        system=settings,
-        data=data,
-        optimizer=OptimizerConfig(lr=lr, clip_norm=1.0, schedule="cosine"),
-        train=TrainConfig(
-            steps=steps, log_every=20, checkpoint_every=100, keep=1, seed=data.seed
-        ),
-        workdir=folder,
-    )
-    system = build(settings, run.kernels)
-    return learned(system, train(run, system, scans))
-
-
-def _scores(
-    methods: Mapping[str, Method],
-    scans: Scans,
-    data: ScansConfig,
-    accelerations: Sequence[int] | None = None,
-) -> list[dict[str, Any]]:
-    results, _ = evaluate(
-        methods,
-        scans.test,
-        contrast=data.series,
-        accelerations=accelerations or data.acceleration,
-        acs=data.acs,
-    )
-    return results["scores"]
-
-
-def classical_scores(
-    scans: Scans, data: ScansConfig
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Scores of the methods without training, and the weights they ran with."""
-    scores, chosen = [], []
-    for acceleration in data.acceleration:
-        batches = [
-            batch_of(row, acceleration=acceleration, acs=data.acs)
-            for row in _first(scans, TUNED_ON)
-        ]
-        for_sense = tuned(cg_sense, SENSE_WEIGHTS, batches)
-        for_split = tuned(low_rank_plus_sparse, SPLIT_WEIGHTS, batches)
-        methods: dict[str, Method] = {
-            "zero-filled": zero_filled,
-            "CG-SENSE": functools.partial(cg_sense, **for_sense),
-            "L+S": functools.partial(low_rank_plus_sparse, **for_split),
-        }
-        scores += _scores(methods, scans, data, (acceleration,))
-        chosen.append({"acceleration": acceleration, **for_sense, **for_split})
-    return scores, chosen
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

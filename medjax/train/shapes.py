@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 
+from medjax.progress import Waiting
 from medjax.train import watch
 from medjax.train.plan.flops import count_flops
 from medjax.train.state import TrainState
@@ -81,7 +82,7 @@ class CompiledSteps:
             self._check(shapes)
             if self._programs:
                 logger.info("compiling the step for batches of %s", dict(shapes))
-            with watch.phase("compile"):
+            with watch.phase("compile"), Waiting("compile"):
                 traced = self._step.trace(state, batch, key, proceed)
                 program = traced.lower().compile()
             work = count_flops(traced.jaxpr)

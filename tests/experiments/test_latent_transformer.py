@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.compare import reconstruction
+from experiments.compare import doubling, reconstruction, reconstruction_runs
 from experiments.compare.reconstruction import SCORES, differences, summarise, table
 from experiments.latent_transformer import NAME, TINY
 from medjax.data.record_writer import write_records
@@ -311,20 +311,63 @@ def test_a_rate_is_chosen_inside_its_grid_by_hearts_of_another_seed(
         seeds.append(data.seed)
         return open_scans(data)
 
-    monkeypatch.setattr(reconstruction, "_trained", trained)
-    monkeypatch.setattr(reconstruction, "open_scans", opened)
+    monkeypatch.setattr(reconstruction_runs, "trained_system", trained)
+    monkeypatch.setattr(reconstruction_runs, "open_scans", opened)
     data = dataclasses.replace(DATA, patients=2, acceleration=(2,))
     config = reconstruction.Comparison(
         rates=(0.01, 0.03), tuning_steps=7, data=data, workdir=tmp_path
     )
-    assert reconstruction.chosen_rate("varnet", config) == pytest.approx(0.27)
+    assert reconstruction_runs.chosen_rate("varnet", config) == pytest.approx(0.27)
     rates = ["0.01", "0.03", "0.09", "0.27", "0.81"]
     assert tried == [f"{s}-{rate}" for rate in rates for s in (1000, 1002, 1004)]
     assert set(seeds) == {1000, 1001, 1002, 1003, 1004, 1005}
     again = dataclasses.replace(config, finished=True)
-    assert reconstruction.chosen_rate("varnet", again) == pytest.approx(0.27)
+    assert reconstruction_runs.chosen_rate("varnet", again) == pytest.approx(0.27)
     with pytest.raises(ValueError, match="no rate of cartesian was chosen"):
-        reconstruction.chosen_rate("cartesian", again)
+        reconstruction_runs.chosen_rate("cartesian", again)
+
+
+def test_updates_are_doubled_until_a_curve_is_flat(tmp_path, monkeypatch):
+    """Of a system that wins a decibel by each doubling, and of one that wins none."""
+    tried = []
+
+    def trained(name, scans, data, folder, steps, lr):
+        tried.append(folder.name)
+        assert (data.series, lr) == ("t2", 0.02)
+        # Noise of a size that falls with the updates: PSNR rises by what it falls.
+        gain = 1.0 if name == "varnet" else 0.1
+        size = 0.1 * 10 ** (-gain * math.log2(steps) / 20)
+        wave = size * np.cos(np.arange(data.width)).astype(np.complex64)
+        return lambda batch: fully_sampled(batch) + wave[None, None, None]
+
+    monkeypatch.setattr(doubling, "trained_system", trained)
+    config = doubling.Doubling(
+        seeds=(5, 7),
+        rate=0.02,
+        first=10,
+        most=45,
+        data=dataclasses.replace(DATA, patients=1, acceleration=(2, 4)),
+        workdir=tmp_path,
+    )
+    found = doubling.compare(config)
+    expected = {"varnet": ("5-10", "5-20", "5-40", "7-40")}
+    expected["latent_transformer"] = ("5-10", "5-20", "7-20")
+    assert tried == [f"{name}-{run}" for name, runs in expected.items() for run in runs]
+    varnet, latent = found["curves"]
+    assert (varnet["flat"], latent["flat"]) == (False, True)
+    assert varnet["gains"] == pytest.approx([1, 1], abs=0.3)
+    assert latent["gains"] == pytest.approx([0.1], abs=0.05)
+    again = doubling.compare(dataclasses.replace(config, finished=True))
+    assert again == found and len(tried) == 7
+    text = doubling.table(found)
+    assert f"| {latent['gains'][0]:+.2f} |" in text
+    assert "| VarNet | 20 | 1 |" in text and "| VarNet | 40 | 2 |" in text
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert kept["runs"] == found["runs"] and kept["curves"] == found["curves"]
+    with pytest.raises(ValueError, match="first is 50, expected 1 to most=45"):
+        doubling.compare(dataclasses.replace(config, first=50))
+    with pytest.raises(ValueError, match="varnet-5-10 was run with"):
+        doubling.compare(dataclasses.replace(config, rate=0.03))
 
 
 def test_the_comparison_pairs_seeds_and_shows_mean_and_deviation():

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from medjax.data.whole import whole
+from medjax.progress import Waiting
 from medjax.train.collectives import Collective, read_collectives
 from medjax.train.plan.topologies import Topology
 from medjax.train.program import Program
@@ -82,7 +83,8 @@ def compiler_facts(
     if path is not None and (kept := _kept(path)) is not None:
         return kept
     try:
-        found = facts_of(_compiled(lowered, machine))
+        with Waiting(f"compile for {machine.name}"):
+            found = facts_of(_compiled(lowered, machine))
     except jax.errors.JaxRuntimeError as error:
         if (refused := _out_of_memory(str(error))) is None:
             raise
