@@ -3,9 +3,9 @@
 ``python -m experiments.compare.doubling`` trains VarNet and the Latent Transformer of
 `experiments.compare.reconstruction` with the first seed, each run twice as long as the
 one before and along a cosine of its own, until all accelerations together gain less
-than ``--flat`` dB by it, or the next would take more than ``--most`` updates; then the
-other seeds, as long as the last of these. All runs are judged on the held-out phantoms
-of that comparison, and take the rate that it chose.
+than ``--flat`` dB by it, or the next would take more than ``--most`` updates; then with
+the other seeds, as long as the last of these. All runs are judged on the held-out
+phantoms of that comparison, and take the rate that it chose.
 
 Every run has a folder of its own. The same command goes on where it was stopped and
 keeps the runs that are finished; results.json is written after each. ``--publish`` also
@@ -97,35 +97,42 @@ def compare(config: Doubling) -> dict[str, Any]:
         raise ValueError(f"first is {config.first}, expected 1 to most={config.most}")
     rows: list[dict[str, Any]] = []
     results: dict[str, Any] = {}
-    for name in config.systems:
-        for seed, steps in _plan(name, config, rows):
-            run = _finished_run(name, seed, steps, config)
-            if run is None:
-                break
-            rows += run["rows"]
-            results = {
-                "budget": _budget(config),
-                "runs": rows,
-                "curves": curves(rows, config.flat),
-            }
-            keep(config.workdir / "results.json", results)
+    for name, seed, steps in _plan(config, rows):
+        run = _finished_run(name, seed, steps, config)
+        if run is None:
+            continue
+        rows += run["rows"]
+        results = {
+            "budget": _budget(config),
+            "runs": rows,
+            "curves": curves(rows, config.flat),
+        }
+        keep(config.workdir / "results.json", results)
     if not results:
         raise ValueError(f"workdir: nothing is finished in {config.workdir}")
     return results
 
 
 def _plan(
-    name: Arm, config: Doubling, rows: Sequence[Mapping[str, Any]]
-) -> Iterator[tuple[int, int]]:
-    """Seed and updates of a system's runs; `rows` are those of the runs so far."""
+    config: Doubling, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[Arm, int, int]]:
+    """System, seed and updates of all runs; `rows` are those of the runs so far."""
     first, *others = config.seeds
-    steps = config.first
-    yield first, steps
-    while 2 * steps <= config.most and not curves(rows, config.flat)[-1]["flat"]:
-        steps *= 2
-        yield first, steps
+    longest = {}
+    for name in config.systems:
+        steps = config.first
+        yield name, first, steps
+        while 2 * steps <= config.most and not _flat(name, rows, config.flat):
+            steps *= 2
+            yield name, first, steps
+        longest[name] = steps
     for seed in others:
-        yield seed, steps
+        for name in config.systems:
+            yield name, seed, longest[name]
+
+
+def _flat(name: Arm, rows: Sequence[Mapping[str, Any]], flat: float) -> bool:
+    return any(curve["flat"] for curve in curves(rows, flat) if curve["system"] == name)
 
 
 def _budget(config: Doubling) -> dict[str, Any]:

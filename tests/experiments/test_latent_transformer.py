@@ -350,9 +350,9 @@ def test_updates_are_doubled_until_a_curve_is_flat(tmp_path, monkeypatch):
         workdir=tmp_path,
     )
     found = doubling.compare(config)
-    expected = {"varnet": ("5-10", "5-20", "5-40", "7-40")}
-    expected["latent_transformer"] = ("5-10", "5-20", "7-20")
-    assert tried == [f"{name}-{run}" for name, runs in expected.items() for run in runs]
+    varnet = ["varnet-5-10", "varnet-5-20", "varnet-5-40"]
+    latent = ["latent_transformer-5-10", "latent_transformer-5-20"]
+    assert tried == [*varnet, *latent, "varnet-7-40", "latent_transformer-7-20"]
     varnet, latent = found["curves"]
     assert (varnet["flat"], latent["flat"]) == (False, True)
     assert varnet["gains"] == pytest.approx([1, 1], abs=0.3)
