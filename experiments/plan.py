@@ -2,15 +2,18 @@
 
 No data, no accelerator and no network are used::
 
-    python -m experiments.plan imitate paper --topology v6e-256 --data.batch-size 65536
+    python -m experiments.plan imitate paper --topology v6e-256 --rows 213384
     python -m experiments.plan varnet repo --topology h200-8x8 --mesh.fsdp 8 --suggest
     python -m experiments.plan imitate --topology cpu-8 --quick
+    python -m experiments.plan imitate paper --topology v6e-256x2 --weak 16 64 256 1024
 
 The first two words are an experiment and its preset, the rest its own flags, beside
 those of the plan. The step that would run is compiled for the machine
 (:mod:`medjax.train.plan.topologies` has the names), which takes minutes once and is
-kept; ``--quick`` compiles nothing. Figures that no source was read for are shown as
-assumed, and nothing here is a measurement of the machine.
+kept; ``--quick`` compiles nothing. ``--calibrate RUN`` takes the rate that a run
+reached on such devices in place of the efficiencies that are taken for granted. Figures
+that no source was read for are shown as assumed, and nothing here is a measurement of
+the machine.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.cmrxmotion import UnderMotion
 from medjax.data.whole import whole
@@ -37,6 +41,7 @@ from medjax.segmentation.workload import grading
 from medjax.segmentation.workload import workload as segmentation
 from medjax.train.ending import ends_in_words
 from medjax.train.experiment import Experiment, command
+from medjax.train.log import read_metrics
 from medjax.train.plan.chips import Chip, assumed
 from medjax.train.plan.planner import Plan, make_plan
 from medjax.train.plan.suggest import Suggestion, suggest
@@ -52,6 +57,7 @@ from medjax.vlp.workload import workload as pretraining
 from medjax_kernels.aot import MissingCompilerError
 
 CACHE = Path("~/.cache/medjax/plans")
+CALIBRATE = "folder of a run on such a device: as fast as its steps were"
 WORKLOADS: dict[type, Callable[[Any], Workload]] = {
     Pretraining: pretraining,
     Reconstruction: reconstruction,
@@ -103,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="compile nothing")
     add("--suggest", action="store_true", help="find flags with which it fits")
     add("--weak", type=int, nargs="+", default=[], help="device counts to scale to")
+    add("--calibrate", type=Path, metavar="RUN", help=CALIBRATE)
     add("--rows", type=int, help="of the training data, where they are not here")
     add("--memory", type=float, help="of a device, GB, in place of the machine's")
     add("--json", type=Path, default=Path("runs/plan.json"), help="where the plan goes")
@@ -118,13 +125,38 @@ def plan(
     weak: Sequence[int] = (),
     rows: int | None = None,
     chip: Chip | None = None,
+    reached: float | None = None,
     cache: Path | None = None,
 ) -> Plan:
     """The plan of a run on a machine; see `medjax.train.plan.planner.make_plan`."""
     work = workload_of(config)
     if rows is not None:
         work = dataclasses.replace(work, rows=rows)
-    return make_plan(work, machine, quick=quick, chip=chip, weak=weak, cache=cache)
+    return make_plan(
+        work, machine, quick=quick, chip=chip, weak=weak, reached=reached, cache=cache
+    )
+
+
+def reached(run: Path, chip: Chip) -> float:
+    """FLOP/s that each device of a run computed, by its log.
+
+    Args:
+      run: Folder of a run on devices of the chip's kind.
+      chip: Whose peak the log's shares are of.
+
+    Returns:
+      The median over its rows, what is computed a second time among them.
+
+    Raises:
+      ValueError: Its log has no such rows.
+    """
+    shares = [row["hfu"] for row in read_metrics(run) if row.get("hfu") is not None]
+    if not shares:
+        raise ValueError(
+            f"calibrate: the log of {run} has no hfu (share of a device's peak): give "
+            "the folder of a run on an accelerator"
+        )
+    return float(np.median(shares)) * chip.peak.value
 
 
 @ends_in_words
@@ -135,6 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().parse_args(words)
         raise ValueError("expected an experiment first, as in: plan imitate paper")
     options, rest = parser().parse_known_args(words[1:])
+    if options.quick and options.suggest:
+        raise ValueError("--suggest compiles what it tries, and --quick nothing")
+    if options.rows is not None and options.rows < 1:
+        raise ValueError(f"--rows: {options.rows}, expected 1 or more")
     machine = topology(options.topology)
     jax.config.update("jax_platforms", "cpu")
     if machine.platform == "cpu":
@@ -155,6 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     how: dict[str, Any] = {
         "rows": options.rows,
         "chip": chip,
+        "reached": options.calibrate and reached(options.calibrate, chip),
         "cache": None if options.no_cache else CACHE.expanduser(),
     }
     try:
@@ -183,13 +220,14 @@ def suggested(
     def fits(changed: Experiment) -> bool:
         return plan(changed, machine, **how).memory.fits is True
 
-    island = machine.devices // machine.islands
+    model = config.mesh.model
+    island = max(machine.devices // machine.islands // model, 1)
     return suggest(
         config,
         fits,
         batch=workload_of(config).batch_size,
-        islands=min(island, 8),
-        shards=machine.devices // config.mesh.model,
+        islands=max(n for n in range(1, min(island, 8) + 1) if island % n == 0),
+        shards=machine.devices // model,
     )
 
 

@@ -236,11 +236,36 @@ def test_the_command_plans_and_writes(tmp_path, capsys):
         ("imitate --topology v9-3", "topology: 'v9-3', expected a name like"),
         ("nobody --topology cpu-2", "experiment: 'nobody', expected one of"),
         ("--topology cpu-2", "expected an experiment first"),
+        ("convirt --topology v6e-256x0", "topology: 'v6e-256x0', expected a name"),
+        ("convirt --topology cpu-2 --rows 0", "--rows: 0, expected 1 or more"),
+        ("convirt --topology cpu-2 --quick --suggest", "compiles what it tries"),
     ],
 )
 def test_what_cannot_be_planned_is_said(words, message, capsys):
     assert plan.main(words.split()) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, model, islands", [("cpu-12", 1, 6), ("cpu-4", 2, 2)])
+def test_only_meshes_that_can_be_are_suggested(name, model, islands, monkeypatch):
+    """Parameters are split over devices that divide what a model's axis leaves."""
+    asked = []
+    monkeypatch.setattr(plan, "suggest", lambda *_, **how: asked.append(how))
+    config = dataclasses.replace(convirt.PRESETS["tiny"], mesh=MeshConfig(model=model))
+    plan.suggested(config, topology(name), {})
+    assert asked[0]["islands"] == islands
+    assert asked[0]["shards"] == topology(name).devices // model
+
+
+def test_a_run_tells_how_fast_its_devices_were(tmp_path, capsys):
+    chip = topology("h200-1x8").chip
+    rows = [{"step": n, "hfu": hfu} for n, hfu in enumerate((0.01, 0.2, 0.3))]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert plan.reached(tmp_path, chip) == pytest.approx(0.2 * chip.peak.value)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "hfu": null}\n')
+    words = f"convirt --topology cpu-2 --quick --calibrate {tmp_path}"
+    assert plan.main(words.split()) == 1
+    assert f"calibrate: the log of {tmp_path} has no hfu" in capsys.readouterr().err
 
 
 def test_a_batch_that_does_not_split_is_refused():

@@ -1,7 +1,7 @@
 """What chips can do, one source per figure; what no source was read for is assumed.
 
-Rates are of one *device*, as JAX counts devices: a TensorCore of a v4 and of a 7x, a
-chip of the others. Links are per device and direction.
+Rates are of one *device*, as JAX counts devices: a TensorCore of a v4, a chip of
+the others. Links are per device and direction.
 
 A figure that is told was read in the source that stands beside it, Google's pages in
 November 2026. One that is assumed was read nowhere: it is remembered, guessed, or

@@ -3,8 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+from jax.sharding import Mesh
 
 from medjax.train.mesh import make_mesh
 from medjax.train.plan.chips import Chip
@@ -12,9 +15,9 @@ from medjax.train.plan.compiling import Facts, compiler_facts, traced_step
 from medjax.train.plan.flops import Count, count_flops
 from medjax.train.plan.implied import implied
 from medjax.train.plan.memory import Memory, memory_of, whole_bytes
-from medjax.train.plan.roofline import Step, predict, rescaled
+from medjax.train.plan.roofline import Step, calibrated, predict, rescaled
 from medjax.train.plan.topologies import Topology, devices
-from medjax.train.plan.traffic import Traffic, grouped
+from medjax.train.plan.traffic import Network, Traffic, grouped
 from medjax.train.program import Program
 from medjax.train.workload import Workload
 from medjax_kernels import compat
@@ -94,13 +97,13 @@ class Plan:
 
     @property
     def steps(self) -> int | None:
-        """Of the whole run; None where it is told in epochs of unknown length."""
-        if self.workload.rows is None and self.workload.config.epochs is not None:
+        """Of the whole run; None where it is told in epochs of unknown length, or where
+        there are fewer rows than a batch has, with which no run begins."""
+        rows, size = self.workload.rows, self.workload.batch_size
+        unknown = rows is None and self.workload.config.epochs is not None
+        if unknown or (rows is not None and rows < size):
             return None
-        _, train = self.workload.config.resolved(
-            rows=max(self.workload.rows or 0, self.workload.batch_size),
-            batch_size=self.workload.batch_size,
-        )
+        _, train = self.workload.config.resolved(rows=rows or size, batch_size=size)
         return train.steps
 
     @property
@@ -118,6 +121,7 @@ def make_plan(
     quick: bool = False,
     chip: Chip | None = None,
     weak: Sequence[int] = (),
+    reached: float | None = None,
     cache: Path | None = None,
 ) -> Plan:
     """Plans a workload on a machine.
@@ -128,20 +132,20 @@ def make_plan(
       quick: Compile nothing: memory is a lower bound, and collectives are those that
         the program's own text implies.
       chip: Figures in place of the machine's own, of a calibration or a limit.
-      weak: Device counts to extrapolate to, each device with as many rows.
+      weak: Device counts to extrapolate to, more or fewer, each device with as many
+        rows.
+      reached: FLOP/s that a run was measured to compute on each such device, what it
+        computes a second time among them; the chip's efficiencies are scaled to that.
       cache: Folder of what compilers said before.
 
     Raises:
-      ValueError: The mesh or the batch does not fit the devices; a count of `weak` is
-        no multiple of them.
+      ValueError: The mesh or the batch does not fit the devices; a count of `weak` does
+        not split over the mesh's other axes, or over what the fast network joins.
     """
     chip = machine.chip if chip is None else chip
-    if wrong := [n for n in weak if n < 1 or n % machine.devices]:
-        raise ValueError(
-            f"weak: {wrong}, expected multiples of the {machine.devices} devices of "
-            f"{machine.name}"
-        )
     program = program_on(workload, machine)
+    along = _growing(program.mesh)
+    _check_weak(weak, machine, machine.devices // program.mesh.shape[along])
     with _target(machine):
         traced = traced_step(program)
         facts = None
@@ -165,18 +169,23 @@ def make_plan(
         )
     accessed = None if facts is None else facts.accessed
     count = machine.devices
+    if reached is not None:
+        chip = calibrated(chip, work.flops, work.total / reached)
 
-    def at(factor: int) -> Step:
+    def at(there: int) -> Step:
+        factor = Fraction(there, count)
         # What sees the batch of all devices grows with its square.
         flops = {
-            one: n * factor * (factor if one.part == "contrast" else 1)
+            one: float(n * factor * (factor if one.part == "contrast" else 1))
             for one, n in work.flops.items()
         }
+        network: Network = "fast" if there <= machine.joined else "slow"
+        wider = rescaled(traffic, factor, along=along, network=network)
         return predict(
             flops,
-            rescaled(traffic, factor) if factor > 1 else traffic,
+            traffic if there == count else wider,
             chip,
-            devices=count * factor,
+            devices=there,
             accessed=accessed,
         )
 
@@ -189,9 +198,26 @@ def make_plan(
         compiled=facts,
         memory=memory_of(program, chip, facts),
         traffic=traffic,
-        step=at(1),
-        weak=[(n, at(n // count)) for n in weak],
+        step=at(count),
+        weak=[(n, at(n)) for n in weak],
     )
+
+
+def _growing(mesh: Mesh) -> str:
+    """The axis along which a run of more devices is wider."""
+    return "data" if mesh.shape["data"] > 1 or mesh.shape["fsdp"] == 1 else "fsdp"
+
+
+def _check_weak(weak: Sequence[int], machine: Topology, unit: int) -> None:
+    """Refuses counts of devices that no mesh of the run has; `unit` is of a replica."""
+    island = machine.joined
+    wrong = [n for n in weak if n < 1 or n % unit or (n > island and n % island)]
+    if wrong:
+        beyond = f"; of {island} beyond those" if max(wrong) > island else ""
+        raise ValueError(
+            f"weak: {wrong}, expected multiples of the {unit} devices of a replica"
+            f"{beyond}"
+        )
 
 
 def program_on(workload: Workload, machine: Topology) -> Program:

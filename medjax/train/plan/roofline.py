@@ -9,10 +9,12 @@ a plan shows beside it; `calibrated` replaces their efficiency by what a run mea
 
 import dataclasses
 from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
 
 from medjax.train.plan.chips import Chip, told
 from medjax.train.plan.flops import Work
-from medjax.train.plan.traffic import EXPOSED, Traffic
+from medjax.train.plan.traffic import EXPOSED, Network, Traffic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,20 +107,31 @@ def calibrated(chip: Chip, flops: dict[Work, float], seconds: float) -> Chip:
     return dataclasses.replace(chip, efficiency=scaled)
 
 
-def rescaled(traffic: Sequence[Traffic], factor: int) -> list[Traffic]:
+def rescaled(
+    traffic: Sequence[Traffic], factor: Fraction, *, along: str, network: Network
+) -> list[Traffic]:
     """Collectives of a run on so many times as many devices, each with as many rows.
 
     Gradients and statistics stay as large; what is gathered of the batch grows with it.
-    Groups grow along ``data``, whose outer part joins slices and hosts.
+
+    Args:
+      traffic: Of the run as it is.
+      factor: Devices there, of devices here.
+      along: Axis of the mesh that grows: the outermost, which joins all devices.
+      network: That joins all devices there.
     """
     found = []
     for one in traffic:
-        if "data" not in one.axes and "fsdp" not in one.axes:
+        if along not in one.axes:
             found.append(one)
             continue
-        size = one.bytes * (factor if one.purpose == "batch" else 1)
-        wider = {"bytes": size, "devices": one.devices * factor}
+        wider: dict[str, Any] = {
+            "network": network,
+            "devices": round(one.devices * factor),
+        }
+        if one.purpose == "batch":
+            wider["bytes"] = round(one.bytes * factor)
         if one.kind == "collective-permute":
-            wider["count"] = one.count * factor
+            wider["count"] = round(one.count * factor)
         found.append(dataclasses.replace(one, **wider))
     return found

@@ -41,6 +41,8 @@ def _warnings(plan: Plan) -> Iterator[str]:
     rows = plan.workload.rows
     if rows is None:
         yield "nobody says how many rows there are: --rows"
+    elif size > rows:
+        yield f"a batch of {size} of {rows} rows: no run begins with so few (--rows)"
     elif size > LARGE_SHARE * rows:
         yield (
             f"a batch of {size} is {size / rows:.0%} of the {rows} rows: "

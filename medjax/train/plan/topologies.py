@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,6 +87,21 @@ class Topology:
         """What is paid for."""
         return self.devices // 2 if self.generation == "v4" else self.devices
 
+    @property
+    def joined(self) -> int:
+        """Devices that the fast network can join, were there as many as one likes.
+
+        One slice grows to the largest of its generation, a CPU without end; several
+        slices stay what they are, as hosts of GPUs do.
+        """
+        if self.platform == "cpu":
+            return sys.maxsize
+        if self.platform == "tpu" and self.islands == 1:
+            return max(FLAT if self.generation in ("v5e", "v6e") else CUBIC) * (
+                self.devices // self.chips
+            )
+        return self.devices // self.islands
+
     def sized(self, factor: int) -> "Topology":
         """So many times as many devices, for arithmetic alone."""
         return dataclasses.replace(
@@ -100,12 +116,13 @@ def topology(name: str) -> Topology:
       ValueError: No machine has it; the message says how names look.
     """
     match = re.fullmatch(r"([a-z0-9]+)-(\d+)(?:x(\d+))?", name)
-    if match is None or match[1] not in CHIPS or int(match[2]) < 1:
+    counts = () if match is None else (int(match[2]), int(match[3] or 1))
+    if match is None or match[1] not in CHIPS or min(counts) < 1:
         raise ValueError(
             f"topology: {name!r}, expected a name like v5e-16, v5p-512, v6e-256x2, "
             f"h200-8x8 or cpu-8, of {', '.join(CHIPS)}"
         )
-    generation, count, second = match[1], int(match[2]), int(match[3] or 1)
+    generation, (count, second) = match[1], counts
     if generation == "cpu":
         if match[3]:
             raise ValueError(f"topology: {name!r}, expected cpu-N")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from medjax.train.plan.chips import CHIPS
 from medjax.train.plan.compiling import compiled_step, facts_of
 from medjax.train.plan.memory import memory_of, whole_bytes
 from medjax.train.plan.planner import make_plan, program_on
-from medjax.train.plan.roofline import calibrated, predict
+from medjax.train.plan.roofline import calibrated, predict, rescaled
 from medjax.train.plan.suggest import candidates, flags, suggest
 from medjax.train.plan.table import as_json, told
 from medjax.train.plan.topologies import devices, topology
@@ -135,6 +136,71 @@ def test_more_devices_with_as_many_rows_take_longer_only_for_the_network(plan):
     assert same == made.step
     assert twice.compute == pytest.approx(same.compute)
     assert twice.exchange > same.exchange
+
+
+@pytest.mark.parametrize("of, to", [("cpu-8", "cpu-2"), ("cpu-2", "cpu-8")])
+def test_fewer_or_more_devices_are_as_if_planned_themselves(of, to):
+    def planned(name, **how):
+        machine = topology(name)
+        work = workload(data=Inner(batch_size=32 * machine.devices))
+        return make_plan(work, machine, quick=True, **how)
+
+    itself = planned(to)
+    ((count, step),) = planned(of, weak=[itself.machine.devices]).weak
+    assert count == itself.machine.devices
+    assert dataclasses.astuple(step) == pytest.approx(
+        dataclasses.astuple(itself.step), nan_ok=True
+    )
+
+
+def test_split_parameters_travel_as_far_as_before_on_more_devices():
+    split = workload(mesh=MeshConfig(data=2, fsdp=4))
+    split = dataclasses.replace(split, rules=((".*", fsdp(1)),))
+    for wrong in (0, 6):
+        with pytest.raises(ValueError, match=rf"weak: \[{wrong}\], .* the 4 devices"):
+            make_plan(split, CPU, quick=True, weak=[wrong])
+    made = make_plan(split, CPU, quick=True)
+    wider = rescaled(made.traffic, Fraction(2), along="data", network="fast")
+    grown = {("fsdp",): 1, ("data",): 2, ("data", "fsdp"): 2}
+    assert {one.axes for one in made.traffic} >= {("fsdp",), ("data",)}
+    for one, other in zip(made.traffic, wider, strict=True):
+        assert other.devices == one.devices * grown[one.axes]
+
+
+@pytest.mark.parametrize(
+    "of, to, network",
+    [
+        ("h200-1x8", "h200-8x8", "slow"),
+        ("h200-8x8", "h200-1x8", "fast"),
+        ("v6e-16", "v6e-256", "fast"),
+        ("v6e-256x2", "v6e-64", "fast"),
+        ("v6e-256", "v6e-256x2", "slow"),
+    ],
+)
+def test_beyond_what_fast_links_join_the_slow_network_does(of, to, network):
+    """Arithmetic of the names alone: nothing is compiled for these."""
+    here, there = topology(of), topology(to)
+    assert (there.devices <= here.joined) is (network == "fast")
+    one = Traffic("all-reduce", ("data",), "fast", "batch", 3, 800, 0, here.devices)
+    other = dataclasses.replace(one, axes=("model",))
+    factor = Fraction(there.devices, here.devices)
+    found, same = rescaled([one, other], factor, along="data", network=network)
+    assert same == other
+    assert (found.network, found.devices) == (network, there.devices)
+    assert found.bytes == 800 * factor and found.count == 3
+
+
+def test_a_run_needs_as_many_rows_as_a_batch_has():
+    made = make_plan(workload(rows=63), CPU, quick=True)
+    assert (made.steps, made.chip_hours) == (None, None)
+    page = told(made)
+    assert "a batch of 64 of 63 rows: no run begins with so few" in page
+    assert "the run:" not in page
+
+
+def test_steps_are_as_fast_as_a_run_was():
+    made = make_plan(workload(), CPU, quick=True, reached=1e6)
+    assert made.step.compute == pytest.approx(made.work.total / 8 / 1e6)
 
 
 def test_page_and_file_have_all_that_is_asked_of_a_plan(plan):
