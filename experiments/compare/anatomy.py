@@ -33,7 +33,10 @@ from experiments.cheart import TINY
 from experiments.compare.publishing import (
     cell,
     command,
+    compared,
+    differences,
     finished,
+    interval,
     keep,
     machine,
     spread,
@@ -75,6 +78,7 @@ ARMS: Mapping[Arm, tuple[str, Generation]] = {
     "improved_lstm": ("CHeart, improved, LSTM", _arm("improved", temporal="lstm")),
     "improved": ("CHeart, improved, attention", _arm("improved")),
 }
+REFERENCE: Arm = "improved"
 COMPLETION = {
     "dice": ("Dice, later frames", 3),
     "hd_mm": ("HD at ES, mm", 1),
@@ -206,6 +210,23 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any
     return found
 
 
+def paired(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every system minus the improved one with attention, seed by seed.
+
+    Args:
+      rows: Of `compare`.
+    """
+    flat = []
+    for row in rows:
+        entry: dict[str, Any] = {"system": row["system"], "seed": row["seed"]}
+        completed = _row(row["results"]["completion"], "method", NAME)
+        made = _row(row["results"]["generation"], "group", NAME)
+        entry |= {name: float(completed[name]) for name in COMPLETION}
+        entry |= {name: float(made[name]) for name in GENERATION}
+        flat.append(entry)
+    return differences(flat, REFERENCE)
+
+
 def _row(rows: Sequence[Mapping[str, Any]], key: str, name: str) -> Mapping[str, Any]:
     return next(row for row in rows if row[key] == name)
 
@@ -230,7 +251,15 @@ def table(results: Mapping[str, Any]) -> str:
             cells += [cell(entry[k], places=2) if k in entry else "" for k in extra]
             lines.append([entry["method"], *cells])
         shown.append(markdown(heads, lines))
+    heads = {name: head for name, (head, _) in {**COMPLETION, **GENERATION}.items()}
+    if entries := paired(results["runs"]):
+        about = f"minus {ARMS[REFERENCE][0]}, paired"
+        shown.append(compared(about, ARMS, entries, heads, _interval))
     return "\n\n".join(shown)
+
+
+def _interval(value: Mapping[str, float]) -> str:
+    return interval(value, places=3 if max(map(abs, value.values())) < 1 else 1)
 
 
 def main() -> int:

@@ -23,9 +23,10 @@ one that is not, in complex numbers alone.
 One endpoint, named before anything is trained: the RMSE in ms of the T1 map against the
 map of the noise-free series, in the myocardium without its outermost pixel, per
 held-out heart. Differences are paired by heart and seed; the verdict is *better*,
-*worse*, *equivalent* within the margin or *undecided*, and nothing else is said. How
-flat a run's curve was at its end is told beside it: by how much the endpoint fell over
-its last fifth, on hearts that are neither trained on nor held out.
+*worse*, *equivalent* within the margin or *undecided*, and nothing else is said; but
+nothing is called equivalent where the positive control would be. How flat a run's curve
+was at its end is told beside it: by how much the endpoint fell over its last fifth, on
+hearts that are neither trained on nor held out.
 
 Every run has a folder of its own, and the same command goes on where it was stopped.
 """
@@ -92,6 +93,10 @@ EFFECTS: Mapping[str, tuple[Condition, Arm, Arm]] = {
     "attention, frames of different hearts": ("exchanged", ARMS[0], ARMS[1]),
 }
 """What is compared: the condition, and which arm minus which."""
+CONTROL = "attention, masks that move on"
+"""Where attention has to win."""
+BLIND = "within the margin, as the positive control is: not decided"
+"""What is said instead of *equivalent* where that would be said of the control too."""
 START: Mapping[Condition, Condition] = {
     "shared": "shared",
     "shifted": "shifted",
@@ -327,6 +332,10 @@ def effects(
     Args:
       runs: Of `compare`.
       margin: ms.
+
+    Returns:
+      Of each the words of `medjax.metrics.statistics`, but *equivalent* nowhere where
+      the positive control is: a margin that hides what has to be seen decides nothing.
     """
     of = {(r["condition"], tuple(r["arm"]), r["seed"]): r["errors"] for r in runs}
     found = []
@@ -344,6 +353,12 @@ def effects(
         ]
         verdict = judged(*pair, margin=margin, lower_is_better=True)
         found.append({"effect": name, **verdict})
+    control = [e["verdict"] for e in found if e["effect"] == CONTROL]
+    for effect in found:
+        # Who cannot tell what has to be seen from nothing cannot tell anything from it.
+        equal = effect["verdict"] == "equivalent" and effect["effect"] != CONTROL
+        if control == ["equivalent"] and equal:
+            effect["verdict"] = BLIND
     return found
 
 

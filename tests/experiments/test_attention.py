@@ -136,6 +136,15 @@ def test_verdicts_are_of_the_paired_differences():
         "attention, frames apart (the endpoint)": "equivalent",
         "attention, masks that move on": "better",
     }
+    # A margin that hides what has to be seen hides the rest as well.
+    found_wide = attention.effects(
+        [*runs("shared", 0.0), *runs("shifted", 30.0)], margin=50.0
+    )
+    wide = {e["effect"]: e["verdict"] for e in found_wide}
+    assert wide == {
+        "attention, frames apart (the endpoint)": attention.BLIND,
+        "attention, masks that move on": "equivalent",
+    }
     results = {
         "bounds": {"shared": {"zero_filled": 80.0, "subspace": 79.5}},
         "runs": list(runs("shared", 0.0)),
