@@ -20,8 +20,10 @@ folder holds ``predictions.csv`` and ``report.html``, and ``medjax.load`` opens 
 
 ``--target mask`` trains the decoder of a U-Net on the tower, ``--target boxes`` the
 head of a YOLOv3; findings behind it say whose lesions, none: all. Presets ``mask`` and
-``boxes`` are MGCA's protocols: tower frozen, 50 passes, patience 10. Embedded, RSNA and
-SIIM data have lesions. The code of MGCA lets statistics of a frozen tower move
+``boxes`` are MGCA's protocols: tower frozen, 50 passes, patience 10; ``mask-siim`` is
+that of SIIM: 8 films at a time, and as many without a pneumothorax as with one
+(``--balance``), of which ``--fraction`` takes its share. Embedded, RSNA and SIIM data
+have lesions. The code of MGCA lets statistics of a frozen tower move
 (``--moving-statistics``) and has other rates for 1 % of the films: AdamW 2e-4 of RSNA
 and 2.5e-4 of Object-CXR, 8 films at a time (``boxes-few``). ``mask-upernet`` is the
 protocol of BenchX: a UperNet on the frozen stages, films of 512 pixels, mirrored half
@@ -103,6 +105,12 @@ PRESETS = {
         workdir=Path("runs/finetune-boxes"),
     ),
 }
+PRESETS["mask-siim"] = dataclasses.replace(
+    PRESETS["mask"],
+    about="masks of pneumothorax from a frozen tower, MGCA's protocol of SIIM",
+    films=LabelledConfig(target=("mask",), batch_size=8, balance=True),
+    workdir=Path("runs/finetune-mask-siim"),
+)
 PRESETS["mask-upernet"] = Finetuning(
     about="masks of lesions from a frozen tower, BenchX's protocol",
     method="linear",

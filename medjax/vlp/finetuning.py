@@ -233,7 +233,9 @@ def describe(config: Finetuning, start: Start, data: Labelled) -> ClassifierReco
 
 def asked_for(config: Finetuning, start: Start, data: Labelled) -> dict[str, Any]:
     """All that decides what is learned, by flag; length and rates may change."""
-    asked = {} if config.size is None else {"size": config.size}
+    asked: dict[str, Any] = {} if config.size is None else {"size": config.size}
+    if config.films.balance:
+        asked["balance"] = True
     return asked | {
         "start": start.identity,
         "method": config.method,

@@ -93,7 +93,8 @@ def known_films(config: Finetuning, start: Start) -> Films:
         patients=films.patients,
         seed=films.seed,
     )
-    count = None if films.train_ids else rows(corpus)
+    # Who is on a list, and what a film shows, the data alone know.
+    count = None if films.train_ids or films.balance else rows(corpus)
     if count is not None:
         count = max(1, round(films.fraction * count))
     side, findings = films.image_size or start.image_size, len(EMBEDDED)

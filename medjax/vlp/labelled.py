@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from medjax.data.boundary import DataError
 from medjax.data.images import ResizeMode
 from medjax.data.ledger import OnError
 from medjax.data.records import METADATA, RecordSource, read_metadata
 from medjax.vlp.corpus import Corpus, CorpusConfig, open_corpus
+from medjax.vlp.datasets.lesions import shows, whose
 from medjax.vlp.films import TABLES
 from medjax.vlp.splits import SPLITS, Overlaps, Splits, Studies, assign
 
@@ -75,12 +76,26 @@ class LabelledConfig:
     fraction: float = 1.0
     """Share of the training films whose labels may be used: 0.01, 0.1, 1. Drawn
     uniformly, not stratified, as in MGCA's protocol."""
+    balance: bool = False
+    """Before the share is taken, keep of the training films without any of the labels
+    (of masks and boxes: without a lesion) as many as there are with one, drawn
+    uniformly: MGCA's protocol of SIIM."""
     seed: int = 0
     """Of embedded data, drawn splits, the fraction, and the shuffle."""
     batch_size: int = 64
     """Of the global batch."""
     workers: int = 0
     """Interpreters that read beside each process; 0: threads."""
+
+    @property
+    def places(self) -> bool:
+        """Whether masks or boxes are to be learned, not labels."""
+        return self.target[:1] in (("mask",), ("boxes",))
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Labels to learn, or whose places; none: all."""
+        return self.target[1:] if self.places else self.target
 
 
 class LabelledFilms:
@@ -150,17 +165,20 @@ class Labelled:
         names: of the labels.
         parts: films by split; of ``train`` the share that may be used.
         splits: who is where, and what was found about it.
+        balanced: training films that were left to draw the share from.
     """
 
     corpus: Corpus
     names: tuple[str, ...]
     parts: dict[str, LabelledFilms]
     splits: Splits
+    balanced: int
 
     def lines(self) -> list[str]:
         """What there is, for the terminal."""
         held, whole = len(self.parts["train"]), len(self.splits.rows["train"])
-        used = f"training on {held} of {whole} films"
+        used = f"training on {held} of {self.balanced} films"
+        used += f", balanced out of {whole}" if self.balanced < whole else ""
         return [*self.splits.lines(), used, f"labels: {', '.join(self.names)}"]
 
 
@@ -199,12 +217,17 @@ def open_labelled(
         )
     columns = [corpus.findings.index(name) for name in names]
     chosen = {split: np.asarray(rows) for split, rows in splits.rows.items()}
+    if config.balance:
+        shown = _shown(config, corpus, every, chosen["train"], columns)
+        chosen["train"] = _balance(chosen["train"], shown, config.seed)
+    balanced = len(chosen["train"])
     chosen["train"] = _subsample(chosen["train"], config.fraction, config.seed)
     parts = {
         split: every.films(corpus, rows, columns) for split, rows in chosen.items()
     }
-    check_learnable(names, {split: part.labels for split, part in parts.items()})
-    return Labelled(corpus, names, parts, splits)
+    if not config.places:
+        check_learnable(names, {split: part.labels for split, part in parts.items()})
+    return Labelled(corpus, names, parts, splits, balanced)
 
 
 def check_learnable(names: Sequence[str], labels: dict[str, np.ndarray]) -> None:
@@ -294,7 +317,8 @@ def _corpus(
                 f"({', '.join(TABLES)}); --format names a raw data set"
             )
         kind = "table" if is_table else "prepared"
-    if kind == "table" and not (config.target or config.classes):
+    labels = () if config.classes or config.places else config.target
+    if kind == "table" and not (labels or config.classes):
         raise DataError("target: name the columns of labels, or --classes")
     return CorpusConfig(
         root=config.data,
@@ -305,7 +329,7 @@ def _corpus(
         text_column=None,
         patient_column=config.patient,
         split_column=config.split,
-        label_columns=() if config.classes else config.target,
+        label_columns=labels,
         class_column=config.classes,
         uncertain=config.uncertain,
         patients=config.patients,
@@ -318,12 +342,47 @@ def _corpus(
 def _names(config: LabelledConfig, corpus: Corpus) -> tuple[str, ...]:
     if not corpus.findings:
         raise DataError(f"data: {corpus.folder} has no labels")
+    if config.places:
+        return tuple(corpus.findings)
     if missing := [name for name in config.target if name not in corpus.findings]:
         raise DataError(
             f"target: {corpus.folder} has no {missing}, its labels are "
             f"{corpus.findings}"
         )
     return config.target or tuple(corpus.findings)
+
+
+def _shown(
+    config: LabelledConfig,
+    corpus: Corpus,
+    every: _Every,
+    rows: np.ndarray,
+    columns: list[int],
+) -> Bool[np.ndarray, " n"]:
+    """Which rows show any of what is to be learned."""
+    if not config.places:
+        return (every.labels[rows][:, columns] == 1).any(1)
+    wanted = whose(corpus.findings, config.findings)
+    part = every.films(corpus, rows, columns)
+    stored = [name for name in ("lesion_findings", "boxes") if name in part.fields]
+    return np.asarray([shows(row, wanted) for row in part.columns_of(stored)])
+
+
+def _balance(
+    rows: np.ndarray, shown: Bool[np.ndarray, " n"], seed: int
+) -> Int[np.ndarray, " m"]:
+    """All rows that show something, and no more of the others than of these.
+
+    Raises:
+        DataError: None shows anything.
+    """
+    if not shown.any():
+        raise DataError(
+            f"balance: none of the {len(rows)} training films shows what is to be "
+            "learned"
+        )
+    others = np.random.default_rng(seed).permutation(rows[~shown])
+    return np.sort(np.concatenate([rows[shown], others[: shown.sum()]]))
 
 
 def _subsample(rows: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -7,13 +7,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from medjax.data.boundary import DataError
-from medjax.vlp.datasets.lesions import fill, surround, unpack
+from medjax.vlp.datasets.lesions import fill, surround, unpack, whose
 from medjax.vlp.labelled import Labelled, LabelledFilms
 from medjax.vlp.place_system import Kind
 
 COLUMNS = ("lesions", "lesion_findings", "boxes")
-APART = ("Support Devices",)
-"""Not a lesion, though it shows."""
 
 
 class PlacedFilms:
@@ -76,8 +74,8 @@ def place_films(
     Args:
         data: Opened by its labels.
         kind: What a batch shall bring.
-        findings: Whose places; none: all but :data:`APART`. Boxes of a set that has no
-            masks are what they are, whatever is named.
+        findings: Whose places; none: all lesions. Boxes of a set that has no masks are
+            what they are, whatever is named.
 
     Raises:
         DataError: The set says no places, or none of its training films has one.
@@ -90,11 +88,8 @@ def place_films(
             "them again)"
         )
     known = data.corpus.findings
-    wanted = findings or [name for name in known if name not in APART]
-    if missing := [name for name in wanted if name not in known]:
-        raise DataError(f"target: no {missing} among the labels {known}")
+    columns = whose(known, findings)
     size = data.corpus.metadata["image_size"]
-    columns = [known.index(name) for name in wanted]
     parts = {
         split: PlacedFilms(part, columns, kind=kind, size=size)
         for split, part in data.parts.items()
@@ -104,6 +99,7 @@ def place_films(
         part.most = most
         if not any(len(boxes) for boxes in part.boxes):
             raise DataError(
-                f"target: no film of the {split} split shows any of {list(wanted)}"
+                f"target: no film of the {split} split shows any of "
+                f"{[known[k] for k in columns]}"
             )
     return parts

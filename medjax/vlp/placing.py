@@ -30,7 +30,6 @@ from medjax.vlp.segmenter import SegmenterConfig
 from medjax.vlp.starts import Start, find_start, load_tower
 from medjax.vlp.tuned import best_step
 
-KINDS: tuple[Kind, ...] = ("mask", "boxes")
 SCORES = {"mask": ("dice", "dice_with_background"), "boxes": ("map",)}
 """What validation scores, by what is found; the first decides where no one says."""
 SMALL_TOWERS = ("resnet_tiny", "vit_tiny")
@@ -38,7 +37,7 @@ SMALL_TOWERS = ("resnet_tiny", "vit_tiny")
 
 def asks_for_places(config: Finetuning) -> bool:
     """Whether the first target is no label but a kind of place."""
-    return config.films.target[:1] in [(kind,) for kind in KINDS]
+    return config.films.places
 
 
 def run_places(
@@ -57,7 +56,7 @@ def run_places(
       ValueError: settings that do not go with places.
     """
     kind: Any = config.films.target[0]
-    findings = config.films.target[1:]
+    findings = config.films.findings
     if config.exclusive or config.normalise_features:
         raise ValueError(
             f"target: {kind} has no classes: leave out --exclusive and "
@@ -71,8 +70,6 @@ def run_places(
         config = dataclasses.replace(config, stopping=stopping)
     mesh = make_mesh(config.mesh, devices=devices)
     start = find_start(config.start, config.image, config.size)
-    labels = dataclasses.replace(config.films, target=())
-    opened = dataclasses.replace(config, films=labels)
 
     def described(data: Labelled) -> PlaceRecord:
         return describe(config, kind, findings, start, data)
@@ -83,7 +80,7 @@ def run_places(
     if config.head != "unet":
         more["head"] = config.head
     what = f"finder of {kind}"
-    data, record = open_data(opened, start, described, what=what, **more)
+    data, record = open_data(config, start, described, what=what, **more)
     parts = place_films(data, kind=kind, findings=findings)
     system = record.build()
     tower = start.variables or load_tower(system, start.image)

@@ -15,6 +15,7 @@ from medjax.data.boundary import DataError
 from medjax.train.experiment import command
 from medjax.train.leaving import abilities
 from medjax.vlp.finetuned import open_classifier
+from medjax.vlp.finetuning import asked_for
 from medjax.vlp.labelled import Labelled
 from medjax.vlp.placed import PlacedFilms
 from medjax.vlp.placing import (
@@ -98,6 +99,20 @@ def test_what_does_not_fit_is_refused(monkeypatch, start, tmp_path, flags, messa
     config = asked(monkeypatch, start, tmp_path / "run", "--target", *flags)
     with pytest.raises(ValueError, match=message):
         run_places(config, devices=ONE)
+
+
+def test_the_protocol_of_siim_balances_and_a_run_says_so(start):
+    preset = PRESETS["mask-siim"]
+    assert preset.films.balance and preset.films.batch_size == 8
+    assert PRESETS["mask"].films == dataclasses.replace(
+        preset.films, balance=False, batch_size=16
+    )
+    data = Mock(spec=Labelled, splits=Mock(digest="0"))
+    data.names = ("Pneumothorax",)
+    found = find_start(str(start), preset.image)
+    asked = asked_for(preset, found, data)
+    plain = asked_for(PRESETS["mask"], found, data)
+    assert asked == plain | {"balance": True}
 
 
 def test_a_upernet_mirrors_films_and_has_benchx_s_widths(monkeypatch, start, tmp_path):

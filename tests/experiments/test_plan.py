@@ -151,8 +151,7 @@ def test_finetuning_is_planned_on_the_shapes_of_its_data(target, tmp_path):
     (assumed, *_) = workload.assumed
     assert assumed == "start: none is named: a resnet_tiny, films of 32 pixels"
     placed = asks_for_places(config)
-    labels = dataclasses.replace(films, target=() if placed else target)
-    data = open_labelled(labels, tmp_path, image_size=32, resize="mgca")
+    data = open_labelled(films, tmp_path, image_size=32, resize="mgca")
     part = data.parts["train"]
     if placed:
         kind, *findings = target

@@ -17,6 +17,35 @@ from medjax.data.boundary import DataError
 
 NONE = ("", "-1")
 """Cells that say that there is nothing to see."""
+APART = ("Support Devices",)
+"""Not a lesion, though it shows."""
+
+
+def whose(known: Sequence[str], named: Sequence[str]) -> list[int]:
+    """Findings whose places are wanted, as places in the set's labels.
+
+    Args:
+        known: Names of the set's labels, in order.
+        named: The findings; none: all but :data:`APART`.
+
+    Raises:
+        DataError: A finding that the set does not know.
+    """
+    if missing := [name for name in named if name not in known]:
+        raise DataError(f"target: no {missing} among the labels {list(known)}")
+    wanted = named or [name for name in known if name not in APART]
+    return [known.index(name) for name in wanted]
+
+
+def shows(row: Mapping[str, Any], wanted: Sequence[int]) -> bool:
+    """Whether a row has a mask of a wanted finding, or a box, which says of none.
+
+    Args:
+        row: Of a prepared set, with ``lesion_findings``, ``boxes`` or both.
+        wanted: Findings, as places in the set's labels.
+    """
+    masks = np.isin(row.get("lesion_findings", ()), wanted)
+    return bool(masks.any()) or len(row.get("boxes", ())) > 0
 
 
 def pack(
