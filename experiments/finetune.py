@@ -22,15 +22,15 @@ folder holds ``predictions.csv`` and ``report.html``, and ``medjax.load`` opens 
 head of a YOLOv3; findings behind it say whose lesions, none: all. Presets ``mask`` and
 ``boxes`` are MGCA's protocols: tower frozen, 50 passes, patience 10; ``mask-siim`` is
 that of SIIM: 8 films at a time, and as many without a pneumothorax as with one
-(``--balance``), of which ``--fraction`` takes its share. Embedded, RSNA and SIIM data
-have lesions. The code of MGCA lets statistics of a frozen tower move
-(``--moving-statistics``) and has other rates for 1 % of the films: AdamW 2e-4 of RSNA
-and 2.5e-4 of Object-CXR, 8 films at a time (``boxes-few``). ``mask-upernet`` is the
-protocol of BenchX: a UperNet on the frozen stages, films of 512 pixels, mirrored half
-of the time, AdamW 1e-3, 20,000 updates of 8, the best of ten validations by its number,
-Dice with that of the background. Printed are Dice per film (an empty mask is right
-where nothing is) and that number, or average precision with all films counted and as
-published.
+(``--balance``), of which ``--fraction`` takes its share. Embedded, RSNA, SIIM and
+Object-CXR data (``--format object_cxr``) have lesions. The code of MGCA lets statistics
+of a frozen tower move (``--moving-statistics``) and has other rates for 1 % of the
+films: AdamW 2e-4 of RSNA and 2.5e-4 of Object-CXR, 8 films at a time (``boxes-few``).
+``mask-upernet`` is the protocol of BenchX: a UperNet on the frozen stages, films of 512
+pixels, mirrored half of the time, AdamW 1e-3, 20,000 updates of 8, the best of ten
+validations by its number, Dice with that of the background. Printed are Dice per film
+(an empty mask is right where nothing is) and that number, or average precision with all
+films counted and as published.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """The doors of preparation: radiographs and reports by data set, k-space, a look-alike.
 
-``python -m experiments.prepare mimic|chexpert|nih|rsna|siim|covidx|openi|table ...``
-for radiographs and reports, ``cmrxrecon`` for k-space, ``segmentation`` for images and
-label maps, ``lookalike`` for a small tree in the challenge's layout, ``five_classes``
-for a list of CheXpert 5x200.
+``python -m experiments.prepare mimic|chexpert|nih|rsna|siim|object_cxr|covidx|openi``
+or ``table ...`` for radiographs and reports, ``cmrxrecon`` for k-space,
+``segmentation`` for images and label maps, ``lookalike`` for a small tree in the
+challenge's layout, ``five_classes`` for a list of CheXpert 5x200.
 """
 
 import sys

@@ -43,6 +43,7 @@ class CorpusConfig:
         "nih",
         "rsna",
         "siim",
+        "object_cxr",
         "covidx",
         "openi",
         "table",

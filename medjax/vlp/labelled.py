@@ -38,6 +38,7 @@ class LabelledConfig:
         "nih",
         "rsna",
         "siim",
+        "object_cxr",
         "covidx",
     ] = "auto"
     """What lies there; auto: a prepared set or a table, by looking."""

@@ -33,12 +33,9 @@ class PlacedFilms:
         self._packed: list[np.ndarray] = []
         self.boxes: list[np.ndarray] = []
         for row in part.columns_of(stored):
-            if "lesions" in row:
-                mask = unpack(row, size, wanted)
-                self.boxes.append(surround(mask))
-            else:
-                self.boxes.append(row["boxes"])
-                mask = fill(row["boxes"], size)
+            masked = "lesions" in row
+            mask = unpack(row, size, wanted) if masked else fill(row["boxes"], size)
+            self.boxes.append(row["boxes"] if "boxes" in row else surround(mask))
             self._packed.append(np.packbits(mask))
         self.most = 0
 
@@ -74,8 +71,8 @@ def place_films(
     Args:
         data: Opened by its labels.
         kind: What a batch shall bring.
-        findings: Whose places; none: all lesions. Boxes of a set that has no masks are
-            what they are, whatever is named.
+        findings: Whose places; none: all lesions. Boxes that a set keeps are what they
+            are, whatever is named.
 
     Raises:
         DataError: The set says no places, or none of its training films has one.
@@ -84,8 +81,8 @@ def place_films(
     if not ("lesions" in fields or "boxes" in fields):
         raise DataError(
             f"target: {data.corpus.folder} has neither masks nor boxes of lesions; "
-            "embedded, RSNA and SIIM data have them (of earlier versions: prepare "
-            "them again)"
+            "embedded, RSNA, SIIM and Object-CXR data have them (of earlier versions: "
+            "prepare them again)"
         )
     known = data.corpus.findings
     columns = whose(known, findings)

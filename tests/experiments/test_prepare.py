@@ -13,6 +13,7 @@ from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.data.records import RecordSource, read_metadata
 from medjax.vlp.corpus import Corpus
 from medjax.vlp.datasets import (
+    READERS,
     OpenI,
     PrepareConfig,
     RsnaPneumonia,
@@ -334,7 +335,7 @@ def test_nothing_left_is_an_error(table, tmp_path):
 
 
 def test_every_data_set_has_a_command():
-    for name in ("mimic", "chexpert", "nih", "rsna", "covidx", "openi", "table"):
+    for name in READERS:
         asked = command([name, "--root", "r", "--out", "o", "--image-size", "64"])
         assert asked.config.image_size == 64
 

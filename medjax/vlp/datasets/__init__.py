@@ -9,6 +9,7 @@ from medjax.vlp.datasets.chexpert import CheXpert
 from medjax.vlp.datasets.covidx import CovidX
 from medjax.vlp.datasets.mimic import MimicCxr
 from medjax.vlp.datasets.nih import NihCxr14
+from medjax.vlp.datasets.object_cxr import ObjectCxr
 from medjax.vlp.datasets.openi import OpenI
 from medjax.vlp.datasets.prepare import prepare
 from medjax.vlp.datasets.prepared import PreparedSource, open_prepared
@@ -30,6 +31,7 @@ READERS = {
     "nih": NihCxr14,
     "rsna": RsnaPneumonia,
     "siim": SiimPneumothorax,
+    "object_cxr": ObjectCxr,
     "covidx": CovidX,
     "openi": OpenI,
     "table": Table,
@@ -46,6 +48,7 @@ __all__ = [
     "Ledger",
     "MimicCxr",
     "NihCxr14",
+    "ObjectCxr",
     "OpenI",
     "PrepareConfig",
     "PreparedSource",

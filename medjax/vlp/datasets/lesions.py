@@ -2,12 +2,13 @@
 
 A prepared set has a packed mask for every finding that shows on a film (``lesions``,
 eight pixels a byte, and ``lesion_findings``, the finding of each), or boxes, or
-neither. Each can be had from the other, as the field does it: boxes filled are masks
-(RSNA), and what hangs together in a mask has a box round it.
+neither, or both. Each can be had from the other, as the field does it: boxes filled are
+masks (RSNA), and what hangs together in a mask has a box round it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -19,6 +20,31 @@ NONE = ("", "-1")
 """Cells that say that there is nothing to see."""
 APART = ("Support Devices",)
 """Not a lesion, though it shows."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A closed outline on a film.
+
+    Attributes:
+        kind: What it is.
+        points: ``x, y`` in pixels of the film: the upper left and the lower right
+            corner, of an ellipse those of the box round it; or all corners of a
+            polygon, in turn.
+    """
+
+    kind: Literal["rectangle", "ellipse", "polygon"]
+    points: tuple[tuple[float, float], ...]
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """``x, y, width, height`` of the box round it."""
+        x, y = zip(*self.points, strict=True)
+        return min(x), min(y), max(x) - min(x), max(y) - min(y)
+
+
+Lesion = str | Shape
+"""One lesion of a film, as a data set says it: run lengths, or an outline."""
 
 
 def whose(known: Sequence[str], named: Sequence[str]) -> list[int]:
@@ -131,3 +157,85 @@ def draw_runs(runs: str, shape: tuple[int, int], where: str) -> Bool[np.ndarray,
     for end, length in zip(ends, pairs[:, 1], strict=True):
         flat[end - length : end] = True
     return flat.reshape(shape[::-1]).T
+
+
+def draw_shape(shape: Shape, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """An outline as a mask: the pixels whose middle is inside.
+
+    Args:
+        shape: What lies beside the film is left out; of a polygon that crosses itself,
+            what is inside an even number of times is outside.
+        size: Of the mask.
+    """
+    mask = np.zeros(size, bool)
+    left, top, width, height = shape.box
+    ends = ((top, top + height), (left, left + width))
+    window = tuple(
+        slice(*np.clip(np.ceil(np.asarray(end) - 0.5), 0, most).astype(int))
+        for end, most in zip(ends, size, strict=True)
+    )
+    y, x = (np.arange(part.start, part.stop) + 0.5 for part in window)
+    inside = np.ones((len(y), len(x)), bool)
+    if shape.kind == "ellipse":
+        across = (x - left - width / 2) / (width / 2)
+        down = (y - top - height / 2) / (height / 2)
+        inside = across**2 + down[:, None] ** 2 <= 1
+    elif shape.kind == "polygon":
+        inside[:] = False
+        corners = np.asarray(shape.points)
+        for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, 0), strict=True):
+            rows = np.flatnonzero((y0 <= y) != (y1 <= y))
+            crossing = x0 + (y[rows] - y0) * (x1 - x0) / (y1 - y0)
+            inside[rows] ^= crossing[:, None] <= x
+    mask[window] = inside
+    return mask
+
+
+def draw_all(
+    lesions: Sequence[Lesion], size: tuple[int, int], where: str
+) -> Bool[np.ndarray, "h w"]:
+    """All lesions as one mask.
+
+    Args:
+        lesions: Of one finding of a film.
+        size: Of the film, which is that of the mask.
+        where: What an error names.
+
+    Raises:
+        DataError: One does not fit the film.
+    """
+    mask = np.zeros(size, bool)
+    for lesion in lesions:
+        if isinstance(lesion, Shape):
+            mask |= draw_shape(lesion, size)
+        else:
+            mask |= draw_runs(lesion, size, where)
+    return mask
+
+
+def check_boxes(
+    boxes: Sequence[tuple[float, float, float, float]],
+    size: tuple[int, int],
+    where: str,
+) -> None:
+    """Refuses boxes that are of another film, or say something else.
+
+    Args:
+        boxes: ``x, y, width, height`` of each.
+        size: Height and width of the film.
+        where: What an error names.
+
+    Raises:
+        DataError: More of a box lies beside the film than on it.
+    """
+    height, width = size
+    for n, (x, y, w, h) in enumerate(boxes, 1):
+        seen = [
+            max(0.0, min(begin + length, most) - max(begin, 0.0))
+            for begin, length, most in ((x, w, width), (y, h, height))
+        ]
+        if seen[0] * seen[1] < 0.5 * w * h:
+            raise DataError(
+                f"{where}: most of box {n} lies beside the film of {width} x {height} "
+                "pixels"
+            )

@@ -30,7 +30,7 @@ from medjax.data.boundary import DataError, reading
 from medjax.data.images import Placement, ResizeMode, fit_square, read_image
 from medjax.data.records import Field
 from medjax.data.whole import whole
-from medjax.vlp.datasets.lesions import draw_runs, pack
+from medjax.vlp.datasets.lesions import check_boxes, draw_all, pack
 from medjax.vlp.datasets.study import Reader, Study
 from medjax.vlp.diffusion.schedule import SamplingConfig
 from medjax.vlp.rendering import Generator, PlacingGenerator
@@ -183,10 +183,11 @@ def decoded(
             with reading(study.image, "radiograph"):
                 size = config.image_size
                 square, placement = fit_square(image, size, mode=config.resize)
-            masks = {}
-            for finding, runs in study.lesions.items():
-                each = [draw_runs(r, image.shape, study.id) for r in runs]
-                masks[finding] = placement.mask(np.any(each, axis=0), size)
+            check_boxes(study.boxes, image.shape, study.id)
+            masks = {
+                finding: placement.mask(draw_all(lesions, image.shape, study.id), size)
+                for finding, lesions in study.lesions.items()
+            }
             return square, placement, masks
         except (DataError, FileNotFoundError) as error:
             return error

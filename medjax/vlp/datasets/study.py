@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from medjax.data.ledger import DataError, Ledger
+from medjax.vlp.datasets.lesions import Lesion
 from medjax.vlp.reports import join_sections
 
 CHEXPERT_FINDINGS = (
@@ -44,8 +45,8 @@ class Study:
         split: The official one (``train``, ``valid``, ``test``), or empty: to be drawn.
         view: As the data set writes it (``PA``, ``AP``, ``Frontal``, ...).
         boxes: ``x, y, width, height`` of each, in pixels of the file.
-        lesions: Finding to run lengths of each lesion, in pixels of the file
-            (:func:`medjax.vlp.datasets.lesions.draw_runs`).
+        lesions: Finding to its lesions, in pixels of the file
+            (:data:`medjax.vlp.datasets.lesions.Lesion`).
     """
 
     id: str
@@ -58,7 +59,7 @@ class Study:
     split: str = ""
     view: str = ""
     boxes: tuple[tuple[float, float, float, float], ...] = ()
-    lesions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lesions: Mapping[str, tuple[Lesion, ...]] = field(default_factory=dict)
 
     @property
     def text(self) -> str:

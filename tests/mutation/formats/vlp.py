@@ -28,6 +28,7 @@ from medjax.vlp.datasets import (
     CovidX,
     MimicCxr,
     NihCxr14,
+    ObjectCxr,
     OpenI,
     Reader,
     RsnaPneumonia,
@@ -247,6 +248,12 @@ def _build_trees(folder: Path) -> None:
         "patientId,class\na,No Lung Opacity / Not Normal\nb,Lung Opacity\n",
     )
     (folder / "rsna/stage_2_train_images").mkdir()
+    for part in ("train", "dev"):
+        write(
+            f"object_cxr/{part}.csv",
+            "image_name,annotation\n00001.jpg,0 8 10 28 40;1 40 10 60 30\n"
+            "00002.jpg,\n00003.jpg,2 70 20 90 20 90 50 70 50\n",
+        )
     rows = "101 ARDSSevere.png pneumonia cohen\n102 a b.png COVID-19 sirm\n"
     write("covidx/train_COVIDx9A.txt", rows)
     write("covidx/test_COVIDx9A.txt", "7 x.png normal rsna\n")
@@ -336,6 +343,7 @@ FORMATS = {
             chexpert=lambda f: CheXpert(f / "chexpert"),
             nih=lambda f: NihCxr14(f / "nih"),
             rsna=lambda f: RsnaPneumonia(f / "rsna"),
+            object_cxr=lambda f: ObjectCxr(f / "object_cxr"),
             covidx=lambda f: CovidX(f / "covidx"),
         ),
         damage={
