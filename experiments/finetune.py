@@ -9,6 +9,9 @@
         --train-ids train.txt --valid-ids val.txt --test-ids test.txt
     python -m experiments.finetune runs/imitate-tiny --target mask Consolidation
     python -m experiments.finetune boxes runs/mimic --data rsna --format rsna
+    python -m experiments.finetune mask runs/mimic --data films.csv --mask lesion_path
+    python -m experiments.finetune boxes runs/mimic --data boxes.csv \\
+        --boxes x y width height --patient patient_id
 
 The first fine-tunes on embedded films in about a minute on a CPU (preset ``tiny``).
 ``linear`` is the probe of MGCA's protocol: tower frozen, AdamW 5e-4, 50 passes,
@@ -23,7 +26,8 @@ head of a YOLOv3; findings behind it say whose lesions, none: all. Presets ``mas
 ``boxes`` are MGCA's protocols: tower frozen, 50 passes, patience 10; ``mask-siim`` is
 that of SIIM: 8 films at a time, and as many without a pneumothorax as with one
 (``--balance``), of which ``--fraction`` takes its share. Embedded, RSNA, SIIM and
-Object-CXR data (``--format object_cxr``) have lesions. The code of MGCA lets statistics
+Object-CXR data (``--format object_cxr``) have lesions; a table says them by ``--mask``
+(an image of each film's lesions) or ``--boxes``. The code of MGCA lets statistics
 of a frozen tower move (``--moving-statistics``) and has other rates for 1 % of the
 films: AdamW 2e-4 of RSNA and 2.5e-4 of Object-CXR, 8 films at a time (``boxes-few``).
 ``mask-upernet`` is the protocol of BenchX: a UperNet on the frozen stages, films of 512

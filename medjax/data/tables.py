@@ -133,7 +133,13 @@ def read_records(
             begin += done + 1
 
 
-def read_jsonl(path: Path, required: Sequence[str], *, ledger: Ledger) -> Numbered:
+def read_jsonl(
+    path: Path,
+    required: Sequence[str],
+    *,
+    ledger: Ledger,
+    nested: Sequence[str] = (),
+) -> Numbered:
     """Rows of a file with one JSON object a line.
 
     Args:
@@ -142,6 +148,7 @@ def read_jsonl(path: Path, required: Sequence[str], *, ledger: Ledger) -> Number
             empty.
         ledger: Receives lines that are no object, or hold a list or an object under a
             required key.
+        nested: Keys that may hold a list or an object, which stays JSON.
 
     Returns:
         Numbers as text, true and false as 1 and 0, null as nothing.
@@ -166,11 +173,12 @@ def read_jsonl(path: Path, required: Sequence[str], *, ledger: Ledger) -> Number
         if not isinstance(found, dict):
             ledger.fault(where, "no JSON object")
             continue
-        nested = [k for k in required if isinstance(found.get(k), dict | list)]
-        if nested:
-            ledger.fault(where, f"{nested}: expected text or a number, got a nest")
+        nests = [k for k, v in found.items() if isinstance(v, dict | list)]
+        if wrong := [k for k in required if k in nests and k not in nested]:
+            ledger.fault(where, f"{wrong}: expected text or a number, got a nest")
             continue
-        rows.append((number, {k: _cell(v) for k, v in found.items()}))
+        kept = {k: json.dumps(found[k]) for k in nests if k in nested}
+        rows.append((number, {k: _cell(v) for k, v in found.items()} | kept))
     # A key may be absent from a line; one that no line has is a mistake.
     columns = list(dict.fromkeys(k for _, row in rows for k in row))
     missing = [column for column in required if column not in columns]

@@ -72,6 +72,12 @@ class CorpusConfig:
     """Of a table: column with one class name per row; becomes one label per class."""
     uncertain: Literal["ignore", "zero", "one"] | None = None
     """Of a table: what a label of -1 becomes; None: it is refused."""
+    mask_column: str | None = None
+    """Of a table: column or {pattern} of the path of a mask of lesions."""
+    box_columns: tuple[str, ...] = ()
+    """Of a table: columns x y width height of a box, or one with all boxes as JSON."""
+    box_corners: bool = False
+    """Of a table: boxes are x0 y0 x1 y1."""
     patients: int = 3000
     """Of the embedded data: how many."""
     image_size: int = 256
@@ -267,4 +273,7 @@ def _reader(config: CorpusConfig) -> Reader:
         labels=config.label_columns,
         classes=config.class_column,
         uncertain=config.uncertain,
+        mask=config.mask_column,
+        boxes=config.box_columns,
+        corners=config.box_corners,
     )

@@ -56,6 +56,15 @@ class LabelledConfig:
     """Of a table: column with train, valid or test."""
     uncertain: Literal["ignore", "zero", "one"] | None = None
     """Of a table: what a label of -1 becomes; None: it is refused."""
+    mask: str | None = None
+    """Of a table: column or {pattern} of the path of a mask, an image as large as the
+    film, 0 where nothing is; an empty cell: no lesion."""
+    boxes: tuple[str, ...] = ()
+    """Of a table: columns of boxes, x y width height in pixels of the file, one box a
+    row; or one column with all boxes of a film as JSON, [[x, y, width, height], ...].
+    Empty cells: no box."""
+    corners: bool = False
+    """Of a table: boxes are x0 y0 x1 y1."""
     on_error: OnError = "raise"
     """A file that cannot be read, a duplicate id: stop, or count and list it."""
     prepared: Path | None = None
@@ -319,8 +328,14 @@ def _corpus(
             )
         kind = "table" if is_table else "prepared"
     labels = () if config.classes or config.places else config.target
-    if kind == "table" and not (labels or config.classes):
-        raise DataError("target: name the columns of labels, or --classes")
+    told = labels or config.classes
+    if config.places:
+        told = config.mask or config.boxes
+    if kind == "table" and not told:
+        wanted = "name the columns of labels, or --classes"
+        if config.places:
+            wanted = "a table says where lesions are by --mask or --boxes"
+        raise DataError(f"target: {wanted}")
     return CorpusConfig(
         root=config.data,
         format="prepared" if kind == "auto" else kind,
@@ -333,6 +348,9 @@ def _corpus(
         label_columns=labels,
         class_column=config.classes,
         uncertain=config.uncertain,
+        mask_column=config.mask,
+        box_columns=config.boxes,
+        box_corners=config.corners,
         patients=config.patients,
         image_size=config.image_size or image_size,
         resize=config.resize or resize,

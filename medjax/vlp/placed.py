@@ -82,7 +82,7 @@ def place_films(
         raise DataError(
             f"target: {data.corpus.folder} has neither masks nor boxes of lesions; "
             "embedded, RSNA, SIIM and Object-CXR data have them (of earlier versions: "
-            "prepare them again)"
+            "prepare them again), and a table by --mask or --boxes"
         )
     known = data.corpus.findings
     columns = whose(known, findings)

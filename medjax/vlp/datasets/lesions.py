@@ -8,6 +8,7 @@ masks (RSNA), and what hangs together in a mask has a box round it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +16,16 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
 from medjax.data.boundary import DataError
+from medjax.data.images import read_image
 
 NONE = ("", "-1")
 """Cells that say that there is nothing to see."""
 APART = ("Support Devices",)
 """Not a lesion, though it shows."""
+
+
+Box = tuple[float, float, float, float]
+"""``x, y, width, height`` in pixels of a film's file."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +43,14 @@ class Shape:
     points: tuple[tuple[float, float], ...]
 
     @property
-    def box(self) -> tuple[float, float, float, float]:
-        """``x, y, width, height`` of the box round it."""
+    def box(self) -> Box:
+        """The smallest box round it."""
         x, y = zip(*self.points, strict=True)
         return min(x), min(y), max(x) - min(x), max(y) - min(y)
 
 
-Lesion = str | Shape
-"""One lesion of a film, as a data set says it: run lengths, or an outline."""
+Lesion = str | Shape | Path
+"""What a data set says of a lesion: run lengths, an outline, or the file of a mask."""
 
 
 def whose(known: Sequence[str], named: Sequence[str]) -> list[int]:
@@ -208,20 +214,48 @@ def draw_all(
     for lesion in lesions:
         if isinstance(lesion, Shape):
             mask |= draw_shape(lesion, size)
+        elif isinstance(lesion, Path):
+            mask |= read_mask(lesion, size)
         else:
             mask |= draw_runs(lesion, size, where)
     return mask
 
 
+def read_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """A mask from an image file: 0 where nothing is, and one other value.
+
+    Args:
+        path: Any image that films may be; a JPEG blurs the borders and is refused.
+        size: Of the film, which must be that of the mask.
+
+    Raises:
+        DataError: It cannot be read, holds more values, or has another size.
+        FileNotFoundError: It is missing.
+    """
+    image = read_image(path)
+    if image.shape != size:
+        raise DataError(
+            f"{path}: a mask of {image.shape[1]} x {image.shape[0]} pixels, its film "
+            f"has {size[1]} x {size[0]}"
+        )
+    values = np.unique(image)
+    if len(values) > 2 or (len(values) == 2 and values[0]):
+        raise DataError(
+            f"{path}: a mask of {len(values)} values from {values[0]} to {values[-1]}, "
+            "expected 0 where nothing is and one other; save it as PNG"
+        )
+    return image > 0
+
+
 def check_boxes(
-    boxes: Sequence[tuple[float, float, float, float]],
+    boxes: Sequence[Box],
     size: tuple[int, int],
     where: str,
 ) -> None:
     """Refuses boxes that are of another film, or say something else.
 
     Args:
-        boxes: ``x, y, width, height`` of each.
+        boxes: Of one film.
         size: Height and width of the film.
         where: What an error names.
 

@@ -46,6 +46,8 @@ from medjax.vlp.reports import word_count
 from medjax.vlp.tokens import Tokenizer, load_tokenizer, train_tokenizer
 
 DEFAULT = PrepareConfig()
+LATER = (("mask", None), ("boxes", ()), ("corners", False))
+"""Settings of readers that earlier versions had not: unused, a set is what it was."""
 
 
 def prepare(
@@ -215,7 +217,9 @@ def _request(reader: Reader, config: PrepareConfig, draw: Generator | None) -> s
     settings = dataclasses.asdict(config)
     # It says how a learnt generator samples, which that one says itself.
     del settings["sampling"]
-    asked: list[Any] = [reader.name, dataclasses.asdict(reader), settings]  # pyright: ignore[reportArgumentType]
+    given: dict[str, Any] = dataclasses.asdict(reader)  # pyright: ignore[reportArgumentType]
+    given = {k: v for k, v in given.items() if (k, v) not in LATER}
+    asked: list[Any] = [reader.name, given, settings]
     if draw is not None and config.render != "drawn":
         asked.append(dict(draw.described()))
     return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()

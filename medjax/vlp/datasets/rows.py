@@ -226,16 +226,21 @@ def row_of(
     row: dict[str, Any] = {
         "id": study.id,
         "patient": np.int32(patients[study.patient]),
-        "labels": np.asarray(list(study.labels.values()), np.float32),
         "boxes": np.zeros((0, 4), np.float32),
     }
+    labels = dict(study.labels)
     if isinstance(picture, tuple):
         row["image"], placement, masks = picture
+        # A mask that is a file says, once it is read, whether anything is there.
+        for name in study.lesions.keys() & masks.keys():
+            if np.isnan(labels[name]):
+                labels[name] = float(masks[name].any())
         row["lesions"], row["lesion_findings"] = pack(
             masks, list(study.labels), config.image_size
         )
         if study.boxes and placement is not None:
             row["boxes"] = placement.boxes(np.asarray(study.boxes, np.float64))
+    row["labels"] = np.asarray(list(labels.values()), np.float32)
     if tokenizer is not None:
         sentences = split_sentences(texts["report"]) or [texts["report"]]
         ids = tokenizer.ids([*texts.values(), *sentences], config.max_tokens)

@@ -1,8 +1,9 @@
 """Which files a prepared set was made of: known again without reading them whole.
 
 The hash of a source is over all that its studies say, and over a glimpse of every
-film: its size, beginning and end. Reading all of every film would take as long as
-preparing them; even two glimpses of each of 400,000 are minutes on a network's disk.
+film, and of every mask that is a file: its size, beginning and end. Reading all of
+every film would take as long as preparing them; even two glimpses of each of 400,000
+are minutes on a network's disk.
 So a set keeps, per study, the size and the time of change of its film beside the
 glimpse (``films.json``), and a film whose size and time are unchanged is not opened
 again. Whoever changes a film and sets its time back is not found out; preparing into
@@ -24,7 +25,7 @@ GLIMPSE = 4096  # bytes of a film's file at either end, by which it is known aga
 
 Glimpses = Mapping[str, list]
 """Study to size, time of change in nanoseconds, and SHA-256 of both ends of its film;
-a film that is not there has the size -1."""
+a film that is not there has the size -1. Masks stand under names of their own."""
 NOTHING: list = [0, 0, ""]
 """Of a study without film."""
 
@@ -45,20 +46,22 @@ def known_films(folder: Path) -> Glimpses:
 
 
 def look_at_films(studies: Sequence[Study], known: Glimpses) -> dict[str, list]:
-    """Size, time and glimpse of every film.
+    """Size, time and glimpse of every film and mask.
 
     Args:
         studies: Whose films.
         known: What was seen of them before: a film of equal size and time of change is
             not opened.
     """
+    files: dict[str, Path | None] = {}
+    for study in studies:
+        files |= {study.id: study.image, **_masks(study)}
 
-    def look(study: Study) -> list:
-        return _look(study.image, known.get(study.id, NOTHING))
+    def look(name: str) -> list:
+        return _look(files[name], known.get(name, NOTHING))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = pool.map(look, studies)
-        return {s.id: found for s, found in zip(studies, seen, strict=True)}
+        return dict(zip(files, pool.map(look, files), strict=True))
 
 
 def source_hash(
@@ -78,8 +81,24 @@ def source_hash(
         size, _, ends = films.get(study.id, NOTHING)
         digest.update(repr((*said, study.boxes, (size, ends))).encode())
         if study.lesions:
-            digest.update(repr(dict(study.lesions)).encode())
+            masks = _masks(study)
+            ends = {path: films.get(name, NOTHING) for name, path in masks.items()}
+            told = {
+                finding: tuple(
+                    (ends[one][0], ends[one][2]) if isinstance(one, Path) else one
+                    for one in lesions
+                )
+                for finding, lesions in study.lesions.items()
+            }
+            digest.update(repr(told).encode())
     return digest.hexdigest()
+
+
+def _masks(study: Study) -> dict[str, Path]:
+    """Files of its masks, by the names that they are known by."""
+    every = [one for lesions in study.lesions.values() for one in lesions]
+    paths = [one for one in every if isinstance(one, Path)]
+    return {f"{study.id}/mask/{n}": path for n, path in enumerate(paths)}
 
 
 def _look(path: Path | None, known: list) -> list:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from medjax.data.ledger import DataError, Ledger
-from medjax.vlp.datasets.lesions import Lesion
+from medjax.vlp.datasets.lesions import Box, Lesion
 from medjax.vlp.reports import join_sections
 
 CHEXPERT_FINDINGS = (
@@ -58,7 +58,7 @@ class Study:
     labels: Mapping[str, float] = field(default_factory=dict)
     split: str = ""
     view: str = ""
-    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    boxes: tuple[Box, ...] = ()
     lesions: Mapping[str, tuple[Lesion, ...]] = field(default_factory=dict)
 
     @property

@@ -7,18 +7,22 @@ the report as a whole.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from medjax.data.documents import fits, parse_json
 from medjax.data.ledger import DataError, Ledger
 from medjax.data.tables import Row, read_jsonl, read_table
+from medjax.vlp.datasets.lesions import Box
 from medjax.vlp.datasets.study import Study, number
 from medjax.vlp.reports import split_sections
 
+LESION = "Lesion"
+"""What masks and boxes of a table show, as a label of the set."""
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -68,6 +72,15 @@ class Table:
     """Folder that image paths are relative to."""
     suffix: str | None = None
     """What image paths end in on disk, where the table says otherwise: .png."""
+    mask: str | None = None
+    """Column or {pattern} of the path of a mask, an image as large as the film, 0 where
+    nothing is; an empty cell: no lesion."""
+    boxes: tuple[str, ...] = ()
+    """Columns of boxes: x y width height in pixels of the file, one box a row and as
+    many rows as a film has boxes; or one column with all boxes of a film as JSON,
+    [[x, y, width, height], ...]. Empty cells: no box."""
+    corners: bool = False
+    """Boxes are x0 y0 x1 y1: the third and fourth number are the lower right corner."""
 
     name = "table"
 
@@ -79,6 +92,7 @@ class Table:
     def read(self, ledger: Ledger) -> list[Study]:
         """All rows that have what the flags ask for."""
         regex = self._patient_regex()
+        self._check_places()
         rows = self._rows(ledger)
         ledger.count(f"rows in {self.root.name}", len(rows))
         rows = self._sound(rows, ledger)
@@ -90,13 +104,19 @@ class Table:
             )
         names = {row[self.classes] for _, row in rows} if self.classes else set()
         classes = sorted(names - {""})
-        return [self._study(line, row, classes, regex) for line, row in rows]
+        studies = [(line, self._study(line, row, classes, regex)) for line, row in rows]
+        if len(self.boxes) > 1:
+            studies = self._gather(studies, ledger)
+        if not (self.mask or self.boxes):
+            return [study for _, study in studies]
+        return [_labelled(study) for _, study in studies]
 
     def _rows(self, ledger: Ledger) -> list[tuple[int, Row]]:
         if not self.root.is_file():
             raise DataError(f"root: {self.root} is no file; expected a CSV or JSONL")
         if ".jsonl" in self.root.suffixes:
-            return read_jsonl(self.root, self._columns(), ledger=ledger)
+            nested = self.boxes if len(self.boxes) == 1 else ()
+            return read_jsonl(self.root, self._columns(), ledger=ledger, nested=nested)
         tab = "\t" if ".tsv" in self.root.suffixes else ","
         return read_table(self.root, self._columns(), ledger=ledger, delimiter=tab)
 
@@ -104,6 +124,7 @@ class Table:
         """Every column that the flags name."""
         named = [self.image, self.text, self.findings, self.impression, self.id]
         named += [self.patient, self.split, self.view, self.classes, *self.labels]
+        named += [self.mask, *self.boxes]
         columns = (re.findall(r"{(.*?)}", n) or [n] for n in named if n)
         return list(dict.fromkeys(column for found in columns for column in found))
 
@@ -116,10 +137,14 @@ class Table:
             texts = [
                 _value(n, row) for n in (self.text, self.findings, self.impression)
             ]
-            image = self._image(row)
+            image, mask = self._image(row), self._mask(row)
             if self.image and (image is None or not _is_file(image)):
                 name = _shown(_value(self.image, row)) or "none named"
                 fault = f"no image ({name})"
+            elif mask and not _is_file(mask):
+                fault = f"no mask ({_shown(_value(self.mask, row))})"
+            elif damage := self._damage(row):
+                fault = damage
             elif self.has_text and not any(texts):
                 fault = "empty report"
             elif _value(self.split, row).lower() not in SPLITS:
@@ -140,6 +165,46 @@ class Table:
             return None
         path = (self.images or self.root.parent) / name
         return path.with_suffix(self.suffix) if self.suffix and path.name else path
+
+    def _mask(self, row: Mapping[str, str]) -> Path | None:
+        name = _value(self.mask, row)
+        return (self.images or self.root.parent) / name if name else None
+
+    def _boxes(self, row: Mapping[str, str]) -> tuple[Box, ...]:
+        return boxes_of([row[name] for name in self.boxes], corners=self.corners)
+
+    def _damage(self, row: Mapping[str, str]) -> str:
+        """What is wrong with the boxes of a row."""
+        try:
+            self._boxes(row)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    def _check_places(self) -> None:
+        if len(self.boxes) not in (0, 1, 4):
+            raise DataError(
+                f"boxes: expected one column or four, got {list(self.boxes)}"
+            )
+        if (self.mask or self.boxes) and not self.image:
+            raise DataError("mask, boxes: lie on films: name the column of images")
+
+    def _gather(
+        self, studies: list[tuple[int, Study]], ledger: Ledger
+    ) -> list[tuple[int, Study]]:
+        """One study per film, with the boxes of all its rows."""
+        films: dict[str, tuple[int, Study]] = {}
+        for line, study in studies:
+            begin, film = films.setdefault(study.id, (line, study))
+            if begin == line:
+                continue
+            if replace(study, boxes=film.boxes) != film:
+                fault = f"says something else of its film than line {begin}"
+                ledger.fault(f"{self.root.name}:{line}", fault)
+            else:
+                films[study.id] = begin, replace(film, boxes=film.boxes + study.boxes)
+        ledger.count("films with their boxes", len(films))
+        return list(films.values())
 
     def _id(self, line: int, row: Mapping[str, str]) -> str:
         return _value(self.id, row) or _value(self.image, row) or str(line)
@@ -184,6 +249,8 @@ class Table:
             labels=labels,
             split=SPLITS[_value(self.split, row).lower()],
             view=_value(self.view, row),
+            boxes=self._boxes(row),
+            lesions={LESION: (mask,)} if (mask := self._mask(row)) else {},
         )
 
     def _label(self, where: str, column: str, value: str) -> float:
@@ -202,6 +269,51 @@ class Table:
                 "(--uncertain says what becomes of -1)"
             )
         return label
+
+
+def boxes_of(cells: Sequence[str], *, corners: bool) -> tuple[Box, ...]:
+    """The boxes that cells of a row say.
+
+    Args:
+        cells: Four numbers, or all boxes as JSON.
+        corners: The third and fourth number are the lower right corner.
+
+    Returns:
+        ``x, y, width, height`` of each.
+
+    Raises:
+        DataError: Saying what is wrong, without the text of a cell.
+    """
+    if not any(cells):
+        return ()
+    try:
+        found: Any = parse_json(cells[0]) if len(cells) == 1 else [cells]
+        if len(cells) == 1 and not fits(found, tuple[Box, ...]):
+            raise ValueError
+        numbers = np.asarray([[float(one) for one in box] for box in found])
+        if not np.isfinite(numbers).all():
+            raise ValueError
+    except (ValueError, RecursionError, OverflowError):
+        needed = "JSON, [[x, y, width, height], ...]"
+        if len(cells) > 1:
+            needed = "four numbers, or four empty cells"
+        raise DataError(f"boxes: expected {needed}") from None
+    boxes = []
+    for n, (x, y, width, height) in enumerate(numbers.tolist(), 1):
+        if corners:
+            width, height = width - x, height - y
+        if not (width > 0 and height > 0):
+            needed = "x0 < x1 and y0 < y1" if corners else "width and height above 0"
+            raise DataError(f"box {n}: expected {needed}")
+        boxes.append((x, y, width, height))
+    return tuple(boxes)
+
+
+def _labelled(study: Study) -> Study:
+    """With the label of a lesion; a mask that is not yet read leaves it unknown."""
+    known = np.nan if study.lesions else 0.0
+    shows = 1.0 if study.boxes else known
+    return replace(study, labels={LESION: shows, **study.labels})
 
 
 def _value(name: str | None, row: Mapping[str, str]) -> str:
