@@ -15,8 +15,9 @@ Batches never straddle two epochs (a contrastive batch would hold the same pair 
 a false negative), and each epoch is shuffled anew.
 """
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, SupportsIndex, runtime_checkable
 
 import grain
@@ -89,6 +90,10 @@ class PipelineConfig:
     workers: int = 0
 
 
+HANDS = ("threads", "prefetch", "workers")
+"""Settings of a pipeline that change how it works, and not a batch."""
+
+
 class _Indexed:
     """A source whose rows know their number, padded to a whole number of batches."""
 
@@ -104,6 +109,48 @@ class _Indexed:
             **self.source[min(row, last)],
             "index": np.int32(row if row <= last else -1),
         }
+
+
+class Share(grain.IterDataset):
+    """A process's share of what all read together, which can say what that is."""
+
+    def __init__(
+        self, stream: grain.IterDataset, source: Source, settings: Mapping[str, Any]
+    ) -> None:
+        """Names what a stream reads; its batches and their places stay as they are.
+
+        Args:
+            stream: This process's batches.
+            source: The rows, of all processes.
+            settings: What decides which rows a batch holds.
+        """
+        super().__init__(stream)
+        self.source, self.settings = source, dict(settings)
+
+    def __iter__(self) -> Any:
+        return self._parent.__iter__()
+
+    def identity(self) -> dict[str, Any]:
+        """What the shares of all processes have in common; JSON holds it.
+
+        Reads the first and the last row. Their floating-point numbers are left out:
+        those that a source computes are rounded otherwise on another processor.
+        """
+        rows = len(self.source)
+        ends = [self.source[0], self.source[rows - 1]]
+        columns = {name: _glimpse([row[name] for row in ends]) for name in ends[0]}
+        return {**self.settings, "rows": rows, "columns": columns}
+
+
+def _glimpse(values: Sequence[Any]) -> str:
+    """Type and shape of some values of a column; of exact ones a checksum too."""
+    if isinstance(values[0], str):
+        return f"text {zlib.crc32(repr(values).encode()):08x}"
+    arrays = [np.asarray(value) for value in values]
+    told = f"{arrays[0].dtype} {arrays[0].shape}"
+    if arrays[0].dtype.kind not in "biu":
+        return told
+    return f"{told} {zlib.crc32(b''.join(a.tobytes() for a in arrays)):08x}"
 
 
 def stack(examples: Sequence[Example]) -> dict[str, Any]:
@@ -138,7 +185,7 @@ def build_pipeline(
     Returns:
         A grain ``IterDataset`` of dictionaries with leading axis ``batch_size /
         process_count``. Its iterator has ``get_state`` and ``set_state``; close it (or
-        let it run out) when ``workers > 0``.
+        let it run out) when ``workers > 0``. Of several processes it is a ``Share``.
 
     Raises:
         ValueError: If the batch cannot be split over the processes, or there are fewer
@@ -177,7 +224,10 @@ def build_pipeline(
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=config.workers)
         )
-    return stream
+    if process_count == 1:
+        return stream
+    settings = {k: v for k, v in asdict(config).items() if k not in HANDS}
+    return Share(stream, source, {**settings, "shares": process_count})
 
 
 def batches_per_epoch(rows: int, config: PipelineConfig) -> int:

@@ -1,6 +1,7 @@
 """The pipeline: a batch depends on seed and step, not on processes or threads."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from medjax.data.pipeline import (
     ArraySource,
     PipelineConfig,
+    Share,
     batches_per_epoch,
     build_pipeline,
 )
@@ -139,6 +141,44 @@ def test_workers_read_the_same(tmp_path):
         assert [batch["n"].tolist() for batch in iterator] == alone
     finally:
         iterator.close()
+
+
+def told(columns, process=0, count=2, **changes):
+    """What the share of a process says that all have in common."""
+    config = dataclasses.replace(CONFIG, **changes)
+    share = build_pipeline(
+        ArraySource(columns), config, process_index=process, process_count=count
+    )
+    assert isinstance(share, Share)
+    return share.identity()
+
+
+def test_shares_tell_settings_rows_and_exact_values_and_not_how_they_are_read(source):
+    columns = {
+        "x": source.arrays["x"],
+        "rate": np.arange(ROWS, dtype=np.float32),
+        "text": np.array([f"report {i}" for i in range(ROWS)]),
+    }
+    first = told(columns)
+    assert first == told(columns, process=1, threads=2, prefetch=3)
+    json.dumps(first)
+    # What another processor rounds otherwise is no other data set.
+    assert first == told({**columns, "rate": np.nextafter(columns["rate"], 1)})
+    changed = {
+        "seed": told(columns, seed=4),
+        "batch_size": told(columns, batch_size=8),
+        "rows": told({name: values[1:] for name, values in columns.items()}),
+        "shares": told(columns, count=4),
+    }
+    for name, other in changed.items():
+        assert other[name] != first[name]
+    for name, values in {
+        "x": np.r_[columns["x"][:-1], np.int32(1)],
+        "rate": np.zeros((ROWS, 2), np.float32),
+        "text": np.array(["another", *columns["text"][1:]]),
+    }.items():
+        other = told({**columns, name: values})["columns"]
+        assert [k for k in other if other[k] != first["columns"][k]] == [name]
 
 
 def test_faults_are_named(source):
