@@ -33,6 +33,7 @@ from medjax.train.sharding import on_host
 from medjax.train.state import TrainState
 from medjax.train.storage import is_remote, run_folder
 from medjax.train.system import System
+from medjax.train.unison import check_flags
 from medjax.typing import Variables
 
 E = TypeVar("E", bound="Experiment")
@@ -240,6 +241,7 @@ def main(
             f"--mirror {os.fspath(folder)} (medjax.train.fit itself takes the address)"
         )
     launch(config.launch)
+    check_flags(config)
     with hold(config.workdir), mirrored(config.workdir, config.mirror):
         run(config)
 

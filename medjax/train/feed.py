@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -39,6 +39,29 @@ class DataIterator(Protocol):
     def set_state(self, state: Any, /) -> None:
         """Goes to a place that `get_state` told."""
         ...
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """Data that can say what they are, such as `medjax.data.pipeline.Share`."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """The same on every process, whatever share of the data is its own."""
+        ...
+
+
+def identity(data: Any) -> dict[str, Any]:
+    """What data say they are; nothing where they cannot say.
+
+    Args:
+      data: What `Feed` takes. Of what grain derives from others (a mixture of streams),
+        these are asked, by number.
+    """
+    if isinstance(data, Identified):
+        return dict(data.identity())
+    parents = getattr(data, "parents", ())
+    found = {str(n): identity(parent) for n, parent in enumerate(parents)}
+    return found["0"] if len(found) == 1 else found
 
 
 @dataclasses.dataclass(frozen=True)

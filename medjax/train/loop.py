@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from medjax.progress import Progress, say
-from medjax.train import lock, speed, watch
+from medjax.train import lock, speed, unison, watch
 from medjax.train import settings as run_settings
 from medjax.train import stopping as stopped
 from medjax.train.agree import on_first
@@ -90,6 +90,8 @@ def fit(
       data: Batches of this process (dicts of numpy arrays), without end, from an
         iterator with ``get_state`` and ``set_state``. They all have as many examples,
         and at most ``train.shapes`` shapes; in one step every process brings the same.
+        What says ``identity()`` has to say the same on every process
+        (`medjax.train.feed.Identified`).
       workdir: Folder of the run, or gs:// address; the same folder resumes.
       optimizer: Update rule, schedule, frozen parameters.
       train: Length and intervals.
@@ -111,7 +113,8 @@ def fit(
     Raises:
       NonFiniteError: If a step gave NaN or infinity (and `on_nonfinite` is "stop").
       Preempted: If SIGTERM or SIGINT asked to stop; a checkpoint is saved.
-      ValueError: If data, settings or checkpoint do not fit.
+      ValueError: If data, settings or checkpoint do not fit, or if the processes of the
+        run differ in settings, data, `pretrained` or code.
     """
     parse_absl_flags()
     workdir = run_folder(workdir)
@@ -121,6 +124,15 @@ def fit(
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         held = enter(lock.hold(workdir))
+        unison.check(
+            config,
+            optimizer,
+            train,
+            mesh,
+            data=data,
+            stopping=stopping,
+            pretrained=pretrained,
+        )
         run_settings.write_config(workdir, config, optimizer, train, mesh)
         enter(jax.set_mesh(mesh))
         guard = enter(PreemptionGuard(train.stop_every))

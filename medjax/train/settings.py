@@ -118,7 +118,7 @@ def compare(saved: dict[str, Any], settings: dict[str, Any], *, allowed: bool) -
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between two trees of settings, in words."""
-    old, new = _flatten(then), _flatten(now)
+    old, new = flatten(then), flatten(now)
     return "; ".join(
         f"{name}: was {old.get(name)!r}, now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -126,14 +126,41 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     )
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings by names with dots, as in "optimizer.lr"."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat
+
+
+def started_with(
+    config: Any, optimizer: OptimizerConfig, train: TrainConfig, mesh: Mesh
+) -> dict[str, Any]:
+    """What a run is started with, and on what: what config.json holds.
+
+    Args:
+      config: Settings of the experiment: a dataclass, or what JSON can nearly hold.
+      optimizer: Update rule.
+      train: Length and intervals.
+      mesh: The devices.
+    """
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        config = dataclasses.asdict(config)
+    device = mesh.devices.flat[0]
+    return {
+        "experiment": config,
+        "optimizer": dataclasses.asdict(optimizer),
+        "train": dataclasses.asdict(train),
+        "mesh": dict(mesh.shape),
+        "devices": f"{mesh.size} x {device.device_kind}",
+        "processes": jax.process_count(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def write_config(
@@ -154,19 +181,7 @@ def write_config(
     path = workdir / "config.json"
     if jax.process_index():
         return
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        config = dataclasses.asdict(config)
-    device = mesh.devices.flat[0]
-    content = {
-        "experiment": config,
-        "optimizer": dataclasses.asdict(optimizer),
-        "train": dataclasses.asdict(train),
-        "mesh": dict(mesh.shape),
-        "devices": f"{mesh.size} x {device.device_kind}",
-        "processes": jax.process_count(),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
+    content = started_with(config, optimizer, train, mesh)
     text = json.dumps(content, indent=2, default=str) + "\n"
     if not path.exists():
         if is_remote(workdir):  # what an object store shows is whole
