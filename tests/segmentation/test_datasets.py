@@ -113,6 +113,32 @@ def test_nnunets_second_document_with_regions_folds_and_an_ignored_label(tmp_pat
         read(NnunetRaw, root=tmp_path)
 
 
+def test_numbers_of_patients_are_told_from_numbers_of_channels_by_label_maps(tmp_path):
+    document = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}}
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    for i in range(4):
+        put(tmp_path / f"imagesTr/case_{i:04d}.nii.gz")
+        put(tmp_path / f"labelsTr/case_{i:04d}.nii.gz", mask())
+    for i in range(4, 6):
+        put(tmp_path / f"imagesTs/case_{i:04d}.nii.gz")
+    found, told = read(NnunetRaw, root=tmp_path)
+    assert [c.id for c in found.cases] == [f"case_{i:04d}" for i in range(4)]
+    assert told == ["images with a label map: kept 4 (dropped 2)"]
+    found, told = read(NnunetRaw, root=tmp_path, labelled=False)
+    assert [c.id for c in found.cases] == [f"case_{i:04d}" for i in range(6)]
+    assert told == ["images: kept 6 (dropped 0)"]
+    # nnU-Net counts channels behind that.
+    for image in [*tmp_path.glob("images*/*")]:
+        image.rename(image.with_name(image.name.replace(".nii", "_0000.nii")))
+    found, _ = read(NnunetRaw, root=tmp_path, labelled=False)
+    assert [c.id for c in found.cases] == [f"case_{i:04d}" for i in range(6)]
+    put(tmp_path / "labelsTr/other.nii.gz", mask())
+    for i in range(2):
+        put(tmp_path / f"imagesTr/other_{i:04d}.nii.gz")
+    with pytest.raises(DataError, match="case other has 2 images, expected one"):
+        read(NnunetRaw, root=tmp_path)
+
+
 @pytest.mark.parametrize(
     "change, told",
     [
@@ -152,6 +178,23 @@ def test_acdc_counts_frames_from_one_and_its_labels_the_other_way(tmp_path):
     (folder / "Info.cfg").write_text("ED: 1\n")
     with pytest.raises(DataError, match="Info.cfg: ES: expected a whole number"):
         read(Acdc, root=tmp_path)
+
+
+def test_folders_above_a_set_say_nothing_of_its_splits(tmp_path):
+    for root in (tmp_path / "testing/acdc", tmp_path / "Testing/mnms"):
+        for i in range(3):
+            folder = root / f"p{i}"
+            put(folder / f"p{i}_frame01.nii.gz")
+            put(folder / f"p{i}_frame01_gt.nii.gz", mask((0, 1, 2, 3)))
+            put(folder / f"p{i}_sa.nii.gz", shape=(*SHAPE, 2))
+            put(folder / f"p{i}_sa_gt.nii.gz", shape=(*SHAPE, 2))
+            (folder / "Info.cfg").write_text("ED: 1\nES: 1\n")
+        rows = "".join(f"p{i},0,1\n" for i in range(3))
+        (root / "Information.csv").write_text(f"External code,ED,ES\n{rows}")
+    for reader, name in ((Acdc, "testing/acdc"), (Mnms, "Testing/mnms")):
+        found, _ = read(reader, root=tmp_path / name)
+        splits = sorted({c.split for c in found.cases})
+        assert len(found.cases) == 6 and splits == ["test", "train", "validation"]
 
 
 def test_mnms_counts_frames_from_zero(tmp_path):
@@ -209,6 +252,16 @@ def test_bids_joins_images_and_masks_by_subject_and_session(tmp_path):
     put(tmp_path / "sub-1/ses-1/dwi/sub-1_ses-1_run-2_dwi.nii.gz")
     with pytest.raises(DataError, match="several images of one session: .*run-2"):
         read(Bids, root=tmp_path, images=("dwi",))
+
+
+def test_a_set_of_derivatives_is_read_as_any_other(tmp_path):
+    root = tmp_path / "derivatives/set"
+    for subject in "123":
+        put(root / f"sub-{subject}/anat/sub-{subject}_FLAIR.nii.gz")
+        put(root / f"derivatives/sub-{subject}_FLAIR.nii.gz")
+        put(root / f"derivatives/sub-{subject}_mask.nii.gz", mask())
+    found, _ = read(Bids, root=root)
+    assert [c.images[0].parent.name for c in found.cases] == ["anat"] * 3
 
 
 def test_splits_keep_patients_together_and_ids_apart():
@@ -294,6 +347,9 @@ def test_rows_of_one_image_are_its_annotators(tmp_path):
     ]
     assert all(len({c.split for c in one}) == 1 for one in images)
     assert {c.split for c in data.cases} == {"train", "validation", "test"}
+    images, told = read(Pairs, root=tmp_path / "t.csv", labelled=False)
+    assert [c.id for c in images.cases] == [f"{i}a" for i in range(6)]
+    assert told[-1] == "of one image each: kept 6 (dropped 12)"
 
 
 def test_channels_and_labels_that_do_not_fit_are_listed(tmp_path):

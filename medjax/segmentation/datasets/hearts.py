@@ -2,7 +2,8 @@
 
 ::
 
-    ACDC        <root>/**/patient001/Info.cfg, patient001_frame01.nii.gz, …_gt.nii.gz
+    ACDC        <root>/**/patient001/Info.cfg, patient001_frame01.nii.gz, …_gt.nii.gz;
+                patient001_4d.nii.gz
     M&Ms        <root>/*.csv; <root>/**/CODE/CODE_sa.nii.gz, CODE_sa_gt.nii.gz
     CMRxMotion  <root>/**/P001-1-ED.nii.gz, P001-1-ED-label.nii.gz; IQA.csv
 
@@ -41,9 +42,13 @@ class Acdc:
     """Folder with patient folders, at any depth."""
     seed: int = 0
     """Of the split by patient; ``testing`` in a path is the test split."""
+    labelled: bool = True
+    """Leave out what has no label map."""
+    cine: bool = False
+    """All frames as one case, which has no label map, rather than two of them."""
 
     def read(self, ledger: Ledger) -> DataSet:
-        """Two cases for each patient.
+        """Two cases for each patient, or one of all frames.
 
         Raises:
             DataError: For an Info.cfg that does not name both frames.
@@ -52,26 +57,29 @@ class Acdc:
         cases = []
         for info in sorted(root.rglob("Info.cfg")):
             folder = info.parent
+            inside = folder.relative_to(root).parts
+            split = "test" if "testing" in inside else ""
+            if self.cine:
+                stem = f"{folder.name}_4d"
+                found = _found(_either(folder, stem))
+                cases.append(Case(stem, found, patient=folder.name, split=split))
+                continue
             pairs = (line.partition(":") for line in read_text(info).split("\n"))
             said = {key.strip(): value.strip() for key, _, value in pairs}
             for phase in PHASES:
                 frame = number(said.get(phase, ""), f"{info}: {phase}")
                 stem = f"{folder.name}_frame{frame:02d}"
-                image, label = (
-                    _either(folder, stem),
-                    _either(folder, f"{stem}_gt"),
-                )
                 cases.append(
                     Case(
                         f"{folder.name}_{phase}",
-                        () if image is None else (image,),
-                        label,
+                        _found(_either(folder, stem)),
+                        _either(folder, f"{stem}_gt"),
                         patient=folder.name,
-                        split="test" if "testing" in folder.parts else "",
+                        split=split,
                     )
                 )
         ledger.count("patients", len({case.patient for case in cases}))
-        cases = _usable(cases, ledger)
+        cases = _usable(cases, ledger, self.labelled)
         done = with_splits(cases, seed=self.seed, where=root)
         return DataSet("ACDC", ("cine MRI",), LABELS, done, ((1, 3), (3, 1)))
 
@@ -85,9 +93,13 @@ class Mnms:
     seed: int = 0
     """Of the split by patient; ``Testing`` in a path is the test split, ``Validation``
     the validation split."""
+    labelled: bool = True
+    """Leave out what has no label map."""
+    cine: bool = False
+    """All frames as one case, which has no label map, rather than two of them."""
 
     def read(self, ledger: Ledger) -> DataSet:
-        """Two cases for each code of the table.
+        """Two cases for each code of the table, or one of all frames.
 
         Raises:
             DataError: Without one table, or for a frame that is no number.
@@ -103,25 +115,31 @@ class Mnms:
         places = {path.parent.name: path for path in root.rglob("*_sa.nii.gz")}
         cases = []
         for line, row in rows:
-            image = places.get(row["External code"])
+            code = row["External code"]
+            image, label, inside = places.get(code), None, ()
+            if image is not None:
+                label = _either(image.parent, f"{without_suffix(image)}_gt")
+                inside = image.relative_to(root).parts
+            split = "validation" if "Validation" in inside else ""
+            split = "test" if "Testing" in inside else split
+            if self.cine:
+                case = Case(f"{code}_sa", _found(image), patient=code, split=split)
+                cases.append(case)
+                continue
             for phase in PHASES:
                 frame = number(row[phase], f"{tables[0]}:{line}: {phase}")
-                label = None
-                if image is not None:
-                    label = _either(image.parent, f"{without_suffix(image)}_gt")
-                parts = set(image.parts if image else ())
-                split = "validation" if "Validation" in parts else ""
                 cases.append(
                     Case(
-                        f"{row['External code']}_{phase}",
-                        () if image is None else (image,),
+                        f"{code}_{phase}",
+                        _found(image),
                         label,
-                        patient=row["External code"],
-                        split="test" if "Testing" in parts else split,
+                        patient=code,
+                        split=split,
                         frame=frame,
                     )
                 )
-        done = with_splits(_usable(cases, ledger), seed=self.seed, where=tables[0])
+        cases = _usable(cases, ledger, self.labelled)
+        done = with_splits(cases, seed=self.seed, where=tables[0])
         return DataSet("M&Ms", ("cine MRI",), LABELS, done)
 
 
@@ -133,9 +151,11 @@ class CmrxMotion:
     """Folder with the images, at any depth."""
     seed: int = 0
     """Of the split by volunteer."""
+    labelled: bool = True
+    """Leave out what has no label map."""
 
     def read(self, ledger: Ledger) -> DataSet:
-        """One case for each acquisition and phase that has a label map."""
+        """One case for each acquisition and phase."""
         root = folder_of(self.root, "CMRxMotion's, with images in it")
         cases = []
         for path in sorted(root.rglob("P*.nii*")):
@@ -144,7 +164,8 @@ class CmrxMotion:
                 label = _either(path.parent, f"{named[0]}-label")
                 cases.append(Case(named[0], (path,), label, patient=named[1]))
         ledger.count("acquisitions and phases", len(cases))
-        done = with_splits(_usable(cases, ledger), seed=self.seed, where=root)
+        cases = _usable(cases, ledger, self.labelled)
+        done = with_splits(cases, seed=self.seed, where=root)
         return DataSet("CMRxMotion", ("cine MRI",), LABELS, done)
 
 
@@ -157,6 +178,12 @@ def _either(folder: Path, stem: str) -> Path | None:
     return None
 
 
-def _usable(cases: list[Case], ledger: Ledger) -> list[Case]:
+def _found(path: Path | None) -> tuple[Path, ...]:
+    return () if path is None else (path,)
+
+
+def _usable(cases: list[Case], ledger: Ledger, labelled: bool) -> list[Case]:
     cases = ledger.keep("with an image", cases, lambda c: bool(c.images))
+    if not labelled:
+        return cases
     return ledger.keep("with a label map", cases, lambda c: bool(c.label))

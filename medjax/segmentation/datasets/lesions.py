@@ -46,12 +46,15 @@ class Bids:
     """Value of what nobody annotated (WMH: 2)."""
     seed: int = 0
     """Of the split by subject."""
+    labelled: bool = True
+    """Leave out what has no label map."""
 
     def read(self, ledger: Ledger) -> DataSet:
         """One case for each subject and session with all images and a mask.
 
         Raises:
-            DataError: If none is found, or one has two masks or two images of a kind.
+            DataError: If none is found, or one has two images of a kind, or two masks
+                of which one is needed.
         """
         root = folder_of(self.root, "one in BIDS' layout")
         files = [p for p in sorted(root.rglob("sub-*.nii*")) if p.is_file()]
@@ -59,12 +62,14 @@ class Bids:
         masks: dict[tuple[str, str], list[Path]] = {}
         for path in files:
             key, suffix = _entities(path)
+            derived = "derivatives" in path.relative_to(root).parts
             if re.fullmatch(self.masks, suffix):
                 masks.setdefault(key, []).append(path)
-            elif suffix in self.images and "derivatives" not in path.parts:
+            elif suffix in self.images and not derived:
                 images.setdefault(key, {}).setdefault(suffix, []).append(path)
         of_images = (found for by in images.values() for found in by.values())
-        for what, groups in (("masks", masks.values()), ("images", of_images)):
+        needed = masks.values() if self.labelled else ()
+        for what, groups in (("masks", needed), ("images", of_images)):
             twice = [p.name for found in groups if len(found) > 1 for p in found]
             if twice:
                 raise DataError(
@@ -82,12 +87,11 @@ class Bids:
         ]
         count = len(self.images)
         cases = ledger.keep("with all images", cases, lambda c: len(c.images) == count)
-        cases = ledger.keep("with a mask", cases, lambda c: c.label is not None)
+        if self.labelled:
+            cases = ledger.keep("with a mask", cases, lambda c: c.label is not None)
         if not cases:
-            raise DataError(
-                f"{root}: no subject with {', '.join(self.images)} and a mask that "
-                f"ends in {self.masks}"
-            )
+            masked = f" and a mask that ends in {self.masks}" if self.labelled else ""
+            raise DataError(f"{root}: no subject with {', '.join(self.images)}{masked}")
         labels = classes(dict(self.labels), ignore=self.ignore)
         done = with_splits(cases, seed=self.seed, where=root)
         return DataSet(root.name, self.images, labels, done)
@@ -113,6 +117,9 @@ class Pairs:
     """Value of what nobody annotated."""
     seed: int = 0
     """Of the split by patient, if the table has none."""
+    labelled: bool = True
+    """Leave out what has no label map; else there need be no column ``label``, and
+    annotators of one image are one case."""
 
     def read(self, ledger: Ledger) -> DataSet:
         """One case for each row.
@@ -121,7 +128,8 @@ class Pairs:
             DataError: For a split or a frame that is none.
         """
         columns = ["image", *(f"image_{i}" for i in range(1, len(self.channels)))]
-        rows = read_table(self.root, [*columns, "label"], ledger=ledger)
+        needed = [*columns, "label"] if self.labelled else columns
+        rows = read_table(self.root, needed, ledger=ledger)
         ledger.count(f"rows in {self.root.name}", len(rows))
         folder, cases = self.root.parent, []
         for line, row in rows:
@@ -130,20 +138,28 @@ class Pairs:
             split = {"val": "validation", "valid": "validation"}.get(split, split)
             if split and split not in SPLITS:
                 raise DataError(f"{where}: the split is none of {', '.join(SPLITS)}")
-            name = row.get("case") or f"{Path(row['image']).name}{frame and '_'}{frame}"
+            stem = without_suffix(Path(row["image"]))
+            label = row.get("label", "")
             cases.append(
                 Case(
-                    name,
+                    row.get("case") or f"{stem}{frame and '_'}{frame}",
                     tuple(folder / row[column] for column in columns),
-                    folder / row["label"] if row["label"] else None,
+                    folder / label if label else None,
                     patient=row.get("patient", "") or row["image"],
                     split=split,
                     frame=number(frame, f"{where}: frame") if frame else None,
                 )
             )
-        cases = ledger.keep("with a label map", cases, lambda c: c.label is not None)
+        if self.labelled:
+            cases = ledger.keep("with a label map", cases, lambda c: bool(c.label))
+        else:
+            first = {(c.images, c.frame): c for c in reversed(cases)}
+            cases = ledger.keep(
+                "of one image each", cases, lambda c: c is first[c.images, c.frame]
+            )
         if not cases:
-            raise DataError(f"{self.root}: no row with an image and a label map")
+            labelled = " and a label map" if self.labelled else ""
+            raise DataError(f"{self.root}: no row with an image{labelled}")
         labels = classes(dict(self.labels), ignore=self.ignore)
         done = with_splits(cases, seed=self.seed, where=self.root)
         return DataSet(self.root.stem, self.channels, labels, done)

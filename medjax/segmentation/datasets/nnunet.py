@@ -47,9 +47,11 @@ class NnunetRaw:
     """Of splits_final.json, if there is one."""
     seed: int = 0
     """Of the split by case, if there is none."""
+    labelled: bool = True
+    """Leave out what has no label map; else folds leave nothing out either."""
 
     def read(self, ledger: Ledger) -> DataSet:
-        """One case per labelled training image, and per labelled test image.
+        """One case per training image, and per test image.
 
         Raises:
             FileNotFoundError: Without the folder or its dataset.json.
@@ -62,8 +64,12 @@ class NnunetRaw:
             labels = labels_of(about)
             ending = str(about.get("file_ending", ".nii.gz"))
         found = self._cases(root, about, len(channels), ending)
-        found = ledger.keep("images with a label map", found, lambda c: bool(c.label))
-        splits = self._splits(root)
+        kept = "images with a label map"
+        if self.labelled:
+            found = ledger.keep(kept, found, lambda c: bool(c.label))
+        else:
+            ledger.count("images", len(found))
+        splits = self._splits(root) if self.labelled else {}
         cases = [
             dataclasses.replace(c, split=c.split or splits.get(c.id, "")) for c in found
         ]
@@ -82,22 +88,27 @@ class NnunetRaw:
                     Case(
                         name,
                         tuple(root / path for path in entry["images"]),
-                        root / entry["label"],
+                        root / entry["label"] if entry.get("label") else None,
                         patient=name,
                     )
                     for name, entry in about["dataset"].items()
                 ]
+        parts = {"Tr": "", "Ts": "test"}
+        files = {part: _files(root / f"images{part}", ending) for part in parts}
+        labels = {part: _files(root / f"labels{part}", ending) for part in parts}
+        drawn = {stem for by in labels.values() for stem in by}
+        # Decathlon tasks may count patients as nnU-Net counts channels.
+        whole = any(stem in drawn for by in files.values() for stem in by)
         cases = []
-        for part, split in (("Tr", ""), ("Ts", "test")):
-            for name, images in _by_case(root / f"images{part}", ending).items():
+        for part, split in parts.items():
+            for name, images in _by_case(files[part], drawn, whole).items():
                 if len(images) not in (1, channels):
                     raise DataError(
                         f"{root}: case {name} has {len(images)} images, expected "
-                        f"{channels} or one"
+                        f"{f'{channels} or ' if channels > 1 else ''}one"
                     )
-                label = root / f"labels{part}" / f"{name}{ending}"
-                there = label if label.is_file() else None
-                cases.append(Case(name, images, there, patient=name, split=split))
+                label = labels[part].get(name)
+                cases.append(Case(name, images, label, patient=name, split=split))
         if not cases:
             raise DataError(f"{root}: no image with {ending} in imagesTr")
         return cases
@@ -153,21 +164,42 @@ def labels_of(about: dict[str, Any]) -> Labels:
     )
 
 
-def _by_case(folder: Path, ending: str) -> dict[str, tuple[Path, ...]]:
-    """Files of each case in the order of their channels."""
+def _files(folder: Path, ending: str) -> dict[str, Path]:
+    """Files of that ending, by name."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {
+        path.name[: -len(ending)] if ending else without_suffix(path): path
+        for path in paths
+        if path.is_file()
+        and path.name.endswith(ending)
+        and not path.name.startswith(".")
+    }
+
+
+def _by_case(
+    files: dict[str, Path], labels: set[str], whole: bool
+) -> dict[str, tuple[Path, ...]]:
+    """Files of each case in the order of their channels.
+
+    Args:
+        files: By name.
+        labels: Names of label maps.
+        whole: Whether a number at the end is of a case, not of a channel, where no
+            label map tells.
+    """
     found: dict[str, dict[int, Path]] = {}
-    if not folder.is_dir():
-        return {}
     strange = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.endswith(ending):
-            continue
-        stem = path.name[: -len(ending)] if ending else without_suffix(path)
+    for stem, path in files.items():
+        name, number = stem, 0
         numbered = re.fullmatch(r"(.+)_(\d{4})", stem)
-        name, number = (numbered[1], int(numbered[2])) if numbered else (stem, 0)
+        if numbered is not None and (
+            numbered[1] in labels or not (whole or stem in labels)
+        ):
+            name, number = numbered[1], int(numbered[2])
         if number in found.setdefault(name, {}):
-            strange.append(path.name)
+            strange.append(path)
         found[name][number] = path
     if strange:
-        raise DataError(f"{folder}: {in_short(strange)} name a channel twice")
+        names = in_short([path.name for path in strange])
+        raise DataError(f"{strange[0].parent}: {names} name a channel twice")
     return {name: tuple(by[i] for i in sorted(by)) for name, by in found.items()}
