@@ -6,11 +6,12 @@
     python -m experiments.grade runs/cmrxmotion-tiny/grade-ordinal scans/ \\
         --out grades.csv
 
-Images are NIfTI files, folders or patterns of them, of one channel and three axes. The
-table has a row per scan: its name, the grade (the one with the smallest expected
-distance from the true one), the probability of each, and the run. What cannot be read
-is listed in ``grades.csv.skipped.csv`` and makes the status 1, unless ``--on-error
-skip``. Trained on phantoms, it has seen no real scan.
+Images are NIfTI files, folders or patterns of them, of one channel and three axes; what
+a folder has of label maps is counted and left out. The table has a row per scan: its
+name, the grade (the one with the smallest expected distance from the true one), the
+probability of each, and the run. What cannot be read is listed in
+``grades.csv.skipped.csv`` and makes the status 1, unless ``--on-error skip``. Trained
+on phantoms, it has seen no real scan.
 """
 
 import csv
@@ -47,8 +48,8 @@ class Grade:
 def run(config: Grade) -> int:
     """Grades what the flags name; returns the status."""
     model = open_grader(config.run)
-    paths = [path for (path,) in find_images(config.images, 1)]
     ledger = Ledger("skip")
+    paths = [path for (path,) in find_images(config.images, 1, ledger)]
     count = 0
     with whole(config.out) as draft, draft.open("w", newline="") as file:
         table = csv.writer(file)

@@ -16,14 +16,13 @@ it.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from medjax.data.ledger import Ledger, OnError
 from medjax.segmentation.fingerprint import PlanConfig
 from medjax.segmentation.prepared import write_prepared
-from medjax.segmentation.sets import SegmentationDataConfig, read_raw
+from medjax.segmentation.sets import RawFormat, SegmentationDataConfig, read_raw
 from medjax.train.ending import ends_in_words
 
 
@@ -35,7 +34,7 @@ class Config:
     """Folder of a set, or a CSV."""
     out: Path
     """Folder of the prepared set."""
-    format: Literal["nnunet", "acdc", "mnms", "cmrxmotion", "bids", "table"] = "nnunet"
+    format: RawFormat = "nnunet"
     """What lies there; nnunet reads the Decathlon too."""
     channels: tuple[str, ...] = ()
     """Of BIDS: suffixes of images; of a table: names of its channels."""

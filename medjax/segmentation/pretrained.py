@@ -7,7 +7,8 @@
 >>> (maps,) = model.uncertainty(["a.nii.gz"])             # doctest: +SKIP
 
 Images are prepared as in training, whatever their voxel size and orientation, and what
-comes out lies on their own grid.
+comes out lies on their own grid. A network of one channel takes the fourth axis of a
+file for frames: each is segmented by itself, and what comes out has that axis too.
 """
 
 import dataclasses
@@ -51,8 +52,10 @@ LEVELS = "levels"
 """The same of each level by itself, of systems that have latents at several."""
 
 
-Images = Sequence[str | Path | Sequence[str | Path]]
-"""NIfTI files; of several channels, a sequence of files each."""
+Images = Sequence[str | Path | Case | Sequence[str | Path]]
+"""NIfTI files; of several channels, a sequence of files each; or cases of a set."""
+Frames = Sequence[Sequence[Volume]]
+"""Of each frame of an image, a volume for each channel."""
 Found = TypeVar("Found")
 
 
@@ -62,8 +65,9 @@ class Segmented:
 
     Attributes:
         id: Of the image.
-        labels: Values as in the files of the training set.
-        maps: By name, a fourth axis of channels where there are several.
+        labels: Values as in the files of the training set; a fourth axis of frames
+            where the image has them.
+        maps: By name, a last axis of channels where there are several.
     """
 
     id: str
@@ -109,7 +113,8 @@ class Segmenter:
 
         Args:
             images: NIfTI files; of several channels, a sequence of files each, or one
-                with a fourth axis.
+                with a fourth axis; of one channel, a fourth axis is of frames. Or
+                cases of a set, whose label maps are not looked at.
             out: Folder for the label maps, ``<id>.nii.gz``, and what else is written.
             written: Of :attr:`written`: maps beside the labels.
             window: Tiles; those of the run by default.
@@ -126,8 +131,19 @@ class Segmenter:
                 f"written: {strange}, expected some of {list(self.written)} of this run"
             )
 
-        def one(name: str, volumes: Sequence[Volume]) -> Segmented:
-            return self.segment(volumes, id=name, maps=written, window=window)
+        def one(name: str, frames: Frames) -> Segmented:
+            found = [
+                self.segment(volumes, id=name, maps=written, window=window)
+                for volumes in frames
+            ]
+            if len(found) == 1:
+                return found[0]
+            step = frames[0][0].time_step
+            maps = {
+                key: _moving([f.maps[key] for f in found], step)
+                for key in found[0].maps
+            }
+            return Segmented(name, _moving([f.labels for f in found], step), maps)
 
         for found in self._of_each(images, one, ledger, nan_to):
             if out is not None:
@@ -165,16 +181,25 @@ class Segmenter:
         """
         labels = self.record.system.labels
 
-        def one(name: str, volumes: Sequence[Volume]) -> list[Volume]:
-            drawn = self.draw(volumes, id=name, count=count, seed=seed, window=window)
-            return [dataclasses.replace(p, data=labels.write(p.data)) for p in drawn]
+        def one(name: str, frames: Frames) -> list[Volume]:
+            drawn = [
+                self.draw(volumes, id=name, count=count, seed=seed, window=window)
+                for volumes in frames
+            ]
+            found = [
+                [dataclasses.replace(p, data=labels.write(p.data)) for p in answer]
+                for answer in zip(*drawn, strict=True)
+            ]
+            if len(frames) == 1:
+                return [answer[0] for answer in found]
+            return [_moving(answer, frames[0][0].time_step) for answer in found]
 
         return self._of_each(images, one, ledger)
 
     def _of_each(
         self,
         images: Images,
-        one: Callable[[str, Sequence[Volume]], Found],
+        one: Callable[[str, Frames], Found],
         ledger: Ledger | None,
         nan_to: float | None = None,
     ) -> Iterator[Found]:
@@ -184,14 +209,13 @@ class Segmenter:
         labels = self.record.system.labels
         reader = DataSet(self.record.data, tuple(names), labels, (), nan_to=nan_to)
         for given in images:
-            several = isinstance(given, Sequence) and not isinstance(given, str)
-            paths = [Path(p) for p in (given if several else [given])]  # pyright: ignore[reportGeneralTypeIssues, reportArgumentType]
-            name = without_suffix(paths[0]).removesuffix("_0000")
+            case = case_of(given)
             try:
-                volumes, _ = reader.read(Case(name, tuple(paths)))
-                found = one(name, volumes)
+                volumes, _ = reader.read(case)
+                several = len(names) == len(case.images) == 1
+                found = one(case.id, [[v] for v in volumes] if several else [volumes])
             except (DataError, FileNotFoundError) as error:
-                ledger.fault(name, str(error))
+                ledger.fault(case.id, str(error))
                 continue
             yield found
 
@@ -336,6 +360,8 @@ class Segmenter:
     def save(self, found: Segmented, folder: Path) -> list[Path]:
         """Writes a label map and maps as NIfTI, and ``<id>.json`` with its volumes.
 
+        Of an image with frames, volumes are lists.
+
         Args:
             found: Of :meth:`segment`.
             folder: Made where it is missing.
@@ -349,13 +375,15 @@ class Segmenter:
         paths = []
         for suffix, volume in files.items():
             path = folder / f"{found.id}{suffix}.nii.gz"
-            write(path, volume.data, affine=volume.affine)
+            step = volume.time_step
+            write(path, volume.data, affine=volume.affine, time_step=step)
             paths.append(path)
         voxel = float(np.prod(found.labels.spacing)) / 1000
-        volumes = {
-            name: float(np.isin(found.labels.data, value).sum() * voxel)
+        inside = {
+            name: np.isin(found.labels.data, value).sum((0, 1, 2))
             for name, value in labels.structures.items()
         }
+        volumes = {name: (n * voxel).tolist() for name, n in inside.items()}
         summary = {
             "id": found.id,
             "files": [path.name for path in paths],
@@ -366,6 +394,21 @@ class Segmenter:
         with whole(path) as draft:
             draft.write_text(json.dumps(summary, indent=1) + "\n")
         return [*paths, path]
+
+
+def case_of(image: str | Path | Case | Sequence[str | Path]) -> Case:
+    """One of :data:`Images`, without the label map that a case may have."""
+    if isinstance(image, Case):
+        return dataclasses.replace(image, label=None)
+    paths = [image] if isinstance(image, str | Path) else image
+    paths = tuple(Path(path) for path in paths)
+    return Case(without_suffix(paths[0]).removesuffix("_0000"), paths)
+
+
+def _moving(frames: Sequence[Volume], step: float | None) -> Volume:
+    """Frames on a fourth axis, before one of channels; seconds between them."""
+    data = np.stack([frame.data for frame in frames], axis=3)
+    return dataclasses.replace(frames[0], data=data, time_step=step)
 
 
 def open_run(

@@ -1,11 +1,14 @@
 """Which set is segmented: from flags to phantoms, raw folders or prepared cases."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from medjax.data.boundary import DataError, in_short
 from medjax.data.ledger import Ledger, OnError
-from medjax.segmentation.datasets import READERS, DataSet
+from medjax.segmentation.datasets import READERS, Case, DataSet
+from medjax.segmentation.datasets.case import check_ids
 from medjax.segmentation.datasets.embedded import ambiguous_phantoms, lesion_phantoms
 from medjax.segmentation.fingerprint import PlanConfig, chosen
 from medjax.segmentation.phantoms.ambiguous import AmbiguousConfig
@@ -18,17 +21,12 @@ from medjax.segmentation.prepared import (
 )
 from medjax.train.agree import on_first
 
-Format = Literal[
-    "embedded",
-    "ambiguous",
-    "prepared",
-    "nnunet",
-    "acdc",
-    "mnms",
-    "cmrxmotion",
-    "bids",
-    "table",
-]
+RawFormat = Literal["nnunet", "acdc", "mnms", "cmrxmotion", "bids", "table"]
+Format = Literal["embedded", "ambiguous", "prepared", RawFormat]
+NAMELESS = ("bids", "table")
+"""Formats that do not say what their channels are."""
+CINES = ("acdc", "mnms")
+"""Formats with more frames than have label maps."""
 PHANTOMS = ("embedded", "ambiguous")
 """Formats that no folder holds."""
 
@@ -117,20 +115,23 @@ def prepared_set(
     return open_prepared(folder)
 
 
-def read_raw(config: SegmentationDataConfig, ledger: Ledger) -> DataSet:
+def read_raw(
+    config: SegmentationDataConfig, ledger: Ledger, **options: bool
+) -> DataSet:
     """The cases of a raw set.
 
     Args:
         config: Which, and its labels where the set does not say them.
         ledger: Counts filters.
+        options: Of the reader: ``labelled``, and ``cine`` of those that have it.
 
     Raises:
         ValueError: For flags that the format does not have, or labels without values.
     """
     kind = READERS[config.format]
-    flags: dict[str, Any] = {"root": config.root, "seed": config.seed}
+    flags: dict[str, Any] = {"root": config.root, "seed": config.seed, **options}
     given = {"channels": config.channels, "labels": config.labels}
-    if config.format in ("bids", "table"):
+    if config.format in NAMELESS:
         if config.channels:
             name = "images" if config.format == "bids" else "channels"
             flags[name] = config.channels
@@ -144,6 +145,55 @@ def read_raw(config: SegmentationDataConfig, ledger: Ledger) -> DataSet:
         nan_to=config.nan_to,
         resample_labels=config.resample_labels,
     )
+
+
+def images_to_segment(
+    roots: Sequence[str],
+    format: RawFormat,
+    channels: Sequence[str],
+    ledger: Ledger,
+    *,
+    named: Sequence[str] = (),
+    cine: bool = False,
+) -> tuple[Case, ...]:
+    """The images of raw sets, whether they have label maps or not.
+
+    Args:
+        roots: Folders of sets, or CSVs.
+        format: What lies there.
+        channels: Of the network.
+        ledger: Counts filters, and says where a set calls channels otherwise.
+        named: Of BIDS: suffixes of the channels; by default what the network calls
+            them.
+        cine: Of ACDC and M&Ms: all frames, rather than end-diastole and end-systole.
+
+    Raises:
+        ValueError: For flags that the format does not have.
+        DataError: If nothing is found, or for a set of other channels, or an id that
+            comes twice or is no name of a file.
+    """
+    if cine and format not in CINES:
+        raise ValueError(f"cine: {format} has none, expected {' or '.join(CINES)}")
+    if named and format != "bids":
+        raise ValueError(f"channels: {format} says itself which they are")
+    options = {"labelled": False, **({"cine": True} if cine else {})}
+    asked = tuple(named or channels) if format in NAMELESS else ()
+    found: list[Case] = []
+    for root in roots:
+        config = SegmentationDataConfig(Path(root), format, channels=asked)
+        data = read_raw(config, ledger, **options)
+        theirs, ours = ", ".join(data.channels), ", ".join(channels)
+        if len(data.channels) != len(channels):
+            raise DataError(f"{root}: channels {theirs}, the run's are {ours}")
+        if theirs != ours:
+            ledger.log(f"{root}: channels {theirs} are taken for the run's {ours}")
+        found += [dataclasses.replace(case, label=None) for case in data.cases]
+    if not found:
+        raise DataError(f"images: found none of format {format} in {in_short(roots)}")
+    check_ids(found, Path(roots[0] if len(roots) == 1 else "images"))
+    if strange := [case.id for case in found if Path(case.id).name != case.id]:
+        raise DataError(f"images: cases {in_short(strange)} are no names of files")
+    return tuple(found)
 
 
 def _named(label: str) -> tuple[str, int]:

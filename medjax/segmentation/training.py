@@ -42,6 +42,10 @@ PREDICT = """
 To segment images of your own (NIfTI files, folders, patterns):
 
     python -m experiments.predict {run} IMAGES --out predicted
+
+Sets as training reads them, with label maps or without:
+
+    python -m experiments.predict {run} ROOT --format nnunet --out predicted
 """
 
 

@@ -135,7 +135,7 @@ def test_maps_are_written_beside_the_labels(image, folder, capsys):
     assert "expected some of ['prob', 'entropy', 'mi'" in capsys.readouterr().err
 
 
-def test_an_opened_run_gives_answers_and_maps(image, folder):
+def test_an_opened_run_gives_answers_and_maps(image, folder, tmp_path):
     model = medjax.load(folder / "whole")
     (answers,) = model.samples([image], 4, seed=1)
     (again,) = model.samples([image], 2, seed=1)
@@ -150,6 +150,13 @@ def test_an_opened_run_gives_answers_and_maps(image, folder):
     np.testing.assert_array_equal(same[2].data, drawn[2].data)
     (maps,) = model.uncertainty([image])
     assert set(maps.maps) == {"entropy", "mi", "variance", "level0"}
+    still = nifti.read(image)
+    data = still.data.reshape(*still.data.shape[:2], -1, 1).repeat(2, axis=3)
+    nifti.write(tmp_path / "cine.nii.gz", data, affine=still.affine)
+    (moving,) = model.samples([tmp_path / "cine.nii.gz"], 2, seed=1)
+    for answer, alone in zip(moving, again, strict=True):
+        assert answer.data.shape == data.shape
+        np.testing.assert_array_equal(answer.data[..., 1], alone.data)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,9 @@ from medjax.segmentation.lesionmix.inpaint import InpaintConfig
 from medjax.segmentation.lesionmix.mix import LesionMixConfig
 from medjax.segmentation.lesionmix.populate import PopulateConfig
 from medjax.segmentation.phantoms.lesions import LesionConfig
+from medjax.segmentation.preparation import Channel
+from medjax.segmentation.pretrained import Segmenter
+from medjax.segmentation.sets import images_to_segment
 from medjax.segmentation.several import EnsembleConfig
 from medjax.segmentation.training import described, fitted, opened, run
 from medjax.train import goodput, speed
@@ -182,6 +185,251 @@ def test_images_of_several_channels_are_put_together(tmp_path):
     assert [[p.name for p in one] for one in found] == [
         [f"case_{number + 1:04d}.nii"] for number in range(3)
     ]
+
+
+FRAMES = 3
+SIZE = (20, 20, 2)
+
+
+def scan(path, *axes):
+    """An image where a network finds something to tell apart."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = np.random.default_rng(len(path.name)).normal(size=(*SIZE, *axes))
+    affine = np.diag([-1.0, 1.0, 5.0, 1.0])
+    step = 0.05 if axes else None
+    nifti.write(path, drawn.astype(np.float32), affine=affine, time_step=step)
+
+
+def truth(path):
+    """A label map that nobody must look at."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"nothing")
+
+
+def document(root, *channels, **others):
+    names = {str(i): name for i, name in enumerate(channels)}
+    labels = {"labels": {"background": 0, "a": 1}, "channel_names": names}
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "dataset.json").write_text(json.dumps({**labels, **others}))
+
+
+def nnunet(root):
+    document(root, "FLAIR")
+    for name in ("imagesTr/a", "imagesTs/b"):
+        scan(root / f"{name}_0000.nii.gz")
+    truth(root / "labelsTr/a.nii.gz")
+
+
+def nnunets_first(root):
+    labels = {"0": "background", "1": "a"}
+    document(root, "FLAIR", modality={"0": "FLAIR"}, labels=labels, training=[])
+    for name in ("imagesTr/a", "imagesTs/b"):
+        scan(root / f"{name}_0000.nii.gz")
+
+
+def decathlon(root):
+    document(root, "FLAIR")
+    for name in ("imagesTr/case_0000", "imagesTs/case_0001"):
+        scan(root / f"{name}.nii.gz")
+    truth(root / "labelsTr/case_0000.nii.gz")
+
+
+def acdc(root):
+    for name in ("training/p1/p1", "testing/p2/p2"):
+        for frame in ("01", "03"):
+            scan(root / f"{name}_frame{frame}.nii.gz")
+        scan(root / f"{name}_4d.nii.gz", FRAMES)
+        (root / f"{name}.cfg").with_name("Info.cfg").write_text("ED: 1\nES: 3\n")
+    truth(root / "training/p1/p1_frame01_gt.nii.gz")
+
+
+def mnms(root):
+    for name in ("Training/A1/A1_sa", "Testing/B2/B2_sa"):
+        scan(root / f"{name}.nii.gz", FRAMES)
+    truth(root / "Training/A1/A1_sa_gt.nii.gz")
+    rows = "External code,ED,ES\nA1,0,2\nB2,1,2\nC3,0,1\n"
+    (root / "Dataset_information.csv").write_text(rows)
+
+
+def cmrxmotion(root):
+    for name in ("P001-1/P001-1-ED", "P002-4/P002-4-ES"):
+        scan(root / f"data/{name}.nii.gz", 1)
+    truth(root / "data/P001-1/P001-1-ED-label.nii.gz")
+
+
+def bids(root):
+    for subject in "12":
+        scan(root / f"sub-{subject}/anat/sub-{subject}_FLAIR.nii.gz")
+        scan(root / f"sub-{subject}/anat/sub-{subject}_T1w.nii.gz")
+    truth(root / "derivatives/sub-1/sub-1_msk.nii.gz")
+
+
+def table(root):
+    scan(root.parent / "films/a.nii.gz")
+    scan(root.parent / "films/b.nii.gz", FRAMES)
+    root.write_text("image,frame\nfilms/a.nii.gz,\nfilms/b.nii.gz,1\n")
+
+
+@pytest.mark.parametrize(
+    "build, format, flags, expected",
+    [
+        (nnunet, "nnunet", {}, {"a": SIZE, "b": SIZE}),
+        (nnunets_first, "nnunet", {}, {"a": SIZE, "b": SIZE}),
+        (decathlon, "nnunet", {}, {"case_0000": SIZE, "case_0001": SIZE}),
+        (acdc, "acdc", {}, dict.fromkeys(("p1_ED", "p1_ES", "p2_ED", "p2_ES"), SIZE)),
+        (acdc, "acdc", {"cine": True}, dict.fromkeys(("p1_4d", "p2_4d"), (*SIZE, 3))),
+        (mnms, "mnms", {}, dict.fromkeys(("A1_ED", "A1_ES", "B2_ED", "B2_ES"), SIZE)),
+        (mnms, "mnms", {"cine": True}, dict.fromkeys(("A1_sa", "B2_sa"), (*SIZE, 3))),
+        (cmrxmotion, "cmrxmotion", {}, {"P001-1-ED": SIZE, "P002-4-ES": SIZE}),
+        (bids, "bids", {}, {"1": SIZE, "2": SIZE}),
+        (bids, "bids", {"named": ("T1w",)}, {"1": SIZE, "2": SIZE}),
+        (table, "table", {}, {"a": SIZE, "b_1": SIZE}),
+    ],
+)
+def test_sets_are_segmented_as_training_reads_them(
+    model, tmp_path, build, format, flags, expected
+):
+    """Whether they have label maps or not, and none is looked at."""
+    build(tmp_path / "set")
+    told = []
+    ledger = Ledger(log=told.append)
+    cases = images_to_segment(
+        [str(tmp_path / "set")], format, ["FLAIR"], ledger, **flags
+    )
+    out = tmp_path / "out"
+    found = list(model.predict(cases, out=out, ledger=ledger))
+    assert {one.id: one.labels.data.shape for one in found} == expected
+    assert {p.name for p in out.glob("*.nii.gz")} == {f"{i}.nii.gz" for i in expected}
+    for case in cases:
+        original = nifti.read(case.images[0])
+        written = nifti.read(out / f"{case.id}.nii.gz")
+        np.testing.assert_array_equal(written.affine, original.affine)
+    renamed = format in ("acdc", "mnms", "cmrxmotion") or "named" in flags
+    assert any("are taken for the run's FLAIR" in line for line in told) == renamed
+
+
+@pytest.fixture(scope="module")
+def model(whole, folder):
+    return medjax.load(folder / "whole")
+
+
+@pytest.fixture(scope="module")
+def pair(model):
+    """A network of two channels that has learned nothing."""
+    record, names = model.record, ("dwi", "adc")
+    record = dataclasses.replace(
+        record,
+        system=dataclasses.replace(record.system, channels=2),
+        preparation=dataclasses.replace(
+            record.preparation, channels=tuple(map(Channel, names))
+        ),
+    )
+    system = record.build()
+    batch = {"image": jnp.zeros((1, *record.system.patch, 2))}
+    return Segmenter(record, 0, system, system.init(jax.random.key(0), batch))
+
+
+def test_channels_of_a_subject_or_of_one_file_are_one_image(pair, tmp_path):
+    for subject in "12":
+        for suffix in ("adc", "dwi"):
+            path = f"sub-{subject}/ses-1/dwi/sub-{subject}_ses-1_{suffix}.nii.gz"
+            scan(tmp_path / "bids" / path)
+    truth(tmp_path / "bids/derivatives/sub-1/sub-1_ses-1_msk.nii.gz")
+    for name in ("raw", "whole"):
+        document(tmp_path / name, "dwi", "adc")
+    scan(tmp_path / "raw/imagesTr/a_0000.nii.gz")
+    scan(tmp_path / "raw/imagesTr/a_0001.nii.gz")
+    scan(tmp_path / "whole/imagesTs/a.nii.gz", 2)
+    scan(tmp_path / "b.nii.gz")
+    (tmp_path / "c.csv").write_text("case,image,image_1\nc,b.nii.gz,b.nii.gz\n")
+    for name, format, ids in (
+        ("bids", "bids", ["1_1", "2_1"]),
+        ("raw", "nnunet", ["a"]),
+        ("whole", "nnunet", ["a"]),
+        ("c.csv", "table", ["c"]),
+    ):
+        ledger, root = Ledger(log=lambda _: None), str(tmp_path / name)
+        cases = images_to_segment([root], format, ["dwi", "adc"], ledger)
+        found = list(pair.predict(cases))
+        assert [(one.id, one.labels.data.shape) for one in found] == [
+            (id, SIZE) for id in ids
+        ]
+    assert [p.name[-10:] for p in cases[0].images] == ["b.nii.gz"] * 2
+    with pytest.raises(DataError, match="channels dwi, adc, the run's are FLAIR"):
+        images_to_segment([str(tmp_path / "raw")], "nnunet", ["FLAIR"], ledger)
+
+
+def test_what_is_no_set_is_refused_in_words(tmp_path):
+    (tmp_path / "empty").mkdir()
+    scan(tmp_path / "a.nii.gz")
+    rows = "image,case\na.nii.gz,../a\n"
+    (tmp_path / "up.csv").write_text(rows)
+    for name, flags, told in (
+        ("empty", {"format": "acdc"}, "found none of format acdc"),
+        ("empty", {"format": "nnunet"}, "dataset.json"),
+        ("gone", {"format": "bids"}, "no such folder"),
+        ("up.csv", {"format": "table"}, "'../a'. are no names of files"),
+        ("up.csv", {}, "a table is read by --format table"),
+        ("empty", {"cine": True}, "name one by --format"),
+        ("empty", {"format": "bids", "cine": True}, "bids has none"),
+        ("empty", {"format": "acdc", "channels": ("T1",)}, "says itself which"),
+    ):
+        config = predict.Predict(tmp_path, (str(tmp_path / name),), **flags)
+        ledger = Ledger(log=lambda _: None)
+        with pytest.raises((DataError, ValueError, FileNotFoundError), match=told):
+            predict.images_of(config, ["FLAIR"], ledger)
+
+
+def test_label_maps_in_folders_are_counted_and_left_out(tmp_path):
+    nnunet(tmp_path / "raw")
+    acdc(tmp_path / "acdc")
+    cmrxmotion(tmp_path / "motion")
+    bids(tmp_path / "bids")
+    for name in ("L01_GT", "label3", "seg", "labelled", "eggt"):
+        truth(tmp_path / f"loose/{name}.nii.gz")
+    for root, names, dropped in (
+        ("raw", ["a", "b"], 1),
+        ("motion", ["P001-1-ED", "P002-4-ES"], 1),
+        ("bids", ["sub-1_FLAIR", "sub-1_T1w", "sub-2_FLAIR", "sub-2_T1w"], 1),
+        ("loose", ["eggt", "labelled"], 3),
+        ("acdc", [f"p{i}_{k}" for i in "12" for k in ("4d", "frame01", "frame03")], 1),
+    ):
+        told = []
+        found = find_images([str(tmp_path / root)], 1, Ledger(log=told.append))
+        stems = [path.name.split(".")[0].removesuffix("_0000") for (path,) in found]
+        assert stems == names
+        (line,) = told
+        assert line.endswith(f"kept {len(names)} (dropped {dropped})")
+    with pytest.raises(DataError, match="found none in .* but 1 files named as label"):
+        find_images([str(tmp_path / "bids/derivatives")], 1)
+    named = str(tmp_path / "bids/derivatives/sub-1/sub-1_msk.nii.gz")
+    assert len(find_images([named], 1)) == 1, "what is named is wanted"
+
+
+def test_a_cine_is_segmented_frame_by_frame(whole, folder, model, tmp_path, capsys):
+    acdc(tmp_path)
+    out, cine = tmp_path / "out", tmp_path / "training/p1/p1_4d.nii.gz"
+    flags = ["--format", "acdc", "--cine", "--out", str(out), "--write", "prob"]
+    assert predict.main([str(folder / "whole"), str(tmp_path), *flags]) == 0
+    told = capsys.readouterr().out
+    assert "patients: kept 2" in told and "2 of 2: p1_4d (20x20x2x3)" in told
+    original, labels = nifti.read(cine), nifti.read_labels(out / "p1_4d.nii.gz")
+    probability = nifti.read(out / "p1_4d_prob.nii.gz")
+    assert probability.data.shape == (*SIZE, FRAMES, 2)
+    for volume in (labels, probability):
+        np.testing.assert_array_equal(volume.affine, original.affine)
+        assert volume.time_step == pytest.approx(0.05)
+    for frame in range(FRAMES):
+        alone = dataclasses.replace(original, data=original.data[..., frame])
+        found = model.segment([alone], id="alone", maps=("prob",))
+        np.testing.assert_array_equal(labels.data[..., frame], found.labels.data)
+        np.testing.assert_array_equal(
+            probability.data[..., frame, :], found.maps["prob"].data
+        )
+    ml = json.loads((out / "p1_4d.json").read_text())["volume_ml"]["lesion"]
+    assert ml == pytest.approx(((labels.data == 1).sum((0, 1, 2)) * 0.005).tolist())
+    (plain,) = model.predict([cine])
+    np.testing.assert_array_equal(plain.labels.data, labels.data)
 
 
 def test_a_raw_set_is_prepared_and_trained_on(tmp_path, capsys):

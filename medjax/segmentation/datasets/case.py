@@ -103,7 +103,8 @@ class DataSet:
         else:
             parts = [data[..., i] for i in range(data.shape[3])]
         spacing = tuple(np.linalg.norm(volume.affine[:3, :3], axis=0).tolist())
-        return [Volume(part, volume.affine, spacing) for part in parts]
+        step = volume.time_step
+        return [Volume(part, volume.affine, spacing, step) for part in parts]
 
 
 @runtime_checkable
