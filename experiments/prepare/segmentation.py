@@ -53,6 +53,9 @@ class Config:
     resample_labels: bool = False
     """Bring label maps of another shape to their image's grid; else they are a
     fault."""
+    strict_geometry: bool = False
+    """A case with files that lie elsewhere than its first image is a fault; else that
+    image's geometry is taken, with one warning that lists them."""
     overwrite: bool = False
     """Replace a set that is there."""
 

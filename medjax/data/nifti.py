@@ -107,6 +107,29 @@ def read_labels(
     return dataclasses.replace(volume, data=labels.astype(np.int32))
 
 
+def read_geometry(
+    path: str | Path,
+) -> tuple[tuple[int, ...], Float[np.ndarray, "4 4"]]:
+    """Where a volume's voxels are, from its header alone.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+
+    Returns:
+        Lengths of the file's axes, and voxel indices to mm.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        DataError: where its header is damaged, or says no geometry.
+    """
+    path = Path(path)
+    with reading(path, WHAT), _unpacked(path) as file:
+        kind, head = _head(path, file)
+        header = kind.header_class(head)
+        shape = tuple(int(n) for n in header.get_data_shape())
+        return shape, _affine(path, header, len(shape))
+
+
 def write(
     path: str | Path,
     data: np.ndarray,
@@ -222,29 +245,31 @@ def _replaced(path: Path, data: np.ndarray, value: float) -> np.ndarray:
 
 def _open(path: Path) -> Any:
     """The image in memory: of a compressed file all is read, and its sum checked."""
-    nibabel = _nibabel()
+    with _unpacked(path) as file:
+        kind, head = _head(path, file)
+        return kind.from_bytes(_bytes(path, file, head, kind.header_class))
+
+
+def _unpacked(path: Path) -> Any:
+    """The open file, whose bytes are those of its content if it is compressed."""
     with path.open("rb") as probe:
         compressed = probe.read(2) == b"\x1f\x8b"
-    opened: Any = gzip.open(path, "rb") if compressed else path.open("rb")
-    with opened as file:
-        head = file.read(4)
-        kind = next(
-            (
-                k
-                for k in (nibabel.Nifti1Image, nibabel.Nifti2Image)
-                for order in ("little", "big")
-                if int.from_bytes(head, order) == k.header_class.sizeof_hdr
-            ),
-            None,
-        )
-        if kind is None:
-            raise DataError(f"{path}: not an intact NIfTI file (no header of one)")
-        return kind.from_bytes(_bytes(path, file, head, kind.header_class))
+    return gzip.open(path, "rb") if compressed else path.open("rb")
+
+
+def _head(path: Path, file: Any) -> tuple[Any, bytes]:
+    """nibabel's class of a file's images, and the bytes of its header."""
+    nibabel = _nibabel()
+    head = file.read(4)
+    for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
+        size = kind.header_class.sizeof_hdr
+        if size in (int.from_bytes(head, order) for order in ("little", "big")):
+            return kind, head + file.read(size - 4)
+    raise DataError(f"{path}: not an intact NIfTI file (no header of one)")
 
 
 def _bytes(path: Path, file: Any, head: bytes, kind: Any) -> bytes:
     """All of the file as far as its header says that there are voxels."""
-    head += file.read(kind.sizeof_hdr - 4)
     header = kind(head)
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
     affordable(path, shape, dtype, "the volume")

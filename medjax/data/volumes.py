@@ -75,22 +75,40 @@ def geometry_gap(first: Grid, second: Grid) -> float:
     )
 
 
-def with_geometry_of(image: Volume, label: Volume, *, strict: bool = False) -> Volume:
+def lying_apart(first: Grid, second: Grid) -> float:
+    """How far two grids of one shape lie apart in mm, 0 where that is rounding.
+
+    A thousandth of a millimetre for each voxel of the longest axis is no difference:
+    programs round.
+
+    Raises:
+        DataError: if the shapes differ.
+    """
+    gap = geometry_gap(first, second)
+    return gap if gap > 1e-3 * max(first.shape) else 0.0
+
+
+def with_geometry_of(
+    image: Volume,
+    label: Volume,
+    *,
+    strict: bool = False,
+    what: str = "image and label map",
+) -> Volume:
     """The label map on its image's grid, if the two belong together.
 
     Args:
         image: whose geometry is right.
         label: drawn on it.
-        strict: refuse geometries that differ, rather than warn and take the image's.
-            A thousandth of a millimetre for each voxel of the longest axis is no
-            difference: programs round.
+        strict: refuse geometries that differ (:func:`lying_apart`), rather than warn
+            and take the image's.
+        what: the two, for messages.
 
     Raises:
         DataError: if the shapes differ, or the geometries do and ``strict`` is set.
     """
-    gap = geometry_gap(grid_of(image), grid_of(label))
-    if gap > 1e-3 * max(grid_of(image).shape):
-        told = f"image and label map lie up to {gap:.3g} mm apart"
+    if gap := lying_apart(grid_of(image), grid_of(label)):
+        told = f"{what} lie up to {gap:.3g} mm apart"
         if strict:
             raise DataError(told)
         warnings.warn(f"{told}: the image's geometry is taken", stacklevel=2)

@@ -86,7 +86,7 @@ def fingerprint(data: DataSet, ledger: Ledger) -> Fingerprint:
                 raise DataError(
                     f"{case.id}: {len(images)} images, expected {list(data.channels)}"
                 )
-            turned, there = together(images)
+            turned, there = together(images, id=case.id)
             if label is not None and seen:
                 label = to_canonical(with_geometry_of(images[0], label))
         except (DataError, FileNotFoundError) as error:

@@ -95,7 +95,6 @@ def prepare(
     id: str,
     label: Volume | None = None,
     labels: Labels | None = None,
-    strict: bool = False,
 ) -> Prepared:
     """One case.
 
@@ -105,7 +104,6 @@ def prepare(
         id: Of the case, for messages.
         label: Values of a file.
         labels: What they are; with ``label``.
-        strict: Refuse geometries that differ, rather than take the first image's.
 
     Raises:
         DataError: For shapes that differ, another number of channels, or labels that
@@ -115,7 +113,7 @@ def prepare(
         names = [channel.name for channel in preparation.channels]
         raise DataError(f"{id}: {len(images)} images, expected {names}")
     first = images[0]
-    turned, there = together(images, strict=strict)
+    turned, there = together(images, id=id)
     start, shape = bounding_box(there)
     cropped = [crop(v, start, shape) for v in turned]
     grid = target_grid(grid_of(cropped[0]), preparation.spacing)
@@ -130,7 +128,7 @@ def prepare(
     ]
     found = None
     if label is not None and labels is not None:
-        drawn = with_geometry_of(first, label, strict=strict)
+        drawn = with_geometry_of(first, label, what=f"{id}: image and label map")
         inside = labels.read(drawn.data, id)
         drawn = to_canonical(dataclasses.replace(drawn, data=inside))
         drawn = crop(drawn, start, shape)
@@ -141,22 +139,23 @@ def prepare(
 
 
 def together(
-    images: Sequence[Volume], *, strict: bool = False
+    images: Sequence[Volume], *, id: str
 ) -> tuple[list[Volume], Bool[np.ndarray, "i j k"]]:
     """Channels on the grid of the first, turned, and where any of them is not zero.
 
     Args:
         images: A volume for each channel.
-        strict: Refuse geometries that differ, rather than take the first image's.
+        id: Of the case, for warnings of geometries that differ.
 
     Returns:
         Canonical volumes, and the mask, its holes filled.
 
     Raises:
-        DataError: For shapes that differ, or geometries if ``strict`` is set.
+        DataError: For shapes that differ.
     """
     first, *others = images
-    on_one = [first, *(with_geometry_of(first, v, strict=strict) for v in others)]
+    what = f"{id}: channels"
+    on_one = [first, *(with_geometry_of(first, v, what=what) for v in others)]
     turned = [to_canonical(volume) for volume in on_one]
     there = np.any([volume.data != 0 for volume in turned], axis=0)
     return turned, np.asarray(ndimage.binary_fill_holes(there), bool)

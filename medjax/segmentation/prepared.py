@@ -20,6 +20,7 @@ from medjax.data.record_writer import write_records
 from medjax.data.records import Field, RecordSource, read_metadata
 from medjax.progress import Progress
 from medjax.segmentation.datasets.case import Case, DataSet
+from medjax.segmentation.datasets.geometry import of_one_geometry
 from medjax.segmentation.fingerprint import PlanConfig, fingerprint, plan, shape_of
 from medjax.segmentation.plans import NetworkPlan
 from medjax.segmentation.preparation import Preparation, Prepared, prepare
@@ -141,6 +142,7 @@ def in_memory(data: DataSet, config: PlanConfig, ledger: Ledger) -> Segmentation
     Raises:
         DataError: If no training case is left.
     """
+    data = of_one_geometry(data, ledger)
     preparation, network = planned(data, config, ledger)
     rows = [row for _, row in prepared_rows(data, preparation, ["train"], ledger)]
     if not rows:
@@ -184,6 +186,7 @@ def write_prepared(
         FileExistsError: If something is there, and is not to be replaced.
         DataError: If no training case is left.
     """
+    data = of_one_geometry(data, ledger)
     preparation, network = planned(data, config, ledger)
     counts: dict[str, int] = {}
     with write_records(

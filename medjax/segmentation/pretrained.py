@@ -28,6 +28,7 @@ from medjax.data.nifti import Volume, write
 from medjax.data.volumes import grid_of, to_canonical
 from medjax.data.whole import whole
 from medjax.segmentation.datasets.case import Case, DataSet, without_suffix
+from medjax.segmentation.datasets.geometry import files_apart, warn_of
 from medjax.segmentation.inference import Tile, WindowConfig, planes
 from medjax.segmentation.memory import needed, refuse_too_large
 from medjax.segmentation.preparation import (
@@ -208,8 +209,9 @@ class Segmenter:
         names = [channel.name for channel in self.record.preparation.channels]
         labels = self.record.system.labels
         reader = DataSet(self.record.data, tuple(names), labels, (), nan_to=nan_to)
-        for given in images:
-            case = case_of(given)
+        cases = [case_of(given) for given in images]
+        warn_of(files_apart(cases))
+        for case in cases:
             try:
                 volumes, _ = reader.read(case)
                 several = len(names) == len(case.images) == 1

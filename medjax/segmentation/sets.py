@@ -53,6 +53,9 @@ class SegmentationDataConfig:
     resample_labels: bool = False
     """Bring label maps of another shape to their image's grid; else they are a
     fault."""
+    strict_geometry: bool = False
+    """A case with files that lie elsewhere than its first image is a fault; else that
+    image's geometry is taken, with one warning that lists them."""
     phantom: LesionConfig = LesionConfig(lesions=LOADS["uniform"])
     """Of lesion phantoms: what they are like."""
     ambiguous: AmbiguousConfig = AmbiguousConfig()
@@ -83,7 +86,8 @@ def prepared_set(
         ledger: Counts filters, takes what cannot be read.
 
     Raises:
-        ValueError: For a folder without a format, or phantoms with a folder.
+        ValueError: For a folder without a format, phantoms with a folder, or a set
+            that was prepared without the strictness that is asked for.
     """
     if (data.root is None) != (data.format in PHANTOMS):
         raise ValueError(
@@ -104,7 +108,7 @@ def prepared_set(
         phantoms = lesion_phantoms(data.phantom, seed=data.seed, **counts)
         return in_memory(phantoms, plan, ledger)
     if data.format == "prepared":
-        found = open_prepared(data.root)
+        found = _opened(data.root, data)
         return dataclasses.replace(found, plan=chosen(found.plan, plan))
 
     def prepare() -> None:
@@ -112,7 +116,17 @@ def prepared_set(
             write_prepared(read_raw(data, ledger), plan, folder, ledger)
 
     on_first(prepare, what="prepared data")
-    return open_prepared(folder)
+    return _opened(folder, data)
+
+
+def _opened(folder: Path, asked: SegmentationDataConfig) -> SegmentationData:
+    """A prepared set, if it was as strict about geometry as it should be."""
+    found = open_prepared(folder)
+    if asked.strict_geometry and not found.data.strict_geometry:
+        raise ValueError(
+            f"data.strict_geometry: {folder} was prepared without; prepare it anew"
+        )
+    return found
 
 
 def read_raw(
@@ -144,6 +158,7 @@ def read_raw(
         kind(**flags).read(ledger),
         nan_to=config.nan_to,
         resample_labels=config.resample_labels,
+        strict_geometry=config.strict_geometry,
     )
 
 

@@ -132,6 +132,25 @@ def test_a_size_that_the_file_cannot_hold_and_a_wrong_sum_are_named(tmp_path):
         nifti.read(packed)
 
 
+def test_a_header_says_the_geometry_without_the_voxels(tmp_path):
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    nifti.write(tmp_path / "a.nii.gz", np.zeros((4, 5, 6, 2)), affine=affine)
+    nifti.write(tmp_path / "a.nii", np.zeros((4, 5)), affine=affine)
+    whole = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / "cut.nii").write_bytes(whole[:400])  # the header has 348
+    for name, shape in (
+        ("a.nii.gz", (4, 5, 6, 2)),
+        ("a.nii", (4, 5)),
+        ("cut.nii", (4, 5)),
+    ):
+        found, there = nifti.read_geometry(tmp_path / name)
+        assert found == shape
+        np.testing.assert_array_equal(there, affine)
+    (tmp_path / "cut.nii").write_bytes(whole[:100])
+    with pytest.raises(DataError, match="cut.nii: not an intact NIfTI file"):
+        nifti.read_geometry(tmp_path / "cut.nii")
+
+
 def test_damage_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.nii: no such file"):
         nifti.read(tmp_path / "nowhere.nii")

@@ -154,7 +154,8 @@ def read_scan(scan: Scan) -> tuple[Volume, Volume | None]:
             f"{scan.name}: the image has shape {image.data.shape}, its labels "
             f"{label.data.shape}"
         )
-    return image, with_geometry_of(image, label)
+    told = f"{scan.name}: image and label map"
+    return image, with_geometry_of(image, label, what=told)
 
 
 def readable(scans: Sequence[Scan], *, ledger: Ledger) -> tuple[Scan, ...]:

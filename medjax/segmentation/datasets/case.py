@@ -12,7 +12,7 @@ from jaxtyping import Float
 from medjax.data.boundary import DataError, in_short
 from medjax.data.ledger import Ledger
 from medjax.data.nifti import Volume, read, read_labels
-from medjax.data.volumes import grid_of, resample
+from medjax.data.volumes import grid_of, lying_apart, resample
 from medjax.segmentation.labels import Labels
 
 SPLITS = ("train", "validation", "test")
@@ -57,17 +57,24 @@ class DataSet:
     resample_labels: bool = False
     """Bring label maps of another shape to their image's grid, by where they say that
     they are; else they are a fault."""
+    strict_geometry: bool = False
+    """Refuse cases with files that lie elsewhere than their first image; else its
+    geometry is taken for all."""
 
     def read(self, case: Case) -> tuple[list[Volume], Volume | None]:
-        """One volume for each channel, and the label map.
+        """One volume for each channel, and the label map, where the first one is.
+
+        Shapes may differ: whoever puts them together refuses that.
 
         Raises:
             FileNotFoundError: For a file that is missing.
-            DataError: For a file that cannot be read, or is no volume.
+            DataError: For a file that cannot be read, is no volume, or lies elsewhere
+                in a set that is strict about it.
         """
         images = []
         for path in case.images:
-            images += self._volumes(case, read(path, nan_to=self.nan_to), path)
+            found = self._volumes(case, read(path, nan_to=self.nan_to), path)
+            images += [self._placed(v, path, [*images, *found][0]) for v in found]
         label = None
         if case.label is not None:
             volume = read_labels(case.label, tolerance=0.01)
@@ -78,12 +85,22 @@ class DataSet:
                 )
             if self.resample_labels and label.data.shape != images[0].data.shape:
                 label = resample(label, grid_of(images[0]), interpolation="labels")
+            label = self._placed(label, case.label, images[0])
         return images, label
 
     def probability(self, case: Case) -> Float[np.ndarray, "i j k c"] | None:
         """Of every label inside, over all annotators, where that is known at all."""
         del case
         return None
+
+    def _placed(self, volume: Volume, path: Path, first: Volume) -> Volume:
+        """A volume of a case, with the geometry of the first."""
+        if volume.data.shape != first.data.shape:
+            return volume
+        gap = lying_apart(grid_of(first), grid_of(volume))
+        if gap and self.strict_geometry:
+            raise DataError(f"{path}: lies up to {gap:.3g} mm from the first image")
+        return dataclasses.replace(volume, affine=first.affine, spacing=first.spacing)
 
     def _volumes(self, case: Case, volume: Volume, path: Path) -> list[Volume]:
         data = volume.data

@@ -117,7 +117,7 @@ def read_pairs(pairs: tuple[Pair, ...], *, margin: int = 2) -> Cohort:
                     f"{pair.case}: image {image.data.shape} and mask "
                     f"{mask.data.shape} differ in shape"
                 )
-            with_geometry_of(image, mask)
+            with_geometry_of(image, mask, what=f"{pair.case}: image and mask")
             picture, volumes[pair.case] = image.data, image
             organ = brain_of(picture)
         here = lesion if organ is None else lesion | organ
