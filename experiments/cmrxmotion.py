@@ -42,6 +42,7 @@ from experiments.motion_volunteers import (
 )
 from experiments.segment import NNUNET
 from medjax.data.ledger import Ledger
+from medjax.metrics.cases import in_words
 from medjax.mri.motion import MODES, MotionConfig
 from medjax.segmentation.augment import AugmentConfig
 from medjax.segmentation.cmrxmotion.disturbed import (
@@ -184,6 +185,7 @@ def run(config: UnderMotion) -> dict[str, Any]:
             print(
                 f"trained on {row['trained on']}, grade {row['grade']}: Dice "
                 f"{row['dice']:.3f} of {row['n']} scans"
+                + "".join(f", {told}" for told in in_words(row))
             )
         print(f"report: {page}")
 

@@ -33,12 +33,14 @@ from experiments.compare.publishing import (
     command,
     compared,
     differences,
+    emptiness,
     finished,
     interval,
     keep,
     machine,
     summarise,
 )
+from medjax.metrics.cases import EMPTY
 from medjax.segmentation.cmrxmotion.reader import LABELS
 from medjax.train.launch import LaunchConfig, cpu_devices
 
@@ -154,9 +156,9 @@ def headline(results: Mapping[str, Any], seed: int) -> dict[str, Any]:
       seed: Of the run.
 
     Returns:
-      ``segmentation`` (a row per segmenter: Dice, HD95 in mm and error of the ejection
-      fraction in points, by grade), ``grading`` (a row per grader) and ``scans`` held
-      out of each grade.
+      ``segmentation`` (a row per segmenter: Dice, HD95 in mm, how many structures were
+      empty, and the error of the ejection fraction in points, by grade), ``grading``
+      (a row per grader) and ``scans`` held out of each grade.
     """
     arms: dict[str, dict[str, Any]] = {}
     for row in results["segmentation"]:
@@ -165,6 +167,7 @@ def headline(results: Mapping[str, Any], seed: int) -> dict[str, Any]:
         hd95 = [row[f"{name}_hd95"] for name in LABELS]
         scores[f"dice {row['grade']}"] = row["dice"]
         scores[f"hd95 {row['grade']}"] = float(np.mean(hd95))
+        scores |= {f"{name} {row['grade']}": row[name] for name in EMPTY}
         if np.isfinite(row["EF error"]):
             scores[f"EF {row['grade']}"] = row["EF error"]
     grading = [
@@ -199,6 +202,8 @@ def table(results: Mapping[str, Any]) -> str:
         if f"{key} {grade}" in present
     }
     parts = [compared("segmenter saw hearts", ARMS, found["summary"], told, cell)]
+    grades = {f" {g}": f", grade {g}" for g in (1, 2, 3) if f"dice {g}" in present}
+    parts += emptiness("structures of scans", ARMS, found["summary"], grades)
     if against := found["differences"]:
         about = f"minus {ARMS[REFERENCE][0]}"
         parts.append(compared(about, ARMS, against, told, interval))

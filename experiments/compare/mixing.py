@@ -32,6 +32,7 @@ from experiments.compare.publishing import (
     command,
     compared,
     differences,
+    emptiness,
     finished,
     interval,
     keep,
@@ -39,6 +40,7 @@ from experiments.compare.publishing import (
     summarise,
 )
 from medjax.data.ledger import Ledger
+from medjax.metrics.cases import Cases
 from medjax.metrics.lesionwise import EDGES, LesionCounts, lesion_counts
 from medjax.segmentation.datasets.embedded import lesion_phantoms
 from medjax.segmentation.lesionmix.augmentation import MixingConfig
@@ -92,6 +94,7 @@ SCORES = {
 """What is compared: Dice and lesions of brains that have some (components of less than
 3 mm^2 do not count), the share that is found by size, the Kolmogorov-Smirnov distance
 between predicted and true loads, and the share of healthy brains with no false lesion.
+Beside Dice it is counted how many brains have no lesion on a side: missed or false.
 """
 
 
@@ -231,12 +234,17 @@ def scored(model: Segmenter, config: Comparison) -> dict[str, float]:
     """
     masks = predicted(model, TESTED, config.test_cases)
     dice, counts = [], None
+    held = {"predicted": [], "present": []}
     for said, true, spacing in masks:
         total = int(said.sum() + true.sum())
         dice.append(2 * int((said & true).sum()) / total if total else 1.0)
+        held["predicted"].append(bool(said.any()))
+        held["present"].append(bool(true.any()))
         here = lesion_counts(said, true, spacing)
         counts = here if counts is None else counts + here
     assert counts is not None
+    there = {side: np.array(found) for side, found in held.items()}
+    overlaps = Cases.of(np.array(dice, float), **there)
     loads = [[float(m.sum() * np.prod(s)) for m in pair] for *pair, s in masks]
     said, true = zip(*loads, strict=True)
     healthy = predicted(model, HEALTHY, config.healthy_cases)
@@ -244,7 +252,8 @@ def scored(model: Segmenter, config: Comparison) -> dict[str, float]:
     found = counts.sensitivity_by_size
     loads_apart: Any = ks_2samp(said, true)
     return {
-        "dice": float(np.mean(dice)),
+        "dice": overlaps.mean,
+        **overlaps.empty,
         "lesion_f1": counts.f1,
         "ppv": counts.ppv,
         **{f"from {e:g}": float(found[i]) for i, e in enumerate(EDGES[:-1])},
@@ -276,6 +285,8 @@ def table(results: Mapping[str, Any]) -> str:
     parts = []
     for count, summary in results["summary"].items():
         parts.append(compared(f"{count} brains", ARMS, summary, SCORES, cell))
+        about = f"{count} brains, those held out by their lesions"
+        parts += emptiness(about, ARMS, summary, {"": ""})
         if against := results["differences"][count]:
             about = f"{count} brains, minus {ARMS[REFERENCE][0]}"
             parts.append(compared(about, ARMS, against, SCORES, interval))

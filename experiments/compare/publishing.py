@@ -1,6 +1,7 @@
 """What comparisons have alike: their command, finished runs, spreads, differences."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from experiments.bench.tables import markdown
 from medjax.data.boundary import reading
 from medjax.data.whole import whole
+from medjax.metrics.cases import EMPTY
 from medjax.metrics.statistics import paired_bootstrap
 from medjax.progress import say
 from medjax.train.agree import on_first
@@ -196,18 +198,43 @@ def compared(
     return markdown([about, *scores.values()], rows)
 
 
+def emptiness(
+    about: str,
+    arms: Mapping[Any, tuple[Any, ...]],
+    summary: Sequence[Mapping[str, Any]],
+    parts: Mapping[str, str],
+) -> list[str]:
+    """A table of how many structures were empty; none of runs that did not count them.
+
+    Args:
+      about: Head of the column of systems.
+      arms: Systems by name, of each first what it is called.
+      summary: Of `summarise`.
+      parts: What is behind the names of the counts in it, and what is told of that.
+    """
+    names = {
+        f"{name}{part}": f"{text}{told}"
+        for part, told in parts.items()
+        for name, text in EMPTY.items()
+    }
+    if not all(name in entry for entry in summary for name in names):
+        return []
+    tell = functools.partial(cell, places=1)
+    return [compared(about, arms, summary, names, tell)]
+
+
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Mean and standard deviation (n - 1) over the seeds of each system.
 
     Args:
-      rows: one per run: ``system``, ``seed``, ``seconds`` and numbers, the same ones
-        in all runs of a system.
+      rows: one per run: ``system``, ``seed``, ``seconds`` and numbers; those are told
+        that all runs of a system have.
     """
     summary = []
     for system in dict.fromkeys(row["system"] for row in rows):
         of_system = [row for row in rows if row["system"] == system]
         entry: dict[str, Any] = {"system": system, "seeds": len(of_system)}
-        for name in _numbers(of_system[0]):
+        for name in _numbers(of_system):
             entry[name] = spread([row[name] for row in of_system])
         summary.append(entry)
     return summary
@@ -240,16 +267,17 @@ def differences(
                     name: difference(
                         [row[name] for row in ours], [row[name] for row in theirs]
                     )
-                    for name in _numbers(ours[0])
-                    if name in theirs[0]
+                    for name in _numbers([*ours, *theirs])
                 },
             }
         )
     return found
 
 
-def _numbers(row: Mapping[str, Any]) -> list[str]:
-    return [name for name in row if name not in ("system", "seed", "seconds")]
+def _numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the numbers that every row has."""
+    names = [name for name in rows[0] if name not in ("system", "seed", "seconds")]
+    return [name for name in names if all(name in row for row in rows)]
 
 
 def keep(path: Path, result: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ from experiments.compare.publishing import (
     command,
     compared,
     differences,
+    emptiness,
     finished,
     interval,
     keep,
@@ -38,6 +39,7 @@ from experiments.compare.publishing import (
 )
 from experiments.hierarchical import TINY
 from medjax.data.ledger import Ledger
+from medjax.metrics.cases import EMPTY
 from medjax.segmentation.phantoms.ambiguous import AmbiguousConfig
 from medjax.segmentation.pretrained import Segmenter, open_run
 from medjax.segmentation.training import opened
@@ -256,6 +258,7 @@ def headline(results: Mapping[str, Any]) -> dict[str, float]:
     areas under the curve over all strengths.
     """
     numbers = {name: results["scores"][name]["mean"] for name in SCORES}
+    numbers |= {name: results["scores"]["dice"][name] for name in EMPTY}
     rows = results["unfamiliar"]
     best = "mi" if "auroc_mi" in rows[0] else "entropy"
     for shift in dict.fromkeys(row["shift"] for row in rows):
@@ -297,6 +300,7 @@ def table(results: Mapping[str, Any]) -> str:
     names |= {"auroc": "all", "auroc entropy": "all, by entropy"}
     parts = [
         markdown(head, rows),
+        *emptiness("objects of held-out images", ARMS, summary, {"": ""}),
         compared("AUROC of unfamiliar images", ARMS, summary, names, cell),
     ]
     if levels := level_rows(summary):

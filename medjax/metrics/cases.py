@@ -10,11 +10,19 @@ left out of the mean, and counted too.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float
+
+EMPTY = {
+    "n_both_empty": "empty in both",
+    "n_missed": "missed",
+    "n_false": "false",
+}
+"""What may be empty, and as tables call it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +88,14 @@ class Cases:
             n_undefined=int(values.size - known.size),
         )
 
+    @property
+    def empty(self) -> dict[str, int]:
+        """What was empty, by the names of :data:`EMPTY`."""
+        return {name: getattr(self, name) for name in EMPTY}
+
     def __str__(self) -> str:
         """Mean and spread, and every count that is not zero."""
-        counts = dataclasses.asdict(self)
-        empty = [
-            f"{counts[name]} {text}" for name, text in _TEXTS.items() if counts[name]
-        ]
-        told = ", ".join([f"n = {self.n}", *empty])
+        told = ", ".join([f"n = {self.n}", *in_words(dataclasses.asdict(self))])
         return f"{self.mean:.4g} ± {self.sd:.2g} ({told})"
 
     def as_row(self, name: str) -> dict[str, Any]:
@@ -96,9 +105,11 @@ class Cases:
         return row | {f"{name}_{key}": value for key, value in entries.items()}
 
 
-_TEXTS = {
-    "n_both_empty": "empty in both",
-    "n_missed": "missed",
-    "n_false": "false",
-    "n_undefined": "without a value",
-}
+def in_words(counts: Mapping[str, Any]) -> list[str]:
+    """Every count of cases without a structure, or without a value, that is not zero.
+
+    Args:
+        counts: by the names of :class:`Cases`; some may be absent.
+    """
+    texts = EMPTY | {"n_undefined": "without a value"}
+    return [f"{counts[name]} {texts[name]}" for name in texts if counts.get(name)]

@@ -75,9 +75,18 @@ class LesionCounts:
     @property
     def sensitivity_by_size(self) -> np.ndarray:
         """Per bin; NaN in one without true lesions."""
-        total = self.found + self.missed
-        share = np.full(len(total), np.nan)
-        return np.divide(self.found, total, out=share, where=total > 0)
+        return _shares(self.found, self.missed)
+
+    @property
+    def ppv_by_size(self) -> np.ndarray:
+        """Per bin, found by their true size and false by their own; NaN in one without
+        either."""
+        return _shares(self.found, self.false)
+
+    @property
+    def f1_by_size(self) -> np.ndarray:
+        """Per bin, by the same sizes; NaN in one without any lesion."""
+        return _shares(2 * self.found, self.missed + self.false)
 
 
 def lesion_counts(
@@ -175,6 +184,12 @@ def components(
     near = ndimage.generate_binary_structure(mask.ndim, mask.ndim if corners else 1)
     found: Any = ndimage.label(mask, near, output=numbers)
     return numbers, int(found)
+
+
+def _shares(part: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    whole = part + rest
+    share = np.full(len(whole), np.nan)
+    return np.divide(part, whole, out=share, where=whole > 0)
 
 
 def _share(part: np.ndarray, rest: np.ndarray) -> float:

@@ -30,7 +30,7 @@ from medjax.metrics.calibration import (
     nll,
     roi_calibration,
 )
-from medjax.metrics.cases import Cases
+from medjax.metrics.cases import EMPTY, Cases
 from medjax.metrics.overlap import overlap
 from medjax.progress import Progress
 from medjax.segmentation.datasets.case import Case, DataSet
@@ -162,7 +162,9 @@ def scores(answers: Answers, labels: int) -> dict[str, float]:
         labels: How many, background included.
 
     Returns:
-        ``dice`` of the mean answer against the majority of annotators, ``nll`` and
+        ``dice`` of the mean answer against the majority of annotators, and how many
+        labels neither, the majority or the answer alone holds (``n_both_empty``,
+        ``n_missed``, ``n_false``), ``nll`` and
         ``brier`` (their expectation where the truth is known, and then ``excess_…``,
         ``rmse`` and the rank correlation of entropy with that of the truth), ``ueo``,
         ``ged_squared``, ``ncc``, areas' variances of draws and of annotators (voxels
@@ -176,10 +178,11 @@ def scores(answers: Answers, labels: int) -> dict[str, float]:
     uncertain = -xlogy(mean, mean).sum(-1)
     apart, constant = ncc(jnp.asarray(p), jnp.asarray(said))
     areas = [(x > 0).sum(axis=(1, 2, 3)) for x in (p.argmax(-1), answers.annotations)]
+    both = overlap(chosen, majority, structures=kinds, rank=3)
+    held = {"predicted": both.predicted > 0, "present": both.present > 0}
     row = {
-        "dice": float(
-            np.mean(overlap(chosen, majority, structures=kinds, rank=3).dice)
-        ),
+        "dice": float(np.mean(both.dice)),
+        **Cases.of(both.dice, **held).empty,
         "ueo": float(ueo(jnp.asarray(uncertain), jnp.asarray(chosen != majority))),
         "ged_squared": float(
             ged_squared(
@@ -322,16 +325,18 @@ def summary(
 ) -> dict[str, dict[str, float]]:
     """Means over images, and over how many that have a value.
 
+    With Dice it is told how many labels of images were empty on a side or both.
     The ratio of areas' spread is of all images together: the root of the draws' mean
     variance over that of the annotators'. So is the calibration.
     """
     found = {}
     for name in rows[0]:
-        if name == "image" or "variance" in name:
+        if name == "image" or name in EMPTY or "variance" in name:
             continue
         cases = Cases.of(np.array([row[name] for row in rows], float))
         found[name] = {"mean": cases.mean, "sd": cases.sd, "n": cases.n}
         found[name]["n_undefined"] = cases.n_undefined
+    found["dice"] |= {name: sum(row[name] for row in rows) for name in EMPTY}
     theirs = np.mean([row["annotators_area_variance"] for row in rows])
     ours = np.mean([row["area_variance"] for row in rows])
     ratio = float(np.sqrt(ours / theirs)) if theirs > 0 else float("nan")

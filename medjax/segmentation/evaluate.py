@@ -12,7 +12,7 @@ from medjax.data.ledger import Ledger
 from medjax.data.nifti import Volume
 from medjax.data.volumes import with_geometry_of
 from medjax.metrics.cases import Cases
-from medjax.metrics.lesionwise import LesionCounts, lesion_counts
+from medjax.metrics.lesionwise import LesionCounts, lesion_counts, volume_error
 from medjax.metrics.overlap import Structure, inside, overlap
 from medjax.metrics.surface import surface_distances
 from medjax.progress import Progress
@@ -56,7 +56,7 @@ def evaluate(
     config: ScoringConfig,
     ledger: Ledger,
 ) -> tuple[dict[str, Any], list[Shown]]:
-    """Dice, distances and lesions of held-out cases.
+    """Dice, distances, volumes, and lesions by size of held-out cases.
 
     Args:
         model: The trained system.
@@ -105,12 +105,14 @@ def evaluate(
     if not scores:
         raise DataError(f"{data.name}: no held-out case could be scored")
     rows = [_row(name, scores, lesions[name]) for name in structures]
+    sizes = [row for name in structures for row in _by_size(name, lesions[name])]
     each = [
         {"case": case, "structure": name, **values}
         for case, by in zip(ids, scores, strict=True)
         for name, values in by.items()
     ]
-    return {"data": data.name, "scores": rows, "cases": each}, shown
+    results = {"data": data.name, "scores": rows, "lesions": sizes, "cases": each}
+    return results, shown
 
 
 def annotated(
@@ -141,7 +143,9 @@ def case_scores(
 
     Returns:
         ``dice``, ``hd95_monai``, ``assd_pooled`` (mm, the image's diagonal for a miss),
-        ``nsd_voxels``, and whether either side holds it (1 or 0).
+        ``nsd_voxels``, ``volume_error_ml`` and ``volume_error`` (a share of the true
+        volume, NaN where that is 0 and the predicted one is not), and whether either
+        side holds it (1 or 0).
     """
     scores = {}
     for name, structure in structures.items():
@@ -149,11 +153,14 @@ def case_scores(
         true = np.asarray(inside(truth, structure))
         count = overlap(said, true, structures=[True], rank=said.ndim)
         surfaces = surface_distances(said, true, spacing, elements="voxels")
+        ml, share = volume_error(said, true, spacing)
         scores[name] = {
             "dice": float(count.dice[0]),
             "hd95_monai": surfaces.hd95("monai"),
             "assd_pooled": surfaces.assd("pooled"),
             "nsd_voxels": surfaces.nsd(config.tolerance),
+            "volume_error_ml": ml,
+            "volume_error": share if np.isfinite(share) else float("nan"),
             "predicted": float(said.any()),
             "present": float(true.any()),
         }
@@ -175,12 +182,38 @@ def _row(
         row[metric] = found.mean
         if metric == "dice":
             row["dice_sd"] = found.sd
-            row |= {
-                key: getattr(found, key)
-                for key in ("n", "n_both_empty", "n_missed", "n_false")
-            }
+            row |= {"n": found.n, **found.empty}
+    errors = np.array([v["volume_error_ml"] for v in values])
+    shares = Cases.of(np.array([v["volume_error"] for v in values]), **held)
     return row | {
+        "volume_error_ml": Cases.of(errors, **held).mean,
+        "volume_error_ml_absolute": Cases.of(np.abs(errors), **held).mean,
+        "volume_error": shares.mean,
+        "volume_error_n_undefined": shares.n_undefined,
         "lesion_sensitivity": lesions.sensitivity,
         "lesion_ppv": lesions.ppv,
         "lesion_f1": lesions.f1,
     }
+
+
+def _by_size(name: str, lesions: LesionCounts) -> list[dict[str, Any]]:
+    """A line for every bin of sizes (mm^3), the first of what was left out."""
+    true, false = (int(n) for n in lesions.too_small)
+    left_out = {"structure": name, "from": 0.0, "below": lesions.edges[0]}
+    rows: list[dict[str, Any]] = [left_out | {"lesions": true, "false": false}]
+    shares = {
+        "sensitivity": lesions.sensitivity_by_size,
+        "ppv": lesions.ppv_by_size,
+        "f1": lesions.f1_by_size,
+    }
+    for i, edge in enumerate(lesions.edges):
+        found = int(lesions.found[i])
+        row = {"structure": name, "from": edge}
+        row["below"] = lesions.edges[i + 1] if i + 1 < len(lesions.edges) else None
+        row |= {
+            "lesions": found + int(lesions.missed[i]),
+            "found": found,
+            "false": int(lesions.false[i]),
+        }
+        rows.append(row | {key: float(share[i]) for key, share in shares.items()})
+    return rows

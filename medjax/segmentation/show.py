@@ -25,6 +25,10 @@ TABLE = {
     "hd95_monai": "HD95 (MONAI), mm",
     "assd_pooled": "ASSD (pooled), mm",
     "nsd_voxels": "surface Dice",
+    "volume_error_ml": "volume error, mL",
+    "volume_error_ml_absolute": "its size, mL",
+    "volume_error": "of the true volume",
+    "volume_error_n_undefined": "without one",
     "n": "cases",
     "n_both_empty": "empty in both",
     "n_missed": "missed",
@@ -32,6 +36,15 @@ TABLE = {
     "lesion_sensitivity": "lesions found",
     "lesion_ppv": "found are true",
     "lesion_f1": "lesion F1",
+}
+
+LESIONS = {
+    "lesions": "lesions",
+    "found": "found",
+    "false": "false",
+    "sensitivity": "found of them",
+    "ppv": "found are true",
+    "f1": "F1",
 }
 
 
@@ -67,8 +80,18 @@ def show(
         [{name: row[key] for key, name in TABLE.items()} for row in rows],
         caption="Means over held-out cases on their own grid. A structure that one "
         "side lacks has Dice 0 and the image's diagonal for a distance; one that both "
-        "lack has Dice 1 and distance 0.",
+        "lack has Dice 1 and distance 0. Volume errors are predicted minus true; there "
+        "is no share of a volume that is 0.",
         bars={"Dice": (0.0, 1.0)},
+    )
+    page.table(
+        [
+            {"structure": row["structure"], "size, mm³": _size(row)}
+            | {name: row.get(key) for key, name in LESIONS.items()}
+            for row in results["lesions"]
+        ],
+        caption="Connected components by size: those of the truth and whether they "
+        "were found, false ones by their own. The smallest are counted and left out.",
     )
     page.section("Held-out cases")
     page.gallery([card for case in shown for card in cards(case)])
@@ -89,6 +112,13 @@ def show(
     page.section("Every case")
     page.table(results["cases"])
     return page.save(workdir / "report.html")
+
+
+def _size(row: Mapping[str, Any]) -> str:
+    """A bin of sizes in words."""
+    if row["below"] is None:
+        return f"{row['from']:g} and more"
+    return f"{row['from']:g} to {row['below']:g}"
 
 
 def cards(case: Shown) -> list[Card]:

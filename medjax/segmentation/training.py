@@ -9,6 +9,7 @@ import jax
 from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger
 from medjax.data.pipeline import PipelineConfig, build_pipeline
+from medjax.metrics.cases import in_words
 from medjax.segmentation.augment import AugmentConfig, source_extent
 from medjax.segmentation.datasets import Case
 from medjax.segmentation.evaluate import ScoringConfig, evaluate
@@ -120,6 +121,7 @@ def run(config: Segmentation) -> dict[str, Any]:
             print(
                 f"{row['structure']}: Dice {row['dice']:.3f}, HD95 (MONAI) "
                 f"{row['hd95_monai']:.1f} mm over {row['n']} cases"
+                + "".join(f", {told}" for told in in_words(row))
             )
         print(f"report: {page}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from medjax.data.ledger import Ledger
+from medjax.metrics.cases import in_words
 from medjax.segmentation.answers import AnswersConfig, check, evaluate, images_of
 from medjax.segmentation.datasets.case import Case
 from medjax.segmentation.datasets.embedded import AmbiguousPhantoms
@@ -148,7 +149,9 @@ def run(config: Uncertainty) -> dict[str, Any]:
             print(ledger.summary())
         for name in ("dice", "ged_squared", "ncc", "roi_ece", "ueo", "excess_nll"):
             if name in results["scores"]:
-                print(f"{name}: {results['scores'][name]['mean']:.4f}")
+                entry = results["scores"][name]
+                empty = "".join(f", {told}" for told in in_words(entry))
+                print(f"{name}: {entry['mean']:.4f}{empty}")
         print(f"report: {path}")
 
     on_first(keep, what="report")

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import xlogy
 
 from medjax.metrics.calibration import Calibration
+from medjax.metrics.cases import EMPTY
 from medjax.report.page import Card, Report
 from medjax.report.picture import HEAT, enlarged, grey, outlined, overlay
 from medjax.report.run import save_evaluation, training_section
@@ -70,12 +71,14 @@ def show(
             entry = scores[name]
             row = {"score": label, "mean": entry["mean"], "SD": entry["sd"]}
             row["floor"] = floors.get(name)
-            rows.append(row | {"without a value": entry["n_undefined"]})
+            row["without a value"] = entry["n_undefined"]
+            rows.append(row | {text: entry.get(key) for key, text in EMPTY.items()})
     page.table(
         rows,
         caption="Over held-out images. Floors are what nobody does better than: the "
         "truth itself, and other annotators in place of the answers. GED squared is a "
-        "V-statistic, so few answers of the right law are above 0.",
+        "V-statistic, so few answers of the right law are above 0. A label that "
+        "neither side holds has Dice 1, one that one side lacks 0: they are counted.",
     )
     page.section("Where it is unsure")
     for answers in shown:

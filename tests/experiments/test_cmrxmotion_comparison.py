@@ -24,6 +24,7 @@ def results(seed, *, grades=(1, 2, 3)):
                 row[f"{name}_dice"] = 0.8
                 row[f"{name}_hd95"] = float(number)
             row["dice"] = 0.8 + gain + float(rng.random()) / 1e3
+            row |= {"n_both_empty": 0, "n_missed": grade, "n_false": 0}
             row["EF error"] = float("nan") if grade == 1 else 5.0
             rows.append(row)
     confusion = [[6, 1, 0], [1, 2, 0], [0, 1, 1]]
@@ -54,7 +55,7 @@ def test_an_evaluation_is_told_by_segmenter_and_by_grader():
     told = cmrxmotion.headline(results(0), 7)
     row = told["segmentation"][0]
     assert (row["system"], row["seed"]) == ("clean", 7)
-    assert row["hd95 2"] == np.mean(range(len(LABELS)))
+    assert row["hd95 2"] == np.mean(range(len(LABELS))) and row["n_missed 3"] == 3
     # An ejection fraction needs both phases: where none has them nothing is told.
     assert "EF 1" not in row and row["EF 3"] == 5.0
     assert told["scans"] == [7, 3, 2]
@@ -78,7 +79,8 @@ def test_the_table_tells_differences_of_grades_that_every_run_has(tmp_path):
     assert breathing["dice 1"]["mean"] == pytest.approx(0.0, abs=2e-3)
     text = cmrxmotion.table(found)
     assert "Dice, grade 3" in text and "Dice, grade 2" not in text
-    assert text.count("| at rest, and breathing |") == 2
+    assert "missed, grade 3" in text and "missed, grade 2" not in text
+    assert text.count("| at rest, and breathing |") == 3
     assert "minus at rest" in text and "*the commonest grade for all*" in text
     with pytest.raises(ValueError, match="use another workdir"):
         cmrxmotion.compare(dataclasses.replace(config, steps=3))

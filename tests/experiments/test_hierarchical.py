@@ -169,7 +169,8 @@ def test_the_comparison_keeps_what_is_finished(compared, folder, monkeypatch):
     config = dataclasses.replace(COMPARED, workdir=folder / "compare")
     assert [row["system"] for row in compared["runs"]] == list(config.systems)
     text = table(compared)
-    assert text.count("deep ensemble") == 2 and "truth, other annotators" in text
+    assert text.count("deep ensemble") == 3 and "truth, other annotators" in text
+    assert "| objects of held-out images | empty in both | missed | false |" in text
     monkeypatch.setattr("experiments.compare.uncertainty.run", pytest.fail)
     assert compare(config)["runs"] == compared["runs"]
     with pytest.raises(ValueError, match="now.*use another workdir"):

@@ -17,17 +17,19 @@ from experiments.segment import PRESETS
 from medjax.data import nifti
 from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger
+from medjax.segmentation.datasets.case import Case, DataSet
 from medjax.segmentation.datasets.embedded import lesion_phantoms
-from medjax.segmentation.evaluate import ScoringConfig, case_scores
+from medjax.segmentation.evaluate import ScoringConfig, case_scores, evaluate
 from medjax.segmentation.fingerprint import PlanConfig
 from medjax.segmentation.images import find_images
+from medjax.segmentation.labels import classes
 from medjax.segmentation.lesionmix.augmentation import MixingConfig
 from medjax.segmentation.lesionmix.inpaint import InpaintConfig
 from medjax.segmentation.lesionmix.mix import LesionMixConfig
 from medjax.segmentation.lesionmix.populate import PopulateConfig
 from medjax.segmentation.phantoms.lesions import LesionConfig
 from medjax.segmentation.preparation import Channel
-from medjax.segmentation.pretrained import Segmenter
+from medjax.segmentation.pretrained import Segmented, Segmenter
 from medjax.segmentation.sets import images_to_segment
 from medjax.segmentation.several import EnsembleConfig
 from medjax.segmentation.training import described, fitted, opened, run
@@ -101,7 +103,12 @@ def test_a_run_ends_with_scores_and_a_page(whole, folder):
     (row,) = kept["scores"]
     assert row["structure"] == "lesion" and row["n"] == 2
     assert 0 <= row["dice"] <= 1 and row["n_missed"] + row["n_false"] <= 2
+    (said,) = [case["volume_error_ml"] for case in kept["cases"]][:1]
+    assert abs(said) <= 40 * 40 / 1000 and row["volume_error_ml_absolute"] >= 0
+    left_out, *bins = kept["lesions"]
+    assert left_out["below"] == bins[0]["from"] and bins[-1]["below"] is None
     page = (folder / "whole/report.html").read_text()
+    assert "1000 and more" in page and "volume error, mL" in page
     assert page.count('<img src="data:image/png;base64,') >= 8
     assert "after augmentation" in page and "empty in both" in page
     assert "://" not in page
@@ -504,6 +511,43 @@ def test_a_run_is_not_renamed_by_a_command_that_does_not_fit_it(whole, folder):
     with pytest.raises(DataError, match="is of another model"):
         run(dataclasses.replace(config, plan=other))
     assert (folder / "whole/system.json").read_text() == before
+
+
+def test_lesions_are_told_by_size_and_volumes_by_their_error():
+    """One of 8 mm³ found, one of 64 missed; a healthy brain with one of 27."""
+    ill, healthy = np.zeros((12, 12, 12), np.int32), np.zeros((12, 12, 12), np.int32)
+    ill[1:3, 1:3, 1:3] = ill[6:10, 6:10, 6:10] = 1
+    said = [ill.copy(), healthy.copy()]
+    said[0][6:10], said[1][2:5, 2:5, 2:5] = 0, 1
+    cases = (Case("ill", ()), Case("healthy", ()))
+    truths = {"ill": ill, "healthy": healthy}
+
+    def volume(data):
+        return nifti.Volume(data, np.eye(4), (1.0, 1.0, 1.0))
+
+    class Held(DataSet):
+        def read(self, case):
+            return [volume(np.zeros(ill.shape, np.float32))], volume(truths[case.id])
+
+    class Says(Segmenter):
+        def segment(self, volumes, *, id, **_):
+            return Segmented(id, volume(said[list(truths).index(id)]), {})
+
+    data = Held("brains", ("FLAIR",), classes({"lesion": 1}), cases)
+    model = Says.__new__(Says)
+    results, _ = evaluate(model, data, cases, ScoringConfig(), Ledger())
+    (row,) = results["scores"]
+    assert (row["n"], row["n_missed"], row["n_false"]) == (2, 0, 1)
+    assert row["volume_error_ml"] == pytest.approx((-0.064 + 0.027) / 2)
+    assert row["volume_error_ml_absolute"] == pytest.approx((0.064 + 0.027) / 2)
+    assert row["volume_error"] == pytest.approx(-64 / 72)
+    assert row["volume_error_n_undefined"] == 1  # no share of a volume of 0
+    by = {size["from"]: size for size in results["lesions"]}
+    assert sorted(by) == [0, 3, 10, 50, 250, 1000]
+    assert (by[3]["lesions"], by[3]["sensitivity"], by[3]["ppv"]) == (1, 1, 1)
+    assert (by[10]["false"], by[10]["ppv"], by[10]["f1"]) == (1, 0, 0)
+    assert (by[50]["lesions"], by[50]["found"], by[50]["sensitivity"]) == (1, 0, 0)
+    assert by[250]["lesions"] == 0 and np.isnan(by[250]["f1"])
 
 
 def test_misses_and_false_finds_are_told_apart():

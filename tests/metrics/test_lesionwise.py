@@ -32,7 +32,11 @@ def test_found_missed_and_false_by_size():
     np.testing.assert_array_equal(found.too_small, [1, 0])
     assert found.sensitivity == found.ppv == found.f1 == 0.5
     np.testing.assert_array_equal(found.sensitivity_by_size, [1, 0])
+    np.testing.assert_array_equal(found.ppv_by_size, [1, 0])
+    np.testing.assert_array_equal(found.f1_by_size, [1, 0])
     both = found + counts(TRUTH)
+    np.testing.assert_array_equal(both.ppv_by_size, [1, 1 / 2])
+    np.testing.assert_allclose(both.f1_by_size, [1, 2 / 4])
     assert both.sensitivity == 0.75 and both.f1 == pytest.approx(6 / 8)
 
 
@@ -60,6 +64,7 @@ def test_nothing_to_find():
     quiet = lesion_counts(empty, empty, SPACING)
     assert quiet.f1 == quiet.sensitivity == quiet.ppv == 1.0
     assert np.isnan(quiet.sensitivity_by_size).all()
+    assert np.isnan(quiet.ppv_by_size).all() and np.isnan(quiet.f1_by_size).all()
     loud = lesion_counts(TRUTH, empty, SPACING)
     assert loud.f1 == loud.ppv == 0.0 and loud.sensitivity == 1.0
     assert counts(empty).f1 == 0.0

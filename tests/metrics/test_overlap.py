@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
-from medjax.metrics.cases import Cases
+from medjax.metrics.cases import Cases, in_words
 from medjax.metrics.overlap import overlap
 from tests.metrics.shapes import ELLIPSES, ELLIPSOIDS
 
@@ -64,6 +64,8 @@ def test_empty_structures_have_values_and_are_counted():
     assert (cases.n_both_empty, cases.n_missed, cases.n_false) == (1, 1, 1)
     assert counts.pooled().dice == pytest.approx([2 * 3 / 12])
     assert "1 missed" in str(cases) and cases.as_row("dice")["dice_n_false"] == 1
+    assert cases.empty == dict.fromkeys(("n_both_empty", "n_missed", "n_false"), 1)
+    assert in_words({"n": 4, "n_missed": 2, "n_false": 0}) == ["2 missed"]
 
 
 def test_a_value_that_is_not_there_is_counted_too():

@@ -118,9 +118,14 @@ def test_nothing_where_nobody_saw_anything_is_counted():
     some[:, 2:5, 2:5] = 1
     wrong = scores(answers_of(none[:2], some), 2)
     assert wrong["dice"] == 0 and wrong["ged_squared"] == 2
+    invented = scores(answers_of(some[:2], none), 2)
     blank = roi_calibration(np.eye(2)[none[0]], none[0])
     table = summary([row, wrong], blank)
     assert table["ueo"]["n_undefined"] == 1 and table["dice"]["mean"] == 0.5
+    table = summary([row, wrong, invented, invented], blank)
+    empty = [table["dice"][key] for key in ("n_both_empty", "n_missed", "n_false")]
+    assert empty == [1, 1, 2] and "n_missed" not in table
+    assert table["dice"]["mean"] == 0.25 and table["dice"]["n"] == 4
     assert np.isnan(table["area_sd_ratio"]["mean"])
 
 

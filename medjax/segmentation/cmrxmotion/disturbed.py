@@ -17,7 +17,6 @@ from jaxtyping import Float, Integer
 
 from medjax.data.boundary import DataError
 from medjax.data.nifti import Volume
-from medjax.metrics.cases import Cases
 from medjax.progress import Progress
 from medjax.segmentation.cmrxmotion.reader import (
     ACQUISITIONS,
@@ -29,6 +28,8 @@ from medjax.segmentation.cmrxmotion.reader import (
 )
 from medjax.segmentation.cmrxmotion.scoring import (
     cmrxmotion_task2,
+    empty_of_all,
+    over_cases,
     score_case,
 )
 from medjax.segmentation.cmrxmotion.submission import write_segmentation
@@ -95,6 +96,9 @@ def answers(
 def rows_by_grade(arm: str, found: Sequence[Answer]) -> list[dict[str, Any]]:
     """A row for each grade that occurs: Dice and HD95 of every structure.
 
+    Means of structures that some scans lack on a side come with their numbers:
+    ``LV_n_missed`` and so on, and ``n_missed``, ... over all structures.
+
     Args:
         arm: name of the segmenter.
         found: scored answers; those without a truth or a grade are left out.
@@ -105,9 +109,9 @@ def rows_by_grade(arm: str, found: Sequence[Answer]) -> list[dict[str, Any]]:
         if not those:
             continue
         row: dict[str, Any] = {"trained on": arm, "grade": grade, "n": len(those)}
-        for key in those[0].scores:
-            if not key.endswith("_hd"):
-                row[key] = Cases.of(np.array([a.scores[key] for a in those])).mean
+        mean, empty = over_cases([a.scores for a in those])
+        row |= {key: value for key, value in mean.items() if not key.endswith("_hd")}
+        row |= empty | empty_of_all(empty)
         row["dice"] = float(np.mean([row[f"{name}_dice"] for name in LABELS]))
         row["uncertainty"] = float(np.mean([a.uncertainty for a in those]))
         errors = ejection_errors([a for a in found if a.scores], grade)
@@ -181,6 +185,7 @@ def task2_rows(
                     workdir / SEGMENTATIONS / arm, workdir / TRUTH, official=official
                 )
                 row |= scores.mean | {"scans": len(scores.cases)}
+                row |= scores.empty | empty_of_all(scores.empty)
             except DataError as error:  # what stops the script
                 row["remark"] = str(error)
             rows.append(row)

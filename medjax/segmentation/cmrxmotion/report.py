@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from medjax.metrics.cases import EMPTY
 from medjax.report.page import Card, Report
 from medjax.report.picture import HEAT, coloured, enlarged, grey, outlined, overlay
 from medjax.report.run import save_evaluation
@@ -170,7 +171,7 @@ def _segmentation(page: Report, results: Mapping[str, Any]) -> None:
         page.curves("mean Dice by grade", points, arms, x="grade")
     heads = {f"{n}_dice": f"{n} Dice" for n in LABELS}
     heads |= {f"{n}_hd95": f"{n} HD95, mm" for n in LABELS}
-    heads |= {"uncertainty": "entropy around", "EF error": "EF error, points"}
+    heads |= EMPTY | {"uncertainty": "entropy around", "EF error": "EF error, points"}
     page.table(
         [
             {"trained on": row["trained on"], "grade": row["grade"], "scans": row["n"]}
@@ -178,12 +179,21 @@ def _segmentation(page: Report, results: Mapping[str, Any]) -> None:
             for row in rows
         ],
         caption="Held-out scans by their grade. HD95 is medpy's. A structure that one "
-        "side lacks has Dice 0 and the image's diagonal. The EF error is the mean "
-        "absolute one, of acquisitions whose worse phase has the grade.",
+        "side lacks has Dice 0 and the image's diagonal, one that both lack Dice 1 and "
+        "0 mm; both are counted over all structures. The EF error is the mean absolute "
+        "one, of acquisitions whose worse phase has the grade.",
         bars={head: (0.0, 1.0) for head in heads.values() if head.endswith("Dice")},
     )
+    single = [f"{name}_{count}" for name in LABELS for count in EMPTY]
     page.table(
-        results["task2"],
+        [
+            {
+                EMPTY[key] if key in EMPTY else key: value
+                for key, value in row.items()
+                if key not in single
+            }
+            for row in results["task2"]
+        ],
         caption="Task 2 of what was written as a submission: as the challenge's script "
         "counts (a structure not predicted is 0 and 373 mm), and as it should be.",
     )

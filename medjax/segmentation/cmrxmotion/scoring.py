@@ -23,15 +23,16 @@ percentile: both are reported.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
 from medjax.data import nifti
 from medjax.data.boundary import DataError, in_short
-from medjax.metrics.cases import Cases
+from medjax.metrics.cases import EMPTY, Cases
 from medjax.metrics.kappa import Weights, cohen_kappa
 from medjax.metrics.surface import surface_distances
 from medjax.segmentation.cmrxmotion.reader import GRADES, LABELS
@@ -49,13 +50,16 @@ class SegmentationScores:
 
     Attributes:
         mean: ``LV_dice``, ``LV_hd95``, ``LV_hd``, ... over cases.
-        cases: one row per case: its name and the same scores.
+        empty: ``LV_n_both_empty``, ``LV_n_missed``, ``LV_n_false``, ...: in how many
+            of them one side or both lack the structure.
+        cases: one row per case: its name and what :func:`score_case` tells.
         missing: cases without a prediction, scored as empty.
         extra: predictions without a case, not scored.
         excluded: cases of the blacklist.
     """
 
     mean: dict[str, float]
+    empty: dict[str, int]
     cases: list[dict[str, float | str]]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
@@ -116,6 +120,10 @@ def score_case(
             score 1 and 0 mm, one empty 0 and the image's diagonal.
         name: for messages.
 
+    Returns:
+        ``LV_dice``, ``LV_hd95``, ``LV_hd`` (mm) and whether either side holds it,
+        ``LV_predicted`` and ``LV_present`` (1 or 0), and so on.
+
     Raises:
         DataError: if shapes differ; if ``official`` and a structure is predicted that
             the truth lacks, which stops the script.
@@ -148,8 +156,42 @@ def score_case(
             f"{structure}_dice": dice,
             f"{structure}_hd95": hd95,
             f"{structure}_hd": hd,
+            f"{structure}_predicted": float(said.any()),
+            f"{structure}_present": float(true.any()),
         }
     return scores
+
+
+def over_cases(
+    scores: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Means of :func:`score_case` over cases, and what was empty in them.
+
+    Args:
+        scores: one entry per case.
+
+    Returns:
+        ``LV_dice``, ``LV_hd95``, ``LV_hd``, ... and ``LV_n_both_empty``,
+        ``LV_n_missed``, ``LV_n_false``, ...
+    """
+    mean, empty = {}, {}
+    for structure in LABELS:
+        predicted, present = (
+            np.array([bool(case[f"{structure}_{side}"]) for case in scores])
+            for side in ("predicted", "present")
+        )
+        for metric in ("dice", "hd95", "hd"):
+            key = f"{structure}_{metric}"
+            values = np.array([float(case[key]) for case in scores])
+            found = Cases.of(values, predicted=predicted, present=present)
+            mean[key] = found.mean
+            empty |= {f"{structure}_{name}": n for name, n in found.empty.items()}
+    return mean, empty
+
+
+def empty_of_all(row: Mapping[str, Any]) -> dict[str, int]:
+    """``n_both_empty``, ``n_missed`` and ``n_false`` over all structures of a row."""
+    return {name: sum(row[f"{part}_{name}"] for part in LABELS) for name in EMPTY}
 
 
 def cmrxmotion_task2(
@@ -184,12 +226,10 @@ def cmrxmotion_task2(
         rows.append({"case": name, **scores})
     if not rows:
         raise DataError(f"{truths}: all cases are on the blacklist")
-    keys = [key for key in rows[0] if key != "case"]
-    mean = {
-        key: Cases.of(np.array([float(row[key]) for row in rows])).mean for key in keys
-    }
+    mean, empty = over_cases(rows)
     return SegmentationScores(
         mean,
+        empty,
         rows,
         missing=tuple(sorted(set(true) - set(said) - set(excluded))),
         extra=tuple(sorted(set(said) - set(true))),

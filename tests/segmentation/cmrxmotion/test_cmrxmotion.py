@@ -184,8 +184,10 @@ def test_a_folder_is_paired_by_name(tmp_path):
     assert [row["case"] for row in scores.cases] == names[:2]
     assert scores.mean["MYO_dice"] == pytest.approx(0.5)
     assert scores.mean["MYO_hd95"] == pytest.approx(373 / 2)
+    assert scores.empty["MYO_n_missed"] == 1 and scores.empty["MYO_n_false"] == 0
     correct = cmrxmotion_task2(said, truths, official=False)
     assert len(correct.cases) == 4 and correct.mean["MYO_dice"] == 0.25
+    assert correct.empty["MYO_n_missed"] == 3
     with pytest.raises(FileNotFoundError, match="no such folder"):
         cmrxmotion_task2(tmp_path / "none", truths, official=True)
 

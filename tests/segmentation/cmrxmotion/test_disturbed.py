@@ -72,31 +72,54 @@ def test_rows_are_means_over_scans_of_a_grade(beat):
     assert second["dice"] == 1 and second["LV_hd95"] == 0
     assert first["LV_dice"] == pytest.approx(2 * 40 / 100)
     assert second["EF error"] == pytest.approx(25.0) and np.isnan(first["EF error"])
+    assert (second["n_missed"], second["n_false"], second["n_both_empty"]) == (0, 0, 0)
     assert counts([a.scan for a in beat]) == [
         {"breathing": "free", "grade 1": 1, "grade 2": 1, "grade 3": 0}
     ]
 
 
+def without(structure, labels):
+    return np.where(labels == structure, 0, labels)
+
+
+def test_what_is_empty_is_counted_beside_the_means_it_is_in():
+    """Of four scans of a grade one misses the RV, one invents it, one has none."""
+    full = labels(80)
+    bare = without(3, full)
+    pairs = [(full, full), (bare, full), (full, bare), (bare, bare)]
+    found = [
+        answer("ED", 2, said, truth, acquisition=number)
+        for number, (said, truth) in enumerate(pairs, 1)
+    ]
+    (row,) = rows_by_grade("clean", found)
+    diagonal = np.linalg.norm(np.array(full.shape) * SPACING)
+    assert row["RV_dice"] == 0.5 and row["RV_hd95"] == pytest.approx(diagonal / 2)
+    for name in ("n_both_empty", "n_missed", "n_false"):
+        assert row[f"RV_{name}"] == row[name] == 1 and row[f"LV_{name}"] == 0
+
+
 def test_official_scores_punish_a_missed_structure_more(beat, tmp_path):
     for each in beat:
-        said = np.where(each.said == 3, 0, each.said)
+        said = without(3, each.said)
         folder = tmp_path / SEGMENTATIONS / "clean"
         write_segmentation(folder, each.scan.name, said, each.image)
     official, correct = task2_rows({"clean": beat}, tmp_path)
     assert (official["scored"], correct["scored"]) == ("official", "correct")
     assert official["RV_hd95"] == 373
+    for row in (official, correct):
+        assert (row["RV_n_missed"], row["n_missed"], row["n_false"]) == (2, 2, 0)
     diagonal = np.linalg.norm(np.array(beat[0].said.shape) * SPACING)
     assert correct["RV_hd95"] == pytest.approx(diagonal)
     assert official["LV_dice"] == pytest.approx((1 + 0.8) / 2)
     # What stops the script is told, and scored otherwise.
     for each in beat:
-        bare = np.where(each.truth.data == 3, 0, each.truth.data)
-        bare = Volume(bare, AFFINE, SPACING)
+        bare = Volume(without(3, each.truth.data), AFFINE, SPACING)
         write_segmentation(folder, each.scan.name, each.said, each.image)
         beat[beat.index(each)] = dataclasses.replace(each, truth=bare)
     official, correct = task2_rows({"clean": beat}, tmp_path)
     assert "RV is predicted and the truth has none" in official["remark"]
     assert correct["RV_dice"] == 0 and "remark" not in correct
+    assert (correct["RV_n_false"], correct["n_missed"]) == (2, 0)
 
 
 def test_grades_are_shown_in_turn(beat):
