@@ -12,6 +12,7 @@ from medjax.data import cfl, mat73
 from medjax.mri import cmrxrecon, masks, sense
 from medjax.mri.acquisition_config import FileData, MaskConfig
 from medjax.mri.acquisitions import open_data
+from medjax.mri.cmrxrecon import lookalike
 from medjax.mri.cmrxrecon.scores import (
     fit_maps,
     leaderboard,
@@ -76,6 +77,22 @@ def test_the_challenges_own_files_and_a_submission(tree, tmp_path):
     images = np.asarray(sense.rss(ifft2c(jnp.asarray(full))))
     assert sent.dtype == np.float32 and sent.shape == (3, 2, 14, 16)
     np.testing.assert_allclose(sent, images[..., 7:21, 16:32], rtol=1e-4, atol=1e-9)
+
+
+def test_a_tree_of_single_frames_has_no_curves(tmp_path):
+    def first_frame(name: str, patient: int) -> lookalike.Scan:
+        scan = lookalike.ellipse_scan(name, patient)
+        return scan._replace(kspace=scan.kspace[:1], times=scan.times[:1])
+
+    cmrxrecon.fabricate(tmp_path / "tree", patients=1, series=first_frame)
+    results = reconstruct(
+        *("tree", "--data.root", str(tmp_path / "tree"), "--data.sampling", "4"),
+        *("--data.series", "T2map", "--data.slices", "1", "--methods", "zero_filled"),
+        *("--workdir", str(tmp_path)),
+    )
+    assert [row["sampling"] for row in results["summary"]] == ["R4"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Errors, 5 times brighter" in page and "Fitted signal" not in page
 
 
 def test_the_leaderboard_is_of_methods_that_reconstructed_everything():

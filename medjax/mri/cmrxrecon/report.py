@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from medjax.mri.reconstruction_scores import MAP_RANGE
-from medjax.mri.relaxometry import fit_t1, fit_t2
+from medjax.mri.relaxometry import FRAMES_TO_FIT, fit_t1, fit_t2
 from medjax.mri.scans import Contrast
 from medjax.report import Card, Report
 
@@ -146,12 +146,17 @@ def _maps(page: Report, one: Kept, contrast: Contrast) -> None:
 
 
 def _curves(page: Report, one: Kept, contrast: Contrast) -> None:
-    """Signal and fitted model of one pixel: of the myocardium, or the brightest."""
+    """Signal and fitted model of one pixel: of the myocardium, or the brightest.
+
+    Nothing where times are unknown, or too few to fit.
+    """
     every = one.images | (
         {} if one.reference is None else {one.reference_name: one.reference}
     )
     first = next(iter(every.values()))
     if one.times is None or not np.isfinite(one.times).all():
+        return
+    if one.times.shape[1] < FRAMES_TO_FIT[contrast]:
         return
     middle = first.shape[1] // 2
     mean = first[:, middle].mean(axis=0)
