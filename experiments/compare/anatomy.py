@@ -31,6 +31,7 @@ from typing import Any, Literal
 from experiments.bench.tables import markdown
 from experiments.cheart import TINY
 from experiments.compare.publishing import (
+    at_least_one,
     cell,
     command,
     compared,
@@ -126,7 +127,11 @@ def compare(config: Comparison) -> dict[str, Any]:
     Returns:
       ``budget``, ``runs`` (one row per system and seed) and ``summary`` (mean and
       deviation over seeds, and the peers' numbers).
+
+    Raises:
+      ValueError: There is nothing to run, or a folder holds a run of another budget.
     """
+    at_least_one(config, "seeds", "systems")
     anatomies = open_anatomies(config.data)
     common = change(TINY, data=config.data, evaluation=config.evaluation)
     peers = peers_of(anatomies, common)

@@ -47,6 +47,7 @@ from experiments.bench.tables import markdown
 from experiments.compare.attention_hearts import CONDITIONS, Condition, Hearts
 from experiments.compare.publishing import (
     asked_for,
+    at_least_one,
     command,
     finished,
     judged,
@@ -184,7 +185,12 @@ def compare(config: Comparison) -> dict[str, Any]:
       ``budget``, ``bounds`` (per condition, of `Hearts.bounds`, with the training
       hearts of the first seed), ``runs`` (per condition, arm and seed the endpoint of
       every heart in ms, ``before`` training on, and ``fell``) and ``effects``.
+
+    Raises:
+      ValueError: There is no condition or no seed, or a folder holds a run of another
+        budget.
     """
+    at_least_one(config, "conditions", "seeds")
     runs: list[dict[str, Any]] = []
     results: dict[str, Any] = {}
     bounds = {condition: _bounds(config, condition) for condition in config.conditions}

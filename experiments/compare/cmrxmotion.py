@@ -29,6 +29,7 @@ import numpy as np
 from experiments import cmrxmotion
 from experiments.compare.publishing import (
     asked_for,
+    at_least_one,
     cell,
     command,
     compared,
@@ -99,8 +100,9 @@ def compare(config: Comparison) -> dict[str, Any]:
       segmenters, ``differences`` from that which saw hearts at rest, paired by seed.
 
     Raises:
-      ValueError: A folder holds a run of another budget.
+      ValueError: There is nothing to run, or a folder holds a run of another budget.
     """
+    at_least_one(config, "seeds")
     done = [_finished_run(seed, config) for seed in config.seeds]
     segmentation = told_of_all([row for run in done for row in run["segmentation"]])
     grading = [row for run in done for row in run["grading"]]

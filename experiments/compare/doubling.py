@@ -23,6 +23,7 @@ import numpy as np
 
 from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
+    at_least_one,
     cell,
     command,
     finished,
@@ -90,9 +91,10 @@ def compare(config: Doubling) -> dict[str, Any]:
       of each system the gains in dB of every doubling, and whether it ended flat.
 
     Raises:
-      ValueError: A folder holds a run of another budget, nothing is finished, or the
-        first run is of no update or of more than the most.
+      ValueError: A folder holds a run of another budget, nothing is asked for or
+        finished, or the first run is of no update or of more than the most.
     """
+    at_least_one(config, "seeds", "systems")
     if not 0 < config.first <= config.most:
         raise ValueError(f"first is {config.first}, expected 1 to most={config.most}")
     rows: list[dict[str, Any]] = []

@@ -28,6 +28,7 @@ from scipy.stats import ks_2samp
 from experiments import segment
 from experiments.compare.publishing import (
     asked_for,
+    at_least_one,
     cell,
     command,
     compared,
@@ -149,8 +150,9 @@ def compare(config: Comparison) -> dict[str, Any]:
       each method from none, paired by seed).
 
     Raises:
-      ValueError: a folder holds a run of another budget.
+      ValueError: there is nothing to run, or a folder holds a run of another budget.
     """
+    at_least_one(config, "train_cases", "seeds", "systems")
     rows = {
         count: [
             _finished_run(name, count, seed, config)

@@ -41,6 +41,7 @@ from experiments import deepmesh, graph_motion
 from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
     asked_for,
+    at_least_one,
     cell,
     command,
     compared,
@@ -157,7 +158,11 @@ def compare(config: Comparison) -> dict[str, Any]:
     Returns:
       ``budget``, ``runs`` (one row per system and seed), ``summary`` (mean and
       deviation over seeds) and ``claims``.
+
+    Raises:
+      ValueError: There is nothing to run, or a folder holds a run of another budget.
     """
+    at_least_one(config, "seeds", "systems")
     people = open_motion(config.data, config.workdir)
     short = open_motion(change(config.data, views="sax"), config.workdir)
     rows: list[dict[str, Any]] = []

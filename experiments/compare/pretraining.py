@@ -145,14 +145,21 @@ def compare(config: Comparison) -> dict[str, Any]:
       system, mean and standard deviation of each number), ``differences`` (of each
       system from random weights, paired by seed), ``named`` (of `decided`) and
       ``report_towers`` (of `perplexities`).
+
+    Raises:
+      ValueError: There is nothing to run, or a folder holds a run of another budget.
     """
-    data, corpus = embedded(config)
     pairs: list[Arm] = [arm for pair in NAMED.values() for arm in pair]
     asked: set[tuple[Arm, int]] = {
         *itertools.product(config.systems, config.seeds),
         *itertools.product(pairs, config.named_seeds),
         *itertools.product(config.controls, config.seeds[:1]),
     }
+    if not asked:
+        raise ValueError(
+            "named_seeds is empty, and so is what seeds, systems and controls ask for"
+        )
+    data, corpus = embedded(config)
     seeds = sorted({seed for _, seed in asked})
     runs: list[tuple[Arm, int]] = [
         (name, seed)

@@ -86,6 +86,21 @@ def asked_for(config: Any, names: Sequence[str]) -> list[Any]:
     return [list(v) if isinstance(v, tuple) else v for v in values]
 
 
+def at_least_one(config: Any, *names: str) -> None:
+    """Refuses, before anything is run, flags that leave nothing to compare.
+
+    Args:
+      config: Of the comparison.
+      names: Of fields that hold several values.
+
+    Raises:
+      ValueError: One of them is empty.
+    """
+    for name in names:
+        if not getattr(config, name):
+            raise ValueError(f"{name} is empty, expected one at least")
+
+
 def finished(folder: Path, budget: Sequence[Any], what: str) -> dict[str, Any] | None:
     """What a finished run left in its folder; None where it is not finished.
 

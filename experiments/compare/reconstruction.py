@@ -27,6 +27,7 @@ from typing import Any
 
 from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
+    at_least_one,
     cell,
     command,
     difference,
@@ -94,8 +95,10 @@ def compare(config: Comparison) -> dict[str, Any]:
       methods have no seed), ``summary`` and ``differences``.
 
     Raises:
-      ValueError: A folder holds a run of another budget, or nothing is finished.
+      ValueError: A folder holds a run of another budget, or nothing is asked for or
+        finished.
     """
+    at_least_one(config, "series")
     rows: list[dict[str, Any]] = []
     chosen: dict[str, Any] = {}
     rates: dict[str, float] = {}

@@ -26,6 +26,7 @@ import numpy as np
 from experiments.bench.tables import markdown
 from experiments.compare.publishing import (
     asked_for,
+    at_least_one,
     cell,
     command,
     compared,
@@ -142,9 +143,10 @@ def compare(config: Comparison) -> dict[str, Any]:
       hierarchical uncertainty, paired by seed).
 
     Raises:
-      ValueError: a folder holds a run of another budget, or test-time augmentation
-        lacks the network that it asks.
+      ValueError: there is nothing to run, a folder holds a run of another budget, or
+        test-time augmentation lacks the network that it asks.
     """
+    at_least_one(config, "seeds", "systems")
     if "tta" in config.systems and "deterministic" not in config.systems:
         raise ValueError("systems: tta asks the network of deterministic, which is not")
     order = sorted(config.systems, key=lambda name: name == "tta")

@@ -8,13 +8,17 @@ import pytest
 from experiments import cmrxrecon, embed, retrieve, varnet, zero_shot
 from experiments.compare import (
     anatomy,
+    attention,
+    doubling,
     mixing,
+    motion,
     pretraining,
     publishing,
     reconstruction,
     rounding,
     uncertainty,
 )
+from experiments.compare import cmrxmotion as cmrxmotion_comparison
 from experiments.prepare import cmrxrecon as prepare_cmrxrecon
 from experiments.prepare import lookalike, reports
 from medjax.train import experiment
@@ -79,6 +83,32 @@ def test_a_folder_below_a_file_is_refused_before_any_work(
         monkeypatch.setattr(door, "compare", lambda config: pytest.fail("it ran"))
         monkeypatch.setattr(sys, "argv", ["compare", "--workdir", below])
         refused(door.main())
+
+
+@pytest.mark.parametrize(
+    ("door", "flags", "told"),
+    [
+        (attention, ["--seeds"], "seeds is empty"),
+        (attention, ["--conditions"], "conditions is empty"),
+        (pretraining, ["--seeds", "--named-seeds"], "named_seeds is empty, and so"),
+        (anatomy, ["--systems"], "systems is empty"),
+        (cmrxmotion_comparison, ["--seeds"], "seeds is empty"),
+        (doubling, ["--seeds"], "seeds is empty"),
+        (mixing, ["--train-cases"], "train_cases is empty"),
+        (motion, ["--seeds"], "seeds is empty"),
+        (reconstruction, ["--series"], "series is empty"),
+        (uncertainty, ["--systems"], "systems is empty"),
+    ],
+)
+def test_comparisons_of_nothing_are_refused(
+    door, flags, told, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(publishing, "launch", lambda config: None)
+    monkeypatch.setattr(
+        sys, "argv", ["compare", "--workdir", str(tmp_path / "run"), *flags]
+    )
+    assert door.main() == 1
+    assert f"error: {told}" in capsys.readouterr().err
 
 
 def test_sources_that_are_not_there_are_named(tmp_path, capsys):
