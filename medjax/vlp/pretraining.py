@@ -162,6 +162,7 @@ def run(
         tokenizer=config.text.checkpoint or config.text.tokenizer,
         max_tokens=config.text.max_length,
     )
+    check_reports(corpus)
     text, batches = config.text, {"data.batch-size": config.data.batch_size}
     learns_language = text.checkpoint is None and config.language.steps > 0
     if learns_language:
@@ -281,6 +282,19 @@ def describe(
         findings=tuple(corpus.findings),
         can=tuple(system.apply),
     )
+
+
+def check_reports(corpus: Corpus) -> None:
+    """Refuses a set that holds films alone.
+
+    Raises:
+      DataError: it has no reports.
+    """
+    if "report" not in corpus.metadata["fields"]:
+        raise DataError(
+            f"data: {corpus.folder} has no reports, of which this reads one per film; "
+            "name a column of texts, or prepare a set that has some"
+        )
 
 
 def check_splits(corpus: Corpus, batches: Mapping[str, int]) -> None:

@@ -1,5 +1,7 @@
 """From files to a prepared set and back, as the command line does it."""
 
+import dataclasses
+import functools
 import json
 import os
 
@@ -7,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments import convirt, generator
 from experiments.prepare.reports import command, main
+from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.data.records import RecordSource, read_metadata
-from medjax.vlp.corpus import Corpus
+from medjax.vlp.corpus import Corpus, CorpusConfig
 from medjax.vlp.datasets import (
     READERS,
     OpenI,
@@ -22,6 +26,7 @@ from medjax.vlp.datasets import (
     prepare,
 )
 from medjax.vlp.datasets.prepared import sentence_ids
+from medjax.vlp.pretraining import run as pretrain
 
 
 @pytest.fixture
@@ -312,6 +317,20 @@ def test_boxes_follow_the_image(tmp_path):
         if file.is_file():
             content = file.read_bytes()
             assert b"SECRET-77" not in content and b"Doe" not in content
+
+
+def test_films_without_reports_are_refused_before_anything_is_trained(table, tmp_path):
+    out = tmp_path / "set"
+    assert run(table, out, "--text", "None", "--on-error", "skip") == 0
+    data = CorpusConfig(root=out, batch_size=4)
+    for preset, train in (
+        (convirt.PRESETS["tiny"], functools.partial(pretrain, build=convirt.convirt)),
+        (generator.PRESETS["tiny"], generator.run),
+    ):
+        config = dataclasses.replace(preset, data=data, workdir=tmp_path / "run")
+        with pytest.raises(DataError, match="set has no reports, of which this reads"):
+            train(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_patients_in_two_splits_are_announced(table, tmp_path):

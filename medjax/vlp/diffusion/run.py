@@ -52,7 +52,7 @@ from medjax.vlp.diffusion.training import (
     diffusion_system,
 )
 from medjax.vlp.evaluate import encode
-from medjax.vlp.pretraining import check_splits
+from medjax.vlp.pretraining import check_reports, check_splits
 from medjax.vlp.rendering.drawing import FAMILY, TRAINED
 from medjax.vlp.report_tower import LanguageConfig, train_language_model
 from medjax.vlp.tokens import load_tokenizer
@@ -176,7 +176,7 @@ def run(config: Generation) -> dict[str, Any]:
       The scores, as in ``evaluation.json``.
 
     Raises:
-      DataError: films of another size than the networks make.
+      DataError: films without reports, or of another size than the networks make.
     """
     mesh = make_mesh(config.mesh)
     started = None if config.start is None else load_pipeline(config.start)
@@ -190,6 +190,7 @@ def run(config: Generation) -> dict[str, Any]:
         tokenizer=None,
         max_tokens=config.text.max_length,
     )
+    check_reports(corpus)
     check_splits(corpus, {"data.batch-size": config.data.batch_size})
     if started is None:
         pipeline = from_nothing(config, corpus, mesh)
