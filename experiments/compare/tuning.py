@@ -1,6 +1,7 @@
 """Weights of methods without training, chosen as well as they can be."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,8 +30,12 @@ def tuned(
       wider: That factor.
       slack: Of weights whose error is within this share of the least, the smallest.
 
+    An error that is no number, as of a rate with which training diverged, is larger
+    than any that is one.
+
     Raises:
-      ValueError: The error still falls after `WIDENINGS` more values.
+      ValueError: The error still falls after `WIDENINGS` more values, or no weights
+        give a number.
     """
     axes = {name: list(values) for name, values in grid.items()}
     errors: dict[tuple[float, ...], float] = {}
@@ -39,8 +44,11 @@ def tuned(
             if point not in errors:
                 weights = dict(zip(axes, point, strict=True))
                 found = [series.nmse(method(one, **weights), one) for one in batches]
-                errors[point] = float(sum(map(float, found)))
+                error = float(sum(map(float, found)))
+                errors[point] = math.inf if math.isnan(error) else error
         least = min(errors, key=errors.__getitem__)
+        if math.isinf(errors[least]):
+            raise ValueError(f"weights: NMSE is no finite number anywhere in {axes}")
         best = min(p for p in errors if errors[p] <= (1 + slack) * errors[least])
         inside = True
         for values, low, high in zip(axes.values(), best, least, strict=True):

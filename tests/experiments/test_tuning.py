@@ -64,3 +64,18 @@ def test_of_what_hardly_differs_the_smallest_is_taken(monkeypatch):
     assert chosen(1.0, 2.0, 4.0, slack=0.05) == 2.0
     assert chosen(2.0, 4.0, slack=0.05) == 2.0
     assert chosen(1.0, 2.0, 4.0, slack=1.0) == 1.0
+
+
+@pytest.mark.parametrize("lost", [float("nan"), float("inf")])
+def test_weights_without_a_finite_error_are_the_worst(lost, monkeypatch):
+    """Diverged at the first and at the last, and then everywhere."""
+    monkeypatch.setattr(tuning.series, "nmse", lambda found, batch: found)
+    errors = {0.5: lost, 1.0: 3.0, 2.0: 2.0, 4.0: 3.0, 8.0: lost}
+
+    def method(batch, lam):
+        return jnp.float32(errors[lam])
+
+    assert tuned(method, {"lam": (0.5, 1.0, 2.0, 4.0, 8.0)}, [None]) == {"lam": 2.0}
+    errors |= dict.fromkeys(errors, lost)
+    with pytest.raises(ValueError, match="NMSE is no finite number anywhere in"):
+        tuned(method, {"lam": (0.5, 1.0)}, [None])
