@@ -15,6 +15,7 @@ from typing import Any
 
 from medjax.data.boundary import DataError, reading
 from medjax.data.ledger import Ledger
+from medjax.progress import say
 
 BYTE_ORDER_MARKS = {
     b"\xef\xbb\xbf": "utf-8-sig",
@@ -25,13 +26,16 @@ BYTE_ORDER_MARKS = {
 }
 NAME = re.compile(r"([^\W\d][\w \-/:#()\[\]]*|[\w /]*\])?")
 """What names of columns look like, odd ones of public tables included; no sentence."""
+BROKEN = re.compile(r"[\udc80-\udcff]")
+"""What bytes that are no UTF-8 become in ``surrogateescape``."""
+BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 Row = dict[str, str]
 Numbered = list[tuple[int, Row]]
 """Rows with the line of the file that each begins in."""
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, UTF-16 or UTF-32, or else in Windows-1252.
+    """A text file in UTF-8, UTF-16 or UTF-32, or else in Windows-1252, which is said.
 
     Args:
         path: Ends in ``.gz`` if gzipped.
@@ -41,8 +45,8 @@ def read_text(path: Path) -> str:
 
     Raises:
         FileNotFoundError: No such file.
-        DataError: It cannot be read, is no intact gzip, or holds bytes that no text
-            has.
+        DataError: It cannot be read, is no intact gzip, is UTF-8 with broken bytes, or
+            holds bytes that no text has.
     """
     with reading(path, "text file", quote=False):
         raw = path.read_bytes()
@@ -57,12 +61,38 @@ def read_text(path: Path) -> str:
         else:
             if b"\0" in raw:
                 raise DataError(f"{path}: holds zero bytes, so it is no text file")
-            try:
-                text = raw.decode()
-            except UnicodeDecodeError:
-                # What spreadsheets on Windows write.
-                text = raw.decode("cp1252", "replace")
+            text = _unmarked(path, raw)
+    return _lines(text)
+
+
+def _lines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _unmarked(path: Path, raw: bytes) -> str:
+    """Text without a byte order mark: UTF-8, or what spreadsheets on Windows write.
+
+    In a text of Windows-1252 most letters beyond ASCII are no UTF-8. Where most are,
+    it is UTF-8 that was damaged, and every such letter would be read wrong.
+    """
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        text = _lines(raw.decode(errors="surrogateescape"))
+    broken = BROKEN.findall(text)
+    if len(broken) <= len(BEYOND_ASCII.findall(text)) - len(broken):
+        line = text[: text.index(broken[0])].count("\n") + 1
+        raise DataError(
+            f"{path}:{line}: UTF-8 with broken bytes ({len(broken)} in all, the first "
+            "in this line)"
+        )
+    try:
+        text = raw.decode("cp1252")
+    except UnicodeDecodeError as error:
+        line = _lines(raw[: error.start].decode("cp1252")).count("\n") + 1
+        raise DataError(f"{path}:{line}: neither UTF-8 nor Windows-1252") from None
+    say(f"{path}: no UTF-8, read as Windows-1252")
+    return text
 
 
 def read_table(

@@ -48,6 +48,29 @@ def test_every_usual_encoding_is_read(tmp_path, encoding, packed):
     assert found == ROWS
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_broken_byte_does_not_make_utf8_another_encoding(tmp_path, end):
+    path = tmp_path / "a.csv"
+    text = csv_text([*ROWS, ("4", f"{SECRET}, über 38°C.")]).replace("\n", end).encode()
+    path.write_bytes(text.replace("ü".encode(), b"\xc3"))
+    with pytest.raises(DataError, match="a.csv:5: UTF-8 with broken bytes") as caught:
+        read_table(path, ["id"], ledger=quiet())
+    assert SECRET not in str(caught.value)
+
+
+def test_another_encoding_is_said_or_refused(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    # Two letters that are one of UTF-8, among others that are none.
+    rows = [("1", "Spaß“ für alle."), ("2", "39°C")]
+    path.write_bytes(csv_text(rows).encode("cp1252"))
+    found = read_table(path, ["id"], ledger=quiet())
+    assert [row["text"] for _, row in found] == [text for _, text in rows]
+    assert capsys.readouterr().out == f"{path}: no UTF-8, read as Windows-1252\n"
+    path.write_bytes(csv_text(rows).encode("cp1252").replace(b"\xb0", b"\x81"))
+    with pytest.raises(DataError, match="a.csv:3: neither UTF-8 nor Windows-1252"):
+        read_table(path, ["id"], ledger=quiet())
+
+
 def test_a_line_separator_inside_a_text_ends_no_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one\u2028two"}\n{"text": "three"}\n')
