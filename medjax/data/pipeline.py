@@ -13,8 +13,13 @@ by process first, as is often shown, has neither property.
 
 Batches never straddle two epochs (a contrastive batch would hold the same pair twice,
 a false negative), and each epoch is shuffled anew.
+
+Nor do they straddle the sources of a `JoinedSource`, whose rows differ in shape: each
+makes batches of its own, and the batches of all are shuffled together, by the seed
+alone. So every process has a batch of the same shapes in the same step.
 """
 
+import bisect
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -60,6 +65,42 @@ class ArraySource:
         return {k: v[row] for k, v in self.arrays.items()}
 
 
+class JoinedSource:
+    """The rows of several sources, one source after another.
+
+    Attributes:
+        sources: What is joined. Rows of one have equal shapes, those of two need not.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        """Join sources.
+
+        Args:
+            sources: One at least.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not sources:
+            raise ValueError("sources: expected one at least, got none")
+        self.sources = tuple(sources)
+        self._ends = np.cumsum([len(source) for source in sources]).tolist()
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, row: SupportsIndex) -> Any:
+        index = range(len(self))[row]
+        which = bisect.bisect_right(self._ends, index)
+        source = self.sources[which]
+        return source[index - self._ends[which] + len(source)]
+
+
+def parts_of(source: Source) -> tuple[Source, ...]:
+    """The sources of a joined one; else the source alone."""
+    return source.sources if isinstance(source, JoinedSource) else (source,)
+
+
 @dataclass(frozen=True)
 class PipelineConfig:
     """How rows become batches.
@@ -97,8 +138,8 @@ HANDS = ("threads", "prefetch", "workers")
 class _Indexed:
     """A source whose rows know their number, padded to a whole number of batches."""
 
-    def __init__(self, source: Source, length: int) -> None:
-        self.source, self.length = source, length
+    def __init__(self, source: Source, length: int, begin: int) -> None:
+        self.source, self.length, self.begin = source, length, begin
 
     def __len__(self) -> int:
         return self.length
@@ -107,7 +148,7 @@ class _Indexed:
         row, last = index.__index__(), len(self.source) - 1
         return {
             **self.source[min(row, last)],
-            "index": np.int32(row if row <= last else -1),
+            "index": np.int32(self.begin + row if row <= last else -1),
         }
 
 
@@ -175,7 +216,8 @@ def build_pipeline(
 
     Args:
         source: Rows by number; each row a dictionary of equal-shaped values (or made
-            so by ``transform``). ``index``, the row number, is added to it.
+            so by ``transform``), or of a `JoinedSource`, whose every batch is of one of
+            its sources. ``index``, the row number, is added to it.
         config: See ``PipelineConfig``.
         transform: Maps one row, with a generator that depends only on the seed, the
             epoch and the row's place in the epoch, not on processes or threads.
@@ -189,27 +231,41 @@ def build_pipeline(
 
     Raises:
         ValueError: If the batch cannot be split over the processes, or there are fewer
-            rows than one batch and they are to be dropped.
+            rows than one batch, in all or in one of the sources of a joined one, and
+            they are to be dropped.
     """
-    size, rows = config.batch_size, len(source)
+    size = config.batch_size
     if size % process_count:
         raise ValueError(
             f"batch_size: {size} cannot be split over {process_count} processes"
         )
-    batches = rows // size if config.remainder == "drop" else -(-rows // size)
-    if batches == 0:
-        raise ValueError(
-            f"batch_size: {size} is more than the {rows} rows there are, so every "
-            "batch would be dropped"
+    parts, begin = [], 0
+    for number, part in enumerate(sources := parts_of(source)):
+        rows = len(part)
+        batches = batches_per_epoch(rows, config)
+        if batches == 0:
+            which = "there are" if len(sources) == 1 else f"of {part!r}"
+            raise ValueError(
+                f"batch_size: {size} is more than the {rows} rows {which}, so every "
+                "batch would be dropped"
+            )
+        padded = batches * size if config.remainder == "pad" else rows
+        # Of one seed, equal places of two sources would be drawn alike.
+        data = grain.MapDataset.source(_Indexed(part, padded, begin)).seed(
+            (config.seed + number) % 2**32
         )
-    padded = batches * size if config.remainder == "pad" else rows
-    data = grain.MapDataset.source(_Indexed(source, padded)).seed(config.seed)
-    if config.shuffle:
-        data = data.shuffle()
-    if transform is not None:
-        data = data.random_map(transform)
-    data = data.batch(size // process_count, drop_remainder=True, batch_fn=stack)
-    data = data[process_index : batches * process_count : process_count]
+        if config.shuffle:
+            data = data.shuffle()
+        if transform is not None:
+            data = data.random_map(transform)
+        data = data.batch(size // process_count, drop_remainder=True, batch_fn=stack)
+        parts.append(data[process_index : batches * process_count : process_count])
+        begin += rows
+    data = parts[0]
+    if len(parts) > 1:
+        data = grain.MapDataset.concatenate(parts)
+        if config.shuffle:
+            data = data.shuffle(seed=config.seed)
     if config.epochs != 1:
         data = data.repeat(config.epochs)
     stream = data.to_iter_dataset(
@@ -231,7 +287,7 @@ def build_pipeline(
 
 
 def batches_per_epoch(rows: int, config: PipelineConfig) -> int:
-    """How many global batches one pass over ``rows`` rows gives."""
+    """How many global batches one pass over ``rows`` rows of a source gives."""
     full = rows // config.batch_size
     padded = config.remainder == "pad" and rows % config.batch_size
     return full + 1 if padded else full

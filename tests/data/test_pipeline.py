@@ -8,6 +8,7 @@ import pytest
 
 from medjax.data.pipeline import (
     ArraySource,
+    JoinedSource,
     PipelineConfig,
     Share,
     batches_per_epoch,
@@ -109,6 +110,64 @@ def test_a_saved_state_continues_exactly_also_on_other_processes(source):
                 np.testing.assert_array_equal(mine[name], batch[name][: 4 // processes])
 
 
+@pytest.fixture
+def joined():
+    """Rows 0 to 10 of three numbers and 11 to 17 of five."""
+    lengths = ((11, 3), (7, 5))
+    return JoinedSource([ArraySource({"x": np.ones(shape)}) for shape in lengths])
+
+
+def test_joined_sources_make_batches_of_one_shape_in_an_order_of_the_seed(joined):
+    assert len(joined) == 18 and joined[-1]["x"].shape == joined[11]["x"].shape == (5,)
+    assert joined[10]["x"].shape == (3,)
+    with pytest.raises(IndexError):
+        joined[18]
+    config = dataclasses.replace(CONFIG, batch_size=2, epochs=3)
+    batches = list(build_pipeline(joined, config))
+    assert len(batches) == 3 * 8  # five of the first, three of the second
+    orders = []
+    for epoch in (batches[i : i + 8] for i in range(0, 24, 8)):
+        index = [i for batch in epoch for i in batch["index"].tolist()]
+        assert len(set(index)) == 16 and sum(i < 11 for i in index) == 10
+        for batch in epoch:
+            widths = {3 if i < 11 else 5 for i in batch["index"]}
+            assert widths == {batch["x"].shape[1]}
+        orders.append([batch["x"].shape[1] for batch in epoch])
+    assert len(set(map(tuple, orders))) > 1
+    again = rows(build_pipeline(joined, config))
+    assert again == [batch["index"].tolist() for batch in batches]
+    other = build_pipeline(joined, dataclasses.replace(config, seed=4))
+    assert [b["x"].shape[1] for b in other] != [w for order in orders for w in order]
+    plain = dataclasses.replace(config, shuffle=False, epochs=1, remainder="pad")
+    index = [i for batch in build_pipeline(joined, plain) for i in batch["index"]]
+    assert index == [*range(11), -1, *range(11, 18), -1]
+    with pytest.raises(ValueError, match="batch_size: 8 .* 7 rows of <"):
+        build_pipeline(joined, dataclasses.replace(config, batch_size=8))
+
+
+def test_processes_see_equal_shapes_of_joined_sources_and_go_on(joined):
+    config = dataclasses.replace(CONFIG, batch_size=2, epochs=None)
+    whole = iter(build_pipeline(joined, config, transform=noisy))
+    again = iter(build_pipeline(joined, config, transform=noisy))
+    shares = [
+        iter(
+            build_pipeline(
+                joined, config, transform=noisy, process_index=i, process_count=2
+            )
+        )
+        for i in range(2)
+    ]
+    for step in range(12):
+        if step == 5:  # one process goes on where two were
+            again.set_state(shares[0].get_state())
+        batch, both = next(whole), [next(share) for share in shares]
+        for name in ("x", "index", "noise"):
+            together = np.concatenate([one[name] for one in both])
+            np.testing.assert_array_equal(together, batch[name])
+        if step >= 5:
+            np.testing.assert_array_equal(next(again)["noise"], batch["noise"])
+
+
 def test_padding_shows_every_row_once(source):
     config = PipelineConfig(batch_size=8, shuffle=False, epochs=1, remainder="pad")
     batches = list(build_pipeline(source, config))
@@ -188,3 +247,5 @@ def test_faults_are_named(source):
         build_pipeline(source, PipelineConfig(batch_size=64))
     with pytest.raises(ValueError, match="leading axes"):
         ArraySource({"a": np.zeros(2), "b": np.zeros(3)})
+    with pytest.raises(ValueError, match="sources: expected one at least"):
+        JoinedSource([])

@@ -1,8 +1,8 @@
 """Batches for training from prepared sets: one shape per batch, masks drawn per row.
 
-Each bucket of :func:`~medjax.mri.cmrxrecon.prepare.prepare` is a stream of its own
-batches; the streams are interleaved in proportion to their rows, and the iterator of
-the whole can be checkpointed. `medjax.train.loop.fit` compiles a step per shape.
+Each bucket of :func:`~medjax.mri.cmrxrecon.prepare.prepare` makes batches of its own,
+which are shuffled together (:mod:`medjax.data.pipeline`), and the iterator of the whole
+can be checkpointed. `medjax.train.loop.fit` compiles a step per shape.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from medjax.data.pipeline import PipelineConfig, build_pipeline
+from medjax.data.pipeline import JoinedSource, PipelineConfig, build_pipeline
 from medjax.data.records import RecordSource
 
 Row = dict[str, Any]
@@ -29,17 +29,16 @@ def training_stream(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.IterDataset:
-    """An endless stream of batches, each of one shape.
+    """A stream of batches, each of one shape.
 
     Batches hold ``kspace`` ``b t c h w``, ``sensitivities`` ``b c h w``, ``mask``
-    ``b 1 h 1``, ``times`` ``b t``, ``label`` ``b h w`` and ``index`` ``b`` (the row in
-    its bucket): what :mod:`medjax.mri.series` asks for.
+    ``b 1 h 1``, ``times`` ``b t``, ``label`` ``b h w`` and ``index`` ``b`` (the row,
+    counted over the sorted buckets): what :mod:`medjax.mri.series` asks for.
 
     Args:
         sets: bucket to folder, as :func:`~medjax.mri.cmrxrecon.prepare` returns.
         split: which split of the sets.
-        config: batch size, seed and the like; ``epochs`` must be ``None``, because the
-            interleaved stream would end with its shortest bucket.
+        config: batch size, seed and the like.
         acceleration: nominal acceleration of the masks.
         acs: central lines.
         random_offset: start the lines of each row's mask anywhere in the spacing, as
@@ -52,27 +51,19 @@ def training_stream(
         A grain ``IterDataset``; its iterator has ``get_state`` and ``set_state``.
 
     Raises:
-        ValueError: for a finite number of epochs, or a bucket with fewer rows than a
-            batch while ``config.remainder`` is ``drop``.
+        ValueError: for no bucket, or one with fewer rows than a batch while
+            ``config.remainder`` is ``drop``.
     """
-    if config.epochs is not None:
-        raise ValueError(f"epochs={config.epochs}: the training stream is endless")
-    transform = undersample(
-        acceleration=acceleration, acs=acs, random_offset=random_offset
+    folders = [folder for _, folder in sorted(sets.items())]
+    return build_pipeline(
+        JoinedSource([RecordSource(folder, split) for folder in folders]),
+        config,
+        transform=undersample(
+            acceleration=acceleration, acs=acs, random_offset=random_offset
+        ),
+        process_index=process_index,
+        process_count=process_count,
     )
-    streams, weights = {}, {}
-    for bucket, folder in sorted(sets.items()):
-        name = "x".join(map(str, bucket))
-        source = RecordSource(folder, split)
-        streams[name] = build_pipeline(
-            source,
-            config,
-            transform=transform,
-            process_index=process_index,
-            process_count=process_count,
-        )
-        weights[name] = float(len(source))
-    return grain.IterDataset.mix(streams, weights)
 
 
 def undersample(
