@@ -2,10 +2,11 @@
 
 ``python -m experiments.prepare cmrxrecon --root ChallengeData --out prepared/hearts``
 
-Slices of equal frames, coils, ky and kx share a set (``t1map_9x10x144x512``), which
-``experiments.latent_transformer --data.root`` trains on. A set appears when it is
-complete; the same command keeps what is finished and goes on. At the end one batch of
-every new set is read back as training will read it.
+Slices of equal frames, coils, ky and kx share a set (``t1map_9x10x144x512``).
+``experiments.latent_transformer --data.root`` trains on one, or on all matrix sizes of
+a series in the folder. A set appears when it is complete; the same command keeps what
+is finished and goes on. At the end one batch of every new set is read back as training
+will read it.
 """
 
 import dataclasses

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from medjax.data.pipeline import parts_of
 from medjax.mri.reconstruction_report import show
 from medjax.mri.reconstruction_scores import (
     Method,
@@ -116,6 +117,7 @@ def run(config: Reconstruction, name: str) -> dict[str, Any]:
         system = at_magnitude(system, 1.0)
     scans = open_scans(config.data)
     config.evaluation.check(len(scans.test))
+    check_shapes(config.train.shapes, scans)
     variables = train(config, system, scans)
     methods: dict[str, Method] = {
         "zero-filled": zero_filled,
@@ -159,15 +161,30 @@ def train(
     Returns:
       Its variables (averaged, if asked for) on this process's first device.
     """
+    size = config.data.batch_size
     return config.fit_recorded(
         lambda: describe(config, system, scans),
         system,
         training_batches(scans, config.data),
-        rows=len(scans.train),
-        batch_size=config.data.batch_size,
+        # Batches are of one matrix size, and what does not fill one is dropped.
+        rows=sum(len(p) // size * size for p in parts_of(scans.train)),
+        batch_size=size,
         mesh=make_mesh(config.mesh),
         **options,
     )
+
+
+def check_shapes(most: int, scans: Scans) -> None:
+    """Refuses before training more matrix sizes than a step is compiled for.
+
+    Raises:
+      ValueError: naming the flag.
+    """
+    if (count := len(parts_of(scans.train))) > most:
+        raise ValueError(
+            f"train.shapes is {most}, but there are training series of {count} matrix "
+            f"sizes ({scans.name}): allow as many, or name one set itself"
+        )
 
 
 def describe(
@@ -200,7 +217,9 @@ def describe(
 def typical_magnitude(scans: Scans, data: ScansConfig) -> float:
     """The median over training series of :func:`medjax.mri.series.magnitude`."""
     measure = jax.jit(magnitude)
-    rows = (scans.train[i] for i in range(min(MEASURED_ON, len(scans.train))))
+    parts = parts_of(scans.train)
+    of_each = -(-MEASURED_ON // len(parts))
+    rows = [part[i] for part in parts for i in range(min(of_each, len(part)))]
     found = [
         measure(batch_of(row, acceleration=data.acceleration[0], acs=data.acs))
         for row in rows

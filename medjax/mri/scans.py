@@ -1,5 +1,8 @@
 """Series to reconstruct: a phantom of known relaxation times, or prepared CMRxRecon.
 
+Prepared sets of a series that differ in matrix size are one: a batch is of one size,
+which one is drawn from the seed alone, and held-out series are looked at one by one.
+
 Phantoms are drawn from ``fold_in(key, row)``, so a row depends on the seed and its own
 number alone. Training phantoms follow ``seed``; the held-out ones are always the same,
 so that runs with different seeds are judged by the same hearts.
@@ -16,8 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.data.pipeline import ArraySource, PipelineConfig, Source, build_pipeline
-from medjax.data.records import RecordSource, read_metadata
+from medjax.data.boundary import DataError, reading
+from medjax.data.pipeline import (
+    ArraySource,
+    JoinedSource,
+    PipelineConfig,
+    Source,
+    build_pipeline,
+    parts_of,
+)
+from medjax.data.records import METADATA, Field, RecordSource, read_metadata
 from medjax.mri import masks
 from medjax.mri.cmrxrecon.pipeline import Row, undersample
 from medjax.mri.phantom import Phantom, PhantomConfig, cardiac_phantom
@@ -36,7 +47,8 @@ class ScansConfig:
     """What is reconstructed, and from how much of its k-space."""
 
     root: Path | None = None
-    """Folder of prepared CMRxRecon series; None: phantoms."""
+    """A prepared CMRxRecon set, or a folder of those of all matrix sizes, which are
+    mixed; None: phantoms."""
     series: Contrast = "t1"
     """T1 (nine inversion times) or T2 (three echo times)."""
     acceleration: tuple[int, ...] = (8,)
@@ -116,7 +128,7 @@ class Scans:
     Attributes:
         name: Of the data, for titles.
         train: Rows with ``kspace`` ``t c h w``, ``sensitivities`` ``c h w``, ``times``
-            ``t`` and ``label`` ``h w``.
+            ``t`` and ``label`` ``h w``; h and w may differ between prepared sets.
         test: Rows of the same; a phantom's also hold the truth: the noise-free series
             ``image``, and the maps ``t1`` and ``t2`` in ms.
     """
@@ -130,15 +142,15 @@ def open_scans(config: ScansConfig) -> Scans:
     """The data that the flags describe.
 
     Args:
-        config: Phantoms, or the folder of a prepared set.
+        config: Phantoms, or the folder of prepared sets.
 
     Returns:
         Rows of both splits; phantoms are simulated here.
 
     Raises:
-        ValueError: Where the folder holds no set of the series, several shapes, or
-            nothing to test on; where acceleration, central lines or counts are
-            impossible.
+        ValueError: Where the folder holds no set of the series, sets that do not go
+            together, or nothing to test on; where acceleration, central lines or counts
+            are impossible.
     """
     if not config.acceleration:
         raise ValueError("data.acceleration is empty, expected one number at least")
@@ -148,10 +160,12 @@ def open_scans(config: ScansConfig) -> Scans:
             found = getattr(config, name)
             raise ValueError(f"data.{name} is {found}, expected 1 at least")
     if config.root is not None:
-        folder = find_set(config.root, config.series)
-        test = RecordSource(folder, held_out_part(folder))
+        folders = find_sets(config.root, config.series)
+        scored = held_out_part(folders)
         scans = Scans(
-            folder.name, RecordSource(folder, "train", fields=TRAINED_ON), test
+            ", ".join(folder.name for folder in folders),
+            _rows(folders, "train", fields=TRAINED_ON),
+            _rows(folders, scored),
         )
     else:
         _check_masks(config, config.height)
@@ -162,7 +176,8 @@ def open_scans(config: ScansConfig) -> Scans:
             phantoms(config, config.patients, TRAINED_ON, key=own),
             phantoms(config, config.test_patients, TRAINED_ON + TRUTH, key=held_out),
         )
-    _check_masks(config, scans.test[0]["kspace"].shape[-2])
+    for part in (*parts_of(scans.train), *parts_of(scans.test)):
+        _check_masks(config, part[0]["kspace"].shape[-2])
     return scans
 
 
@@ -171,44 +186,82 @@ def _check_masks(config: ScansConfig, lines: int) -> None:
         masks.cmrxrecon(lines, acceleration=acceleration, acs=config.acs)
 
 
-def find_set(root: Path, series: Contrast) -> Path:
-    """The prepared set of a series: ``root`` itself, or the one folder in it.
+def _rows(
+    folders: Sequence[Path], part: str, *, fields: Sequence[str] | None = None
+) -> JoinedSource:
+    """Rows of a part, of the sets that have it."""
+    having = [f for f in folders if read_metadata(f)["splits"].get(part)]
+    return JoinedSource([RecordSource(f, part, fields=fields) for f in having])
+
+
+def find_sets(root: Path, series: Contrast) -> list[Path]:
+    """The prepared sets of a series: ``root`` itself, or the folders in it.
 
     Raises:
-        ValueError: Where there is none, or several of different shape: a training step
-            is compiled for one.
+        DataError: Where one of several is no prepared set.
+        ValueError: Where there is none, or several that do not differ in matrix size
+            alone, or that share a patient between training and what is held out.
     """
     name = f"{series}map_"
     if root.name.startswith(name):
-        return root
+        return [root]
     found = sorted(p for p in root.glob(f"{name}*") if p.is_dir())
-    if len(found) != 1:
-        names = [p.name for p in found] or sorted(p.name for p in root.glob("*"))[:5]
+    if not found:
+        names = sorted(p.name for p in root.glob("*"))[:5]
         raise ValueError(
-            f"data.root: expected one folder {name}<t>x<c>x<h>x<w> in {root}, found "
-            f"{names or 'nothing'}; name one of several shapes itself"
+            f"data.root: expected folders {name}<t>x<c>x<h>x<w> in {root}, found "
+            f"{names or 'nothing'}"
         )
-    return found[0]
+    if len(found) > 1:
+        _check_sets(root, found)
+    return found
 
 
-def held_out_part(folder: Path) -> str:
-    """The part of a prepared set that is scored: ``test``, else ``validation``.
+def _check_sets(root: Path, folders: Sequence[Path]) -> None:
+    shapes, names = [], [folder.name for folder in folders]
+    parts: dict[str, str] = {}
+    for folder in folders:
+        metadata = read_metadata(folder)
+        if "kspace" not in metadata["fields"]:
+            raise DataError(f"data.root: {folder} has no column 'kspace'")
+        shapes.append(Field.of(metadata["fields"]["kspace"]).shape)
+        with reading(folder / METADATA, "description of a prepared set", key="request"):
+            rows = metadata.get("request", {}).get("rows", ())
+            asked = [(str(patient), str(part)) for part, patient, *_ in rows]
+        for patient, part in asked:
+            if parts.setdefault(patient, part) != part:
+                raise ValueError(
+                    f"data.root: a patient of the sets {names} in {root} is in the "
+                    f"part {part!r} of one and in {parts[patient]!r} of another: "
+                    "prepare them together, or name one itself"
+                )
+    if len({shape[:2] for shape in shapes}) > 1 or len(set(shapes)) < len(shapes):
+        raise ValueError(
+            f"data.root: the sets {names} in {root} hold k-space of {shapes}, expected "
+            "equal frames and coils, and matrix sizes that differ: name one itself"
+        )
+
+
+def held_out_part(folders: Sequence[Path]) -> str:
+    """The part of prepared sets that is scored: ``test``, else ``validation``.
 
     A published split may have no third part (PromptMR's); then it is said that scores
     are of ``validation``.
 
     Raises:
-        ValueError: Where the set has neither.
+        ValueError: Where no set has either, or none has ``train``.
     """
-    parts = read_metadata(folder)["splits"]
-    if "test" in parts:
+    splits = [read_metadata(folder)["splits"] for folder in folders]
+    parts = sorted({part for counts in splits for part in counts if counts[part]})
+    names = ", ".join(folder.name for folder in folders)
+    if "train" in parts and "test" in parts:
         return "test"
-    if "validation" in parts:
-        print(f"{folder.name} has no part 'test': 'validation' is held out")
+    if "train" in parts and "validation" in parts:
+        print(f"{names} has no part 'test': 'validation' is held out")
         return "validation"
     raise ValueError(
-        f"data.root: {folder} has the parts {sorted(parts)}, expected 'test' or "
-        "'validation' among them to score"
+        f"data.root: {names} in {folders[0].parent} has the parts {parts}, expected "
+        "'test' or 'validation' beside 'train' to score"
     )
 
 
@@ -249,10 +302,11 @@ def training_batches(scans: Scans, config: ScansConfig) -> grain.IterDataset:
         config: Batch size, seed, accelerations, where the masks begin.
 
     Returns:
-        This process's share of every batch. Its iterator can tell its place and return.
+        This process's share of every batch, which is of one matrix size, the same for
+        all processes. Its iterator can tell its place and return.
 
     Raises:
-        ValueError: Where there are fewer rows than a batch.
+        ValueError: Where there are fewer rows than a batch, of any matrix size.
     """
     draws = [
         undersample(

@@ -50,13 +50,20 @@ def sizes(
         return own, data.patients, ()
     # What experiments.prepare writes has its sizes in its name: t1map_9x10x144x512.
     folders = [data.root, *sorted(data.root.glob(f"{data.series}map_*"))]
+    found = {}
     for folder in folders:
         named = re.fullmatch(rf"{data.series}map_(\d+)x(\d+)x(\d+)x(\d+)", folder.name)
         if named:
             t, c, h, w = (int(n) for n in named.groups())
             here = (folder / METADATA).is_file()
-            rows = int(read_metadata(folder)["splits"]["train"]) if here else None
-            return (t, c, h, w), rows, ()
+            counts = read_metadata(folder)["splits"] if here else None
+            found[t, c, h, w] = None if counts is None else int(counts.get("train", 0))
+    if found:
+        largest = max(found, key=lambda size: size[2] * size[3])
+        counted = [rows for rows in found.values() if rows is not None]
+        rows = sum(counted) if len(counted) == len(found) else None
+        several = f"data.root: of {len(found)} matrix sizes the largest, {largest}"
+        return largest, rows, (several,) * (len(found) > 1)
     told = (
         f"data.root: {data.root} is not here: series of {own[0]} frames, {data.coils} "
         f"coils, {data.height} x {data.width} (data.coils, data.height, data.width)"

@@ -19,13 +19,13 @@ from medjax.data.record_writer import write_records
 from medjax.data.records import Field
 from medjax.mri.latent_transformer import CONFIGS as SINGLE_COIL
 from medjax.mri.latent_transformer import LatentTransformerConfig
-from medjax.mri.reconstruction import run
+from medjax.mri.reconstruction import run, train
 from medjax.mri.reconstruction_report import fit_rows, voxels
-from medjax.mri.reconstruction_scores import evaluate, zero_filled
+from medjax.mri.reconstruction_scores import evaluate, learned, zero_filled
 from medjax.mri.scans import (
     ScansConfig,
     batch_of,
-    find_set,
+    find_sets,
     open_scans,
     training_batches,
 )
@@ -51,6 +51,7 @@ DATA = ScansConfig(
     batch_size=8,
 )
 DATA_OF_COILS = ("kspace", "sensitivities")
+SIZED = (*DATA_OF_COILS, "label")
 SYSTEM = UnrolledConfig(
     network=LatentTransformerConfig(
         widths=(4, 4), denoiser_widths=(4, 4, 4), heads=1, layers=1
@@ -222,30 +223,35 @@ def test_single_coil_series_take_the_single_coil_system_and_its_kernels(scans):
         jax.eval_shape(system.reconstruct, variables, many)
 
 
-def prepared(folder, coils=2):
-    """Two phantoms as ``medjax.mri.cmrxrecon.prepare`` would write them."""
-    scans = open_scans(dataclasses.replace(DATA, patients=2, coils=coils))
-    place = folder / f"t2map_3x{coils}x24x24"
+def prepared(scans, folder, coils=2, width=24, counts=(1, 1), patients="P"):
+    """Phantoms as ``medjax.mri.cmrxrecon.prepare`` would write them, cut to size."""
+    place = folder / f"t2map_3x{coils}x24x{width}"
     fields = {
-        "kspace": Field(shape=(3, coils, 24, 24), dtype="complex64"),
-        "sensitivities": Field(shape=(coils, 24, 24), dtype="complex64"),
+        "kspace": Field(shape=(3, coils, 24, width), dtype="complex64"),
+        "sensitivities": Field(shape=(coils, 24, width), dtype="complex64"),
         "times": Field(shape=(3,)),
-        "label": Field(shape=(24, 24), dtype="int32"),
+        "label": Field(shape=(24, width), dtype="int32"),
         "patient": Field(kind="text"),
         "slice": Field(dtype="int32"),
     }
+    parts = [*["train"] * counts[0], *["test"] * counts[1]]
+    rows = [[part, f"{patients}{i}", 1] for i, part in enumerate(parts)]
     with write_records(place, name="t2map", fields=fields) as writer:
-        for split in ("train", "test"):
-            row = {**scans.train[0], "patient": "P001", "slice": np.int32(0)}
-            writer.add(split, row)
-    return scans.train[0]
+        for i, (part, patient, _) in enumerate(rows):
+            found = scans.train[i % len(scans.train)]
+            row = {k: found[k][..., :width] for k in ("times", *SIZED)}
+            row |= {k: row[k][..., :coils, :, :] for k in DATA_OF_COILS}
+            writer.add(part, {**row, "patient": patient, "slice": np.int32(0)})
+        writer.metadata.update(request={"rows": rows})
 
 
-def test_a_prepared_set_is_judged_by_its_fully_sampled_data(tmp_path):
-    row = prepared(tmp_path)
+def test_a_prepared_set_is_judged_by_its_fully_sampled_data(scans, tmp_path):
+    row = scans.train[0]
+    prepared(scans, tmp_path)
     config = dataclasses.replace(DATA, root=tmp_path)
     scans = open_scans(config)
-    assert find_set(tmp_path / "t2map_3x2x24x24", "t2").name == "t2map_3x2x24x24"
+    place = tmp_path / "t2map_3x2x24x24"
+    assert find_sets(place, "t2") == find_sets(tmp_path, "t2") == [place]
     np.testing.assert_array_equal(scans.train[0]["kspace"], row["kspace"])
     results, _ = evaluate(
         {"zero-filled": zero_filled, "copy": fully_sampled},
@@ -261,9 +267,71 @@ def test_a_prepared_set_is_judged_by_its_fully_sampled_data(tmp_path):
         np.testing.assert_equal(scores["copy"][name], scores["fully sampled"][name])
     assert scores["zero-filled"]["ssim"] < scores["copy"]["ssim"]
     assert np.isnan(scores["copy"]["myocardium_truth"])
-    prepared(tmp_path, coils=1)
+    prepared(scans, tmp_path, coils=1, patients="Q")
     with pytest.raises(ValueError, match="t2map_3x1x24x24.*t2map_3x2x24x24.*itself"):
         open_scans(config)
+
+
+@pytest.fixture(scope="module")
+def two_sizes(scans, folder):
+    """Two batches of one width and one of another to train on, one row held out."""
+    place = folder / "sizes"
+    prepared(scans, place, counts=(16, 0), patients="P")
+    prepared(scans, place, width=20, counts=(10, 1), patients="Q")
+    return dataclasses.replace(DATA, root=folder / "sizes")
+
+
+def test_sets_of_two_matrix_sizes_are_trained_on_and_scored_as_one(two_sizes, folder):
+    scans = open_scans(two_sizes)
+    assert (len(scans.train), len(scans.test)) == (26, 1)
+    batches = iter(training_batches(scans, two_sizes))
+    sizes = [next(batches)["kspace"].shape[-1] for _ in range(3)]
+    assert sorted(sizes) == [20, 24, 24]
+
+    def trained(place, steps):
+        config = small(folder / place, steps=steps)
+        config = dataclasses.replace(config, system=cheap, data=two_sizes)
+        return train(config, system, scans)
+
+    cheap = UnrolledConfig("d5c5", features=2, depth=1, consistency="step")
+    system = build(cheap, ReconstructionKernels())
+    whole = trained("sizes-whole", 3)
+    for steps in (1, 3):
+        again = trained("sizes-cut", steps)
+    curves = [curve(folder / place) for place in ("sizes-whole", "sizes-cut")]
+    # Programs are counted from every start.
+    assert [row.pop("compiled_shapes") for row in curves[0]][-1] == 2
+    assert [row.pop("compiled_shapes") for row in curves[1]][0] == 1
+    assert curves[0] == curves[1]
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+    told = json.loads((folder / "sizes-cut/system.json").read_text())
+    assert told["data"] == scans.name == "t2map_3x2x24x20, t2map_3x2x24x24"
+    results, _ = evaluate(
+        {"d5c5": learned(system, whole)},
+        [scans.train[0], scans.train[25]],
+        contrast="t2",
+        accelerations=(4,),
+        acs=6,
+    )
+    assert results["rows"] == 2 and 0 < by_method(results)["d5c5"]["nmse"] < 1
+    few = small(folder / "sizes-few", steps=1)
+    few = dataclasses.replace(
+        few, data=two_sizes, train=dataclasses.replace(few.train, shapes=1)
+    )
+    with pytest.raises(ValueError, match="train.shapes is 1, but .* of 2 matrix sizes"):
+        run(few, NAME)
+
+
+def test_sets_that_do_not_go_together_are_refused(scans, two_sizes, tmp_path):
+    with pytest.raises(ValueError, match="batch_size: 16 .* the 10 rows of RecordS"):
+        large = dataclasses.replace(two_sizes, batch_size=16)
+        training_batches(open_scans(large), large)
+    with pytest.raises(ValueError, match="acs=25 central lines do not fit in 24"):
+        open_scans(dataclasses.replace(two_sizes, acs=25))
+    prepared(scans, tmp_path, patients="P")
+    prepared(scans, tmp_path, width=20, counts=(0, 1), patients="P")
+    with pytest.raises(ValueError, match="a patient of the sets .*'test'.* of another"):
+        open_scans(dataclasses.replace(DATA, root=tmp_path))
 
 
 @pytest.mark.parametrize(

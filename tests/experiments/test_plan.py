@@ -15,7 +15,8 @@ from medjax.data.boundary import DataError
 from medjax.heart import workload as heart
 from medjax.heart.data import open_anatomies
 from medjax.heart.motion_data import MotionRows, open_motion
-from medjax.mri.scans import open_scans, training_batches
+from medjax.mri.scans import ScansConfig, open_scans, training_batches
+from medjax.mri.workload import sizes
 from medjax.nn.diffusion.autoencoder import Autoencoder
 from medjax.train.mesh import MeshConfig
 from medjax.train.plan.planner import program_on
@@ -85,6 +86,14 @@ def test_a_reconstruction_is_planned_on_the_shapes_of_its_data():
     workload = plan.workload_of(config)
     assert workload.rows == 2
     same({k: v[0] for k, v in batch.items() if k != "index"}, workload.batch)
+
+
+def test_sets_of_several_matrix_sizes_are_planned_on_the_largest(tmp_path):
+    for width in (20, 24):
+        (tmp_path / f"t2map_3x2x24x{width}").mkdir()
+    found, rows, (told,) = sizes(ScansConfig(root=tmp_path, series="t2"))
+    assert (found, rows) == ((3, 2, 24, 24), None)
+    assert told == "data.root: of 2 matrix sizes the largest, (3, 2, 24, 24)"
 
 
 def test_hearts_are_planned_on_the_shapes_of_their_data(tmp_path):
