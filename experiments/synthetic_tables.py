@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.bench.tables import markdown
 from experiments.compare.publishing import cell, interval
+from medjax.vlp.synthetic import fidelity
 
 SYSTEMS: Mapping[str, str] = {
     "convirt": "ConVIRT",
@@ -100,12 +101,12 @@ def table(results: Mapping[str, Any]) -> str:
     away = rows(results["differences"], interval)
     minus = [markdown(["system", "minus real films", *names], away)] if away else []
     distances = films["distances"]
-    floor = max(distances["real"]["frechet"], 1e-12)
+    floors = fidelity.summary(distances)
     near = [
         [
             name,
             f"{row['frechet']:.2f}",
-            f"{row['frechet'] / floor:.1f}",
+            f"{floors[name]:.1f}",
             f"{row['kernel']:.4f} ± {row['kernel_sd']:.4f}",
             str(row["n"]),
         ]

@@ -174,6 +174,17 @@ def test_real_films_are_the_floor_of_distances_and_the_best_of_agreement():
     assert own > 0.95 and 0.35 < others < 0.65
 
 
+@pytest.mark.parametrize("n", [30, 50, 300])
+def test_the_floor_is_of_as_many_films_as_are_judged(n):
+    """Few films of the very same distribution are no farther than real ones are."""
+    rng = np.random.default_rng(n)
+    real, same = rng.normal(size=(600, 32)), rng.normal(size=(n, 32))
+    found = fidelity.distances(real, {"same": same, "more": rng.normal(size=(500, 32))})
+    assert {row["n"] for row in found.values()} == {n}
+    in_floors = fidelity.summary(found)
+    assert 0.8 < in_floors["same"] < 1.25 and 0.8 < in_floors["more"] < 1.25
+
+
 def test_equal_films_are_alike_and_others_are_not():
     one = RNG.integers(0, 256, (2, 1, 16, 16)).astype(np.uint8)
     np.testing.assert_allclose(fidelity.likeness(np.repeat(one, 3, 1)), 1.0, atol=1e-5)

@@ -23,30 +23,32 @@ Features = Float[np.ndarray, "_ _"]
 def distances(
     real: Features, sets: Mapping[str, Features], *, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Fréchet and kernel distance of sets to one half of the real films.
+    """Fréchet and kernel distance of sets to real films, all of one size.
 
     Args:
-        real: features of real films; its other half is the floor, ``real``.
+        real: features of real films; of two sets without a film in common the second
+            is the floor, ``real``.
         sets: features of others, by name.
-        seed: of the halves.
+        seed: of the two sets of real films.
 
     Returns:
-        For each set ``frechet``, ``kernel``, ``kernel_sd`` and ``n``; all sets are cut
-        to the size of a half, since the Fréchet distance of few films is too large.
+        For each set ``frechet``, ``kernel``, ``kernel_sd`` and ``n``. The Fréchet
+        distance of few films is too large, so all are cut to the smallest: a set of
+        others, or half of the real films.
     """
     order = np.random.default_rng(seed).permutation(len(real))
-    half = len(real) // 2
-    first, second = real[order[:half]], real[order[half : 2 * half]]
+    n = min([len(real) // 2, *(len(features) for features in sets.values())])
+    first, second = real[order[:n]], real[order[n : 2 * n]]
+    # Subsets of at most half of a set, or all would be the same one.
+    size = max(2, min(500, n // 2))
     found = {}
     for name, features in {"real": second, **sets}.items():
-        # Subsets of at most half of a set, or all would be the same one.
-        size = max(2, min(500, half // 2))
-        mean, deviation = kernel_distance(first, features[:half], seed=seed, size=size)
+        mean, deviation = kernel_distance(first, features[:n], seed=seed, size=size)
         found[name] = {
-            "frechet": frechet_distance(first, features[:half]),
+            "frechet": frechet_distance(first, features[:n]),
             "kernel": mean,
             "kernel_sd": deviation,
-            "n": min(half, len(features)),
+            "n": n,
         }
     return found
 
