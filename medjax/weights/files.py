@@ -276,6 +276,9 @@ def _fetch(repository: str, name: str, revision: str | None) -> Path | None:
             )
         )
     except errors.LocalEntryNotFoundError as error:  # A kind of EntryNotFoundError.
+        # A path would have come above: it says that there was no such file.
+        if huggingface_hub.try_to_load_from_cache(repository, name, revision=revision):
+            return None
         reason: Exception = error
     except errors.EntryNotFoundError:
         return None

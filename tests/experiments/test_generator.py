@@ -18,7 +18,7 @@ from medjax.nn.diffusion.unet import UNetConfig
 from medjax.train.experiment import command
 from medjax.train.settings import TrainConfig
 from medjax.vlp.corpus import CorpusConfig
-from medjax.vlp.diffusion.folder import FOLDERS
+from medjax.vlp.diffusion.folder import FOLDERS, load_pipeline
 from medjax.vlp.diffusion.networks import Networks, parameter_shapes
 from medjax.vlp.diffusion.run import AutoencoderTraining, GeneratorConfig, run
 from medjax.vlp.diffusion.schedule import SamplingConfig, ScheduleConfig
@@ -26,6 +26,7 @@ from medjax.vlp.diffusion.scores import ScoresConfig
 from medjax.vlp.diffusion.training import diffusion_system
 from medjax.vlp.rendering import Generator, generator
 from medjax.vlp.report_tower import LanguageConfig
+from tests.vlp.hub_files import hub
 
 change = dataclasses.replace
 
@@ -80,6 +81,16 @@ def test_the_folder_of_a_run_says_what_it_is(trained):
     assert settings["down_block_types"] == ["DownBlock2D"]
     assert settings["cross_attention_dim"] == 128 == unet.networks.text.hidden_size
     assert unet.networks.schedule.prediction_type == "v_prediction"
+
+
+def test_what_a_run_has_learnt_opens_from_a_hub(trained, tmp_path, monkeypatch):
+    config, _ = trained
+    here = load_pipeline(config.workdir / "generator")
+    hub(monkeypatch, {"clinic/x": config.workdir / "generator"}, tmp_path)
+    there = load_pipeline("clinic/x")
+    texts = ["No effusion.", "A nodule"]
+    np.testing.assert_array_equal(there.tokenize(texts), here.tokenize(texts))
+    assert there.identity == here.identity and there.section == "report"
 
 
 def test_a_folder_is_fine_tuned_by_flags(trained, tmp_path):

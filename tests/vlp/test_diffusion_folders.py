@@ -25,6 +25,7 @@ from medjax.vlp.diffusion.schedule import SamplingConfig
 from medjax.vlp.reports import CleanConfig
 from tests.vlp.clip_files import clip_tokenizer
 from tests.vlp.diffusion_arrays import config, stored, weights
+from tests.vlp.hub_files import hub
 
 prepare_module = importlib.import_module("medjax.vlp.datasets.prepare")
 
@@ -229,6 +230,30 @@ def test_shards_and_half_precision_are_found(folder, tmp_path):
     vae = copy / "vae" / "diffusion_pytorch_model.safetensors"
     vae.rename(vae.with_name("diffusion_pytorch_model.fp16.safetensors"))
     load_pipeline(copy)
+
+
+def test_a_folder_on_a_hub_opens_as_it_does_on_disk(folder, tmp_path, monkeypatch):
+    """Of either layout of a tokenizer; what is written here has none but the newer."""
+    there = load_pipeline(folder)
+    ours = save_pipeline(tmp_path / "ours", there)
+    assert not (ours / "tokenizer" / "vocab.json").exists()
+    unmapped = shutil.copytree(folder, tmp_path / "unmapped")
+    (unmapped / "tokenizer" / "special_tokens_map.json").unlink()
+    halved = shutil.copytree(folder, tmp_path / "halved")
+    (halved / "tokenizer" / "merges.txt").unlink()
+    emptied = shutil.copytree(ours, tmp_path / "emptied")
+    (emptied / "tokenizer" / "tokenizer.json").unlink()
+    read = {"ours": ours, "unmapped": unmapped}
+    refused = {"halved": halved, "emptied": emptied}
+    held = {f"clinic/{name}": place for name, place in (read | refused).items()}
+    hub(monkeypatch, held, tmp_path / "cache")
+    for name in read:
+        here = load_pipeline(f"clinic/{name}@main")
+        np.testing.assert_array_equal(here.tokenize(REPORTS), there.tokenize(REPORTS))
+    for name, place in refused.items():
+        for source in (f"clinic/{name}", place):
+            with pytest.raises(FileNotFoundError, match=r"vocab.json and merges.txt"):
+                load_pipeline(source)
 
 
 def test_networks_that_do_not_fit_are_refused(golden):

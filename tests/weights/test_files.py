@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from medjax.nn.bert import BERTS, Bert, BertConfig
 from medjax.nn.resnet import ResNet, ResNetConfig
 from medjax.weights import checkpoint_digest, checkpoint_file, load, save, to_torch
+from medjax.weights.files import without_network
 from tests.nn.variables import random_variables
 
 CONFIG = dataclasses.replace(BERTS["tiny"], vocab_size=20, hidden_size=16)
@@ -203,3 +204,24 @@ def test_a_hub_that_cannot_be_reached_says_what_was_tried(hub, failure, variable
         load("clinic/tower", "bert", variables)
     for part in ("clinic/tower@main", "model.safetensors", str(failure)):
         assert part in str(error.value)
+
+
+def test_what_a_hub_is_known_not_to_hold_is_absent_without_a_network_too(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    tower = tmp_path / "models--clinic--tower"
+    commit = "a" * 40
+    for name, content in (
+        ("refs/main", commit),
+        (f"snapshots/{commit}/config.json", "{}"),
+        (f".no_exist/{commit}/medjax.json", ""),
+    ):
+        (tower / name).parent.mkdir(parents=True)
+        (tower / name).write_text(content)
+    with without_network():
+        assert checkpoint_file("clinic/tower", "config.json").read_text() == "{}"
+        with pytest.raises(FileNotFoundError, match="no medjax.json"):
+            checkpoint_file("clinic/tower", "medjax.json")
+        with pytest.raises(ConnectionError):
+            checkpoint_file("clinic/tower", "never asked for")

@@ -15,8 +15,10 @@ safetensors are read. A single file with everything in it, LoRA weights (differe
 a model that is not there) and pickles are refused with what to do instead.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +56,11 @@ FOLDERS = {"unet": "unet", "autoencoder": "vae", "text": "text_encoder"}
 DIFFUSERS = "diffusion_pytorch_model"
 """What weights are called in ``unet`` and ``vae``."""
 LORA = "pytorch_lora_weights.safetensors"
+WORDPIECE = (("tokenizer.json",), ("vocab.txt",))
+BYTE_PAIRS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+"""Files of a vocabulary: as transformers 5 writes them, and as earlier ones did."""
+MAY_BE_BESIDE = ("special_tokens_map.json", "added_tokens.json")
+"""What earlier ones wrote as well; later ones have it in the tokenizer's settings."""
 
 SINGLE_FILE = (
     "is one file with the whole model in it, under names of another program. Convert "
@@ -102,6 +109,9 @@ def load_pipeline(source: str | Path) -> Pipeline:
       ConnectionError: the hub could not be reached.
     """
     networks = load_networks(source)
+    # What is small first: weights of gigabytes are not fetched to be of no use.
+    tokenize, save = _tokenizer(source, networks)
+    section = _section(source, networks)
     shapes = parameter_shapes(networks)
     params, digest = {}, hashlib.sha256()
     for part, folder in FOLDERS.items():
@@ -121,8 +131,6 @@ def load_pipeline(source: str | Path) -> Pipeline:
         except ValueError as error:
             raise ValueError(f"{paths[0].parent}: {error}") from error
         params[part] = filled["params"]
-    tokenize, save = _tokenizer(source, networks)
-    section = _section(source, networks)
     return Pipeline(networks, params, tokenize, section, save, digest.hexdigest())
 
 
@@ -266,14 +274,11 @@ def _tokenizer(
     source: str | Path, networks: Networks
 ) -> tuple[Tokenize, Callable[[Path], Any]]:
     """Ids of texts, and how the tokenizer is written."""
-    folder = _part(source, "tokenizer/tokenizer_config.json").parent
     if isinstance(networks.text, BertConfig):
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(_tokenizer_folder(source, WORDPIECE))
         length = min(tokenizer.inner.model_max_length, networks.max_length)
         return lambda texts: tokenizer.encode(texts, length), tokenizer.save
-    if not Path(source).exists():
-        for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
-            _part(source, f"tokenizer/{name}")
+    folder = _tokenizer_folder(source, BYTE_PAIRS)
     with reading(folder, "tokenizer of CLIP"):
         from transformers import CLIPTokenizer
 
@@ -289,3 +294,29 @@ def _tokenizer(
         return np.asarray(rows, np.int32)
 
     return tokenize, lambda folder: inner.save_pretrained(str(folder))
+
+
+def _tokenizer_folder(source: str | Path, layouts: Sequence[Sequence[str]]) -> Path:
+    """Where a tokenizer lies, with all files that there are of it.
+
+    Args:
+      source: as for :func:`load_pipeline`.
+      layouts: the files of a vocabulary, as versions of transformers write them.
+
+    Raises:
+      FileNotFoundError: of no layout all files are there; transformers would make a
+        tokenizer that knows no word.
+    """
+    folder = _part(source, "tokenizer/tokenizer_config.json").parent
+    held = set()
+    for name in (*itertools.chain(*layouts), *MAY_BE_BESIDE):
+        with contextlib.suppress(FileNotFoundError):
+            _part(source, f"tokenizer/{name}")
+            held.add(name)
+    if not any(held.issuperset(layout) for layout in layouts):
+        wanted = ", or ".join(" and ".join(layout) for layout in layouts)
+        raise FileNotFoundError(
+            f"source: expected {wanted} in tokenizer/ of {source}, found "
+            f"{sorted(held) or 'none of them'}"
+        )
+    return folder
