@@ -61,6 +61,10 @@ class Made:
         )
         self.described = dict(self.draw.described())
 
+    def generator(self, copy: int) -> dict[str, Any]:
+        """What made one of several films of each report, for records of runs."""
+        return {**self.described, "seed": self.seed + copy}
+
     def films(self, split: str, copy: int, most: int | None = None) -> np.ndarray:
         """Films of the reports of a split, of one seed.
 

@@ -259,20 +259,26 @@ def films_of(
     """What an arm trains on; None: the films that there are."""
     if arm in ("real", "random"):
         return None
-    one = made.films("train", 0)[:, None]
+    one, by = made.films("train", 0)[:, None], made.generator(0)
     if arm == "several":
-        more = [made.films("train", i)[:, None] for i in range(1, config.copies)]
-        return OtherFilms(np.concatenate([one, *more], axis=1))
+        copies = range(config.copies)
+        more = [made.films("train", i)[:, None] for i in copies[1:]]
+        every = tuple(made.generator(i) for i in copies)
+        return OtherFilms(np.concatenate([one, *more], axis=1), generators=every)
     if arm == "mixed":
         real = real_films(corpus, "train")[:, None]
-        return OtherFilms(np.concatenate([real, one], axis=1))
+        both = (*corpus.generators, by)
+        return OtherFilms(np.concatenate([real, one], axis=1), generators=both)
     if arm == "shuffled":
         patients = np.asarray(corpus.column("train", "patient"))
-        return OtherFilms(one[others(patients)])
+        by["reports"] = "of other patients"
+        return OtherFilms(one[others(patients)], generators=(by,))
     if arm == "null":
         rng = np.random.default_rng(config.render_seed)
-        return OtherFilms(rng.integers(0, 256, one.shape).astype(np.uint8))
-    return OtherFilms(one, kept if arm == "curated" else None)
+        films = rng.integers(0, 256, one.shape).astype(np.uint8)
+        by = {"name": "noise", "seed": config.render_seed}
+        return OtherFilms(films, generators=(by,))
+    return OtherFilms(one, kept if arm == "curated" else None, (by,))
 
 
 def others(patients: np.ndarray) -> np.ndarray:

@@ -89,6 +89,8 @@ class CorpusConfig:
     run of experiments.generator has learnt; diffusion:FOLDER, by Stable Diffusion."""
     sampling: SamplingConfig = SamplingConfig()
     """How a learnt generator samples."""
+    render_seed: int = 0
+    """Of the generator: another one makes other films of the same reports."""
     seed: int = 0
     """Of embedded data, drawn splits, shuffle and sentence choice."""
     batch_size: int = 128
@@ -112,6 +114,13 @@ class Corpus:
         self.findings: list[str] = described(
             self.metadata, "finding_names", list[str], folder
         )
+
+    @property
+    def generators(self) -> tuple[dict[str, Any], ...]:
+        """What made its films of their reports; empty where they were taken."""
+        if self.metadata.get("generator") is None:
+            return ()
+        return (described(self.metadata, "generator", dict[str, Any], self.folder),)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -226,6 +235,7 @@ def open_corpus(
                     tokenizer=tokenizer,
                     max_tokens=max(max_tokens, 512),
                     seed=config.seed,
+                    render_seed=config.render_seed,
                 ),
                 ledger=Ledger(on_error=config.on_error),
             )

@@ -227,6 +227,7 @@ def describe(config: Finetuning, start: Start, data: Labelled) -> ClassifierReco
         stopping=config.stopping,
         start=config.start,
         data=data.corpus.metadata["name"],
+        generators=data.corpus.generators,
     )
     return dataclasses.replace(record, can=tuple(record.build().apply))
 

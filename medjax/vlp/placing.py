@@ -149,6 +149,7 @@ def describe(
         stopping=config.stopping,
         start=config.start,
         data=data.corpus.metadata["name"],
+        generators=data.corpus.generators,
     )
     return dataclasses.replace(record, can=tuple(record.build().apply))
 

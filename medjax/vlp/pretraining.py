@@ -188,7 +188,7 @@ def run(
     system = build(config.system, config.image, text, contrast)
     check_sections(corpus, system)
     say_lengths(corpus, system, config.text.max_length)
-    record = describe(config, text, system, corpus)
+    record = describe(config, text, system, corpus, films)
     on_first(lambda: record.save(config.workdir, corpus.tokenizer), what="record")
     towers = start_towers(system, corpus, config.image, text)
     source = corpus.source("train", ("image", *system.tokens))
@@ -258,6 +258,7 @@ def describe(
     text: TextTowerConfig,
     system: PretrainingSystem,
     corpus: Corpus,
+    films: OtherFilms | None = None,
 ) -> PairRecord:
     """What is needed to use the run's weights elsewhere.
 
@@ -266,6 +267,7 @@ def describe(
       text: its report tower, with its checkpoint or vocabulary settled.
       system: what is trained.
       corpus: what on.
+      films: others in the place of its films.
 
     Returns:
       The content of its ``system.json``.
@@ -281,6 +283,7 @@ def describe(
         data=corpus.metadata["name"],
         findings=tuple(corpus.findings),
         can=tuple(system.apply),
+        generators=corpus.generators if films is None else films.generators,
     )
 
 

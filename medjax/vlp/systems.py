@@ -59,6 +59,9 @@ class PairRecord:
         data: what it was trained on, for titles.
         findings: names of the labels of those data.
         can: what the system can do, the names of its ``apply``.
+        generators: what made the films it was trained on of their reports (weights,
+            section, sampler, seed), one entry for each of several films of a report;
+            empty: they were taken.
     """
 
     system: PairConfig
@@ -70,6 +73,7 @@ class PairRecord:
     data: str
     findings: tuple[str, ...]
     can: tuple[str, ...] = ()
+    generators: tuple[Mapping[str, Any], ...] = ()
 
     def with_sizes(self, workdir: Path) -> "PairRecord":
         """The same, whose report tower takes its sizes from the run's folder."""

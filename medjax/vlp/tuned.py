@@ -35,6 +35,8 @@ class TunedRecord:
         start: what the tower started from.
         data: what it was trained on, for titles.
         can: what the system can do, the names of its ``apply``.
+        generators: what made the films it was trained on of their reports; empty:
+            they were taken.
     """
 
     families: ClassVar[Mapping[str, type]] = {}
@@ -49,6 +51,7 @@ class TunedRecord:
     start: str
     data: str
     can: tuple[str, ...] = ()
+    generators: tuple[Mapping[str, Any], ...] = ()
 
     def save(self, workdir: Path) -> None:
         """Writes ``system.json`` into a run's folder."""

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,10 @@ from medjax.train.log import Writer, read_metrics
 from medjax.vlp.augment import evaluation
 from medjax.vlp.classifier import ClassifierConfig, classification_loss, classifier
 from medjax.vlp.export import export_pair
-from medjax.vlp.finetuning import run
+from medjax.vlp.finetuned import ClassifierRecord
+from medjax.vlp.finetuning import describe, run
 from medjax.vlp.finetuning_report import reliability, roc
+from medjax.vlp.labelled import Labelled
 from medjax.vlp.starts import find_start, load_tower
 from medjax.vlp.towers import ImageTowerConfig
 from tests.vlp.pairs import random_pair
@@ -106,6 +109,17 @@ def test_exported_towers_say_what_they_are(start, tmp_path):
 BOTH = ("--target", "Bright", "Coin")
 SELDOM = ("--train.eval-every", "12")
 """Looking at validation costs more than a step here."""
+
+
+def test_a_record_says_what_made_the_films(monkeypatch, start, table, tmp_path):
+    config = asked(monkeypatch, start, table, tmp_path / "run", *BOTH)
+    begun = find_start(config.start, config.image, config.size)
+    prepared = {"image_size": 32, "resize": "mgca"}
+    data = Mock(spec=Labelled, names=("Bright", "Coin"))
+    by = ({"name": "diffusion", "section": "impression", "seed": 3},)
+    data.corpus = Mock(metadata={"name": "x", "settings": prepared}, generators=by)
+    describe(config, begun, data).save(tmp_path)
+    assert ClassifierRecord.load(tmp_path).generators == by
 
 
 def test_a_linear_probe_reads_what_features_know(monkeypatch, start, table, tmp_path):

@@ -78,6 +78,7 @@ def test_boxes_are_learned_by_a_head_on_a_frozen_tower(monkeypatch, start, tmp_p
     results = run_places(config, devices=ONE)
     assert 0 <= results["map"] <= 1 and results["boxes"] > 3
     model = medjax.load(tmp_path / "run")
+    assert [said["name"] for said in model.record.generators] == ["drawn"]
     ours, theirs = (
         medjax.load(folder).variables["params"]["image"]
         for folder in (tmp_path / "run", start)

@@ -65,6 +65,8 @@ def test_a_run_ends_with_scores_a_page_and_a_generator(trained):
     assert "Films of held-out reports" in page
     make = medjax.load(config.workdir)
     assert isinstance(make, Generator)
+    record = json.loads((config.workdir / "system.json").read_text())
+    assert [said["name"] for said in record["generators"]] == ["drawn"]
     assert make.size == 16 and make.section == "report"
     assert make.described()["weights_sha256"] == said["generator"]["weights_sha256"]
     with pytest.raises(ValueError, match="films of 16 pixels"):

@@ -291,6 +291,32 @@ def test_images_are_drawn_from_reports(reports, tmp_path):
     assert not np.array_equal(images[0], images[1])
 
 
+def test_a_render_seed_is_of_films_and_a_seed_of_splits(reports, tmp_path):
+    plain = PrepareConfig(render="drawn", image_size=16, vocab_size=80)
+    seeds = {"first": {}, "films": {"render_seed": 3}, "splits": {"seed": 3}}
+    seeds["both"] = {"seed": 3, "render_seed": 3}
+    ids, films = {}, {}
+    for name, chosen in seeds.items():
+        folder = tmp_path / name
+        prepare(reports, folder, dataclasses.replace(plain, **chosen))
+        sources = {s: open_prepared(folder, s) for s in ("train", "valid", "test")}
+        ids[name] = {split: source.all("id") for split, source in sources.items()}
+        films[name] = {
+            key: film.tobytes()
+            for source in sources.values()
+            for key, film in zip(source.all("id"), source.all("image"), strict=True)
+        }
+    assert ids["first"] == ids["films"] != ids["splits"] == ids["both"]
+    assert films["first"] == films["splits"] and films["films"] == films["both"]
+    assert all(films["first"][i] != film for i, film in films["films"].items())
+    (said,) = Corpus(tmp_path / "films", max_tokens=16).generators
+    assert said == {"name": "drawn", "section": "report", "size": 16, "seed": 3}
+    with pytest.raises(FileExistsError, match="other settings"):
+        prepare(reports, tmp_path / "films", plain)
+    with pytest.raises(ValueError, match="render_seed: expected 0 or more"):
+        prepare(reports, tmp_path / "x", dataclasses.replace(plain, render_seed=-1))
+
+
 def test_boxes_follow_the_image(tmp_path):
     dicom = pytest.importorskip("pydicom", reason="DICOM needs the extra: medical")
     from tests.data.test_images import write_dicom

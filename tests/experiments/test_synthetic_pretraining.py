@@ -20,8 +20,11 @@ from experiments.synthetic_pretraining import (
     others,
 )
 from experiments.synthetic_tables import ARMS, answer, table
+from medjax.vlp.contrastive import ContrastConfig
 from medjax.vlp.corpus import CorpusConfig, open_corpus
+from medjax.vlp.pretraining import describe
 from medjax.vlp.starts import find_start
+from medjax.vlp.systems import PairRecord
 from medjax.vlp.towers import ImageTowerConfig
 
 
@@ -66,6 +69,13 @@ def test_arms_have_the_films_that_they_are_called_after(arm, made, corpus):
     assert found is not None and len(found.images) == len(real)
     assert found.images.dtype == np.uint8
     first = found.images[:, 0]
+    drawn = {"name": "drawn", "section": "report", "size": 32}
+    assert found.generators == {
+        "mixed": ({**drawn, "seed": 0}, {**drawn, "seed": 7}),
+        "several": tuple({**drawn, "seed": seed} for seed in (7, 8, 9)),
+        "shuffled": ({**drawn, "seed": 7, "reports": "of other patients"},),
+        "null": ({"name": "noise", "seed": 0},),
+    }.get(arm, ({**drawn, "seed": 7},))
     if arm in ("synthetic", "curated", "several"):
         np.testing.assert_array_equal(first, one)
         assert found.images.shape[1] == (3 if arm == "several" else 1)
@@ -80,6 +90,23 @@ def test_arms_have_the_films_that_they_are_called_after(arm, made, corpus):
     if arm == "null":
         assert np.abs(first.mean((1, 2)) - 127.5).max() < 10
     assert (found.rows is kept) == (arm == "curated")
+
+
+def test_a_record_says_what_made_the_films_that_a_run_learned_from(
+    made, corpus, tmp_path
+):
+    preset, build = SYSTEMS["convirt"]
+    size = corpus.tokenizer.vocab_size
+    text = dataclasses.replace(preset.text, vocab_size=size)
+    system = build(preset.system, preset.image, text, ContrastConfig())
+    films = films_of("mixed", Comparison(), corpus, made, np.array([0]))
+    assert films is not None
+    for other, seeds in ((None, [0]), (films, [0, 7])):
+        record = describe(preset, text, system, corpus, other)
+        record.save(tmp_path, corpus.tokenizer)
+        read = PairRecord.load(tmp_path)
+        assert read.generators == record.generators
+        assert [said["seed"] for said in read.generators] == seeds
 
 
 def test_others_are_of_other_patients():

@@ -74,7 +74,10 @@ class PrepareConfig:
     test: float = 0.2
     """Share of patients for testing, likewise."""
     seed: int = 0
-    """Of the split and of the generator."""
+    """Of the split."""
+    render_seed: int = 0
+    """Of the generator: another one makes other films of the same reports, which stay
+    in the same splits."""
 
 
 def texts_of(study: Study, config: PrepareConfig) -> dict[str, str]:
@@ -158,7 +161,7 @@ def decoded(
     if draw is not None:
         for number, chunk in enumerate(chunks):
             # A seed of its own for each chunk: an image depends on its place in a call.
-            seed = config.seed * 1_000_003 + number
+            seed = config.render_seed * 1_000_003 + number
             reports = [_reading(s, texts[s.id]) for s in chunk]
             place = kept and kept / f"{number}.npy"
             lesions: list[Any] = [{}] * len(chunk)

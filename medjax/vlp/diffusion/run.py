@@ -130,6 +130,8 @@ class GeneratorRecord:
     image_size: int
     data: str
     can: tuple[str, ...] = ("films",)
+    generators: tuple[Mapping[str, Any], ...] = ()
+    """What made the films it learned from of their reports; empty: they were taken."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,7 +201,10 @@ def run(config: Generation) -> dict[str, Any]:
     networks = pipeline.networks.with_dtype(config.dtype)
     check_size(corpus.metadata["image_size"], networks, what=f"data: {corpus.folder}")
     record = GeneratorRecord(
-        config.system, networks.image_size, corpus.metadata["name"]
+        config.system,
+        networks.image_size,
+        corpus.metadata["name"],
+        generators=corpus.generators,
     )
     on_first(lambda: save_record(config.workdir, FAMILY, record), what="record")
 

@@ -88,8 +88,8 @@ class DrawnGenerator:
         return films, masks
 
     def described(self) -> dict[str, Any]:
-        """Its name and size."""
-        return {"name": "drawn", "size": self.size}
+        """Its name, what of a report it reads, and its size."""
+        return {"name": "drawn", "section": "report", "size": self.size}
 
 
 DEFAULT = SamplingConfig()

@@ -5,7 +5,7 @@ epoch where there are several of a report.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -23,10 +23,12 @@ class OtherFilms:
     Attributes:
       images: of every row of the source, k films.
       rows: which rows to keep, in this order; None: all.
+      generators: what made them, for the record of a run that is trained on them.
     """
 
     images: UInt8[np.ndarray, "n k h w"]
     rows: Int[np.ndarray, " m"] | None = None
+    generators: tuple[Mapping[str, Any], ...] = ()
 
     def __call__(
         self, source: Source, transform: Transform | None
