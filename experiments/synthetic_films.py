@@ -17,7 +17,8 @@ from medjax.data.whole import whole
 from medjax.report import Card, Report
 from medjax.train.agree import on_first
 from medjax.vlp.corpus import Corpus
-from medjax.vlp.diffusion.schedule import SamplingConfig
+from medjax.vlp.diffusion.generator import DiffusionGenerator
+from medjax.vlp.rendering import Generator
 from medjax.vlp.rendering import generator as find_generator
 from medjax.vlp.synthetic import curation, fidelity, memorisation
 
@@ -40,26 +41,28 @@ class Made:
     def __init__(
         self,
         corpus: Corpus,
-        name: str,
+        draw: Generator,
         *,
-        sampling: SamplingConfig,
         seed: int,
         folder: Path,
     ) -> None:
-        """Finds the generator.
+        """Asks the generator what it is.
 
         Args:
           corpus: the reports.
-          name: of the generator, as ``--render`` has it.
-          sampling: how it draws films from noise.
+          draw: the generator, of films of the corpus's size.
           seed: of the first film of each report.
           folder: where films are kept.
         """
         self.corpus, self.seed, self.folder = corpus, seed, folder
-        self.draw = find_generator(
-            name, size=corpus.metadata["image_size"], sampling=sampling
-        )
-        self.described = dict(self.draw.described())
+        self.draw, self.described = draw, dict(draw.described())
+
+    def untrained(self) -> "Made | None":
+        """Films by the same networks before any training; None of drawn ones."""
+        if not isinstance(self.draw, DiffusionGenerator):
+            return None
+        bare, folder = self.draw.untrained(), self.folder / "untrained"
+        return Made(self.corpus, bare, seed=self.seed, folder=folder)
 
     def generator(self, copy: int) -> dict[str, Any]:
         """What made one of several films of each report, for records of runs."""
@@ -115,6 +118,9 @@ def judge(
 ) -> dict[str, Any]:
     """Fidelity, memorisation and curation of the films, by a witness of real films.
 
+    Films of the same networks before any training are judged beside them, where what
+    makes them has any.
+
     Args:
       corpus: the real films.
       made: the synthetic ones.
@@ -133,8 +139,13 @@ def judge(
     test, train = made.films("test", 0, held_out), made.films("train", 0)
     synthetic = {"test": features(test), "train": features(train)}
     noise = np.random.default_rng(0).integers(0, 256, test.shape).astype(np.uint8)
+    bare = made.untrained()
+    untrained = (
+        {} if bare is None else {"untrained": features(bare.films("test", 0, held_out))}
+    )
     found = fidelity.distances(
-        real["test"], {"synthetic": synthetic["test"], "noise": features(noise)}
+        real["test"],
+        {"synthetic": synthetic["test"], **untrained, "noise": features(noise)},
     )
     known = {split: (real[split], labels[split]) for split in ("train", "valid")}
     told = labels["test"][: len(test)]
@@ -143,6 +154,7 @@ def judge(
         "real": (real["test"][: len(test)], told),
         "synthetic": (synthetic["test"], told),
         "shuffled": (synthetic["test"][order], told),
+        **{name: (films, told) for name, films in untrained.items()},
     }
     ledger = Ledger()
     films = curation.Candidates(

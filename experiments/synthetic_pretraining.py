@@ -72,6 +72,7 @@ from medjax.vlp.diffusion.run import run as train_generator
 from medjax.vlp.diffusion.schedule import SamplingConfig
 from medjax.vlp.pretrained import Pretrained, open_pair
 from medjax.vlp.pretraining import Build, Pretraining, run
+from medjax.vlp.rendering import generator as find_generator
 from medjax.vlp.synthetic.films import OtherFilms
 
 Arm = Literal[
@@ -156,10 +157,10 @@ def compare(config: Comparison) -> dict[str, Any]:
     """
     data, corpus = embedded(config)
     name = config.generator or trained_generator(config, corpus)
+    size = corpus.metadata["image_size"]
     made = Made(
         corpus,
-        name,
-        sampling=config.sampling,
+        find_generator(name, size=size, sampling=config.sampling),
         seed=config.render_seed,
         folder=config.workdir / "films",
     )

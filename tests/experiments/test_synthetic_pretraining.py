@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from typing import Any
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -22,7 +24,9 @@ from experiments.synthetic_pretraining import (
 from experiments.synthetic_tables import ARMS, answer, table
 from medjax.vlp.contrastive import ContrastConfig
 from medjax.vlp.corpus import CorpusConfig, open_corpus
+from medjax.vlp.diffusion.generator import DiffusionGenerator
 from medjax.vlp.pretraining import describe
+from medjax.vlp.rendering import generator
 from medjax.vlp.starts import find_start
 from medjax.vlp.systems import PairRecord
 from medjax.vlp.towers import ImageTowerConfig
@@ -38,8 +42,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def made(corpus, tmp_path):
     """The drawn films of other seeds stand for synthetic ones."""
-    sampling = Comparison().sampling
-    return Made(corpus, "drawn", sampling=sampling, seed=7, folder=tmp_path)
+    return Made(corpus, generator("drawn", size=32), seed=7, folder=tmp_path)
 
 
 def test_films_are_made_once_and_not_mistaken_for_others(made, corpus, monkeypatch):
@@ -150,6 +153,36 @@ def test_films_are_judged_beside_real_ones(made, corpus, tmp_path):
     assert "nearest to" in pictures.read_text()
 
 
+def test_an_untrained_generator_is_judged_beside_the_trained_one(corpus, tmp_path):
+    """Films that show nothing stand for its own: no report can be read off them."""
+    drawn = generator("drawn", size=32)
+
+    def grey(reports: list[str], *, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        return rng.integers(120, 136, (len(reports), 32, 32)).astype(np.uint8)
+
+    draw, bare = Mock(spec=DiffusionGenerator), Mock(spec=DiffusionGenerator)
+    for one, makes, weights in ((draw, drawn, "ab"), (bare, grey, "")):
+        one.side_effect = makes
+        one.described.return_value = {"weights_sha256": weights}
+    draw.untrained.return_value = bare
+    made = Made(corpus, draw, seed=7, folder=tmp_path)
+    assert Made(corpus, drawn, seed=7, folder=tmp_path).untrained() is None
+
+    def features(films: np.ndarray) -> np.ndarray:
+        return films.reshape(len(films), 8, 4, 8, 4).mean((2, 4)).reshape(-1, 64) / 255
+
+    pictures = tmp_path / "films.html"
+    found = judge(corpus, made, features, held_out=4, pictures=pictures)
+    near = found["distances"]
+    assert list(near) == ["real", "synthetic", "untrained", "noise"]
+    assert {row["n"] for row in near.values()} == {4}
+    assert near["untrained"]["frechet"] > near["synthetic"]["frechet"]
+    assert list(found["agreement"]) == ["real", "synthetic", "shuffled", "untrained"]
+    ((texts,), seeds) = bare.call_args
+    assert len(texts) == 4 and seeds == {"seed": 7}
+
+
 def results(synthetic: float) -> dict:
     """As a comparison would leave them, of one seed."""
     scores = {"real": 0.9, "synthetic": synthetic, "random": 0.7, "shuffled": 0.71}
@@ -157,7 +190,11 @@ def results(synthetic: float) -> dict:
         {"system": f"convirt/{arm}", "seeds": 1, "probe 100 %": spread([score])}
         for arm, score in scores.items()
     ]
-    memory = {"share": 0.01, "expected": 0.01, "planted copies found": 1.0}
+    memory: dict[str, Any] = {
+        "share": 0.01,
+        "expected": 0.01,
+        "planted copies found": 1.0,
+    }
     memory["ratio"] = {"made": 0.9, "held out": 0.9}
     distance = {"frechet": 2.0, "kernel": 0.1, "kernel_sd": 0.01, "n": 50}
     films = {
@@ -183,6 +220,12 @@ def test_tables_say_floors_and_counts():
     assert "| synthetic | 7.00 | 3.5 |" in shown
     assert "| quality | 90 | 10 |" in shown
     assert "| ConVIRT | films of noise |" not in shown
+    assert "untrained" not in shown.split("macro AUC of")[0]
+    found = results(0.8)
+    found["films"]["distances"]["untrained"] = found["films"]["distances"]["real"]
+    found["films"]["agreement"]["untrained"] = 0.51
+    more = table(found)
+    assert "| untrained | 2.00 | 1.0 |" in more and "| untrained | 0.510 |" in more
     assert shown.count("| ConVIRT |") == 4
 
 

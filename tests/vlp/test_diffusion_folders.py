@@ -87,6 +87,14 @@ def test_a_film_is_of_report_seed_and_row(generator, films):
     assert generator([], seed=0).shape == (0, 8, 8)
 
 
+def test_an_untrained_generator_differs_in_its_weights_alone(generator, films):
+    bare = generator.untrained()
+    said = generator.described() | {"weights_sha256": ""}
+    assert bare.described() == said and bare.prompt("a") == "a"
+    grey = bare(REPORTS[:2], seed=5)
+    assert grey.shape == (2, 8, 8) and not np.array_equal(grey, films[:2])
+
+
 def test_eight_devices_make_the_films_of_one(folder, films):
     one = DiffusionGenerator(
         load_pipeline(folder),

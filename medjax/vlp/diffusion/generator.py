@@ -69,6 +69,8 @@ class DiffusionGenerator:
             )
         self._tokenize, self._sampling = pipeline.tokenize, sampling
         self._identity = pipeline.identity
+        # Without weights, of which those on the devices are enough.
+        self._pipeline = dataclasses.replace(pipeline, params=None)
         self._mesh = mesh or make_mesh(MeshConfig(), devices=jax.local_devices())
         self._params = jax.device_put(pipeline.params, replicated(self._mesh))
         self._empty = pipeline.tokenize([""])
@@ -93,6 +95,12 @@ class DiffusionGenerator:
     ) -> "DiffusionGenerator":
         """Opens a folder or hub repository of ``diffusers``; see `load_pipeline`."""
         return cls(load_pipeline(source), sampling=sampling, size=size)
+
+    def untrained(self) -> "DiffusionGenerator":
+        """The same networks, with weights as they are drawn before any training."""
+        params = jax.jit(self._pipeline.networks.init)(jax.random.key(0))
+        pipeline = dataclasses.replace(self._pipeline, params=params, identity="")
+        return DiffusionGenerator(pipeline, sampling=self._sampling, mesh=self._mesh)
 
     def __call__(
         self, reports: Sequence[str], *, seed: int
