@@ -90,7 +90,10 @@ def ssim(
     largest = jnp.asarray(data_range, reference.dtype)
     if largest.ndim:
         largest = largest[..., None, None]
-    c1, c2 = (0.01 * largest) ** 2, (0.03 * largest) ** 2
+    c1, c2 = 0.01**2, 0.03**2
+    # In units of the data range: below are fourth powers of intensities, and in the
+    # gradient eighth ones, which vanish in float32 for k-space in a scanner's units.
+    prediction, reference = prediction / largest, reference / largest
     # Variances are differences of large numbers; a common shift keeps their digits.
     shift = jnp.mean(reference, axis=(-2, -1), keepdims=True)
     p, g = prediction - shift, reference - shift

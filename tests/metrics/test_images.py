@@ -36,6 +36,21 @@ def test_scikit_image_agrees(pair, scale):
         np.testing.assert_allclose(ratio[i], theirs, rtol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1e-8, 1e8])
+def test_the_gradient_of_ssim_knows_no_unit(pair, scale):
+    """In the unit of a scanner's k-space it was NaN: eighth powers of it vanish."""
+    prediction, reference = pair
+
+    def value(image, unit):
+        target = jnp.asarray(unit * reference)
+        return images.ssim(image, target, data_range=unit * 4).mean()
+
+    unit = np.float32(scale)
+    one = jax.grad(value)(jnp.asarray(prediction), np.float32(1))
+    other = jax.grad(value)(jnp.asarray(unit * prediction), unit)
+    np.testing.assert_allclose(unit * other, one, rtol=1e-3, atol=1e-7)
+
+
 def test_population_covariance_is_the_other_convention(pair):
     prediction, reference = pair
     options = {"data_range": 3.0, "window": 5}
