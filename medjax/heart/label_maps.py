@@ -101,7 +101,7 @@ def canonical(
     if unknown:
         raise DataError(
             f"{where}: labels {in_short(found.tolist())}, of which {source} has not "
-            f"{unknown}; it has {dict(table)}"
+            f"{in_short(unknown)}; it has {dict(table)}"
         )
     labels = np.zeros(stored.shape, np.int32)
     for code, name in table.items():

@@ -129,6 +129,10 @@ def test_an_unknown_code_is_named():
         DataError, match=r"labels \[0, 3, 4\], of which ukb has not \[4\]"
     ):
         canonical(np.array([[[[0, 3, 4]]]]), "ukb", "a file")
+    # An image is no label map: of its hundreds of codes few are told, twice.
+    with pytest.raises(DataError, match=r"7\] and 392 more, .*11\] and 388 more") as it:
+        canonical(np.arange(400).reshape(1, 1, 20, 20), "ukb", "a file")
+    assert len(str(it.value)) < 250
 
 
 def test_an_acdc_sform_of_unit_voxels_gives_way_to_the_qform(tmp_path, truth):
