@@ -18,6 +18,8 @@ from medjax.heart.meshes import Topology
 Vector = Float[np.ndarray, " 3"]
 Axis = tuple[Vector, Vector]
 """Apex of the cavity and centre of the base, mm."""
+LEAST_TURN = 5.0
+"""Degrees off the long axis from which on a direction says where the septum is."""
 NAMES = (
     *(f"basal {x}" for x in ("anterior", "anteroseptal", "inferoseptal")),
     *(f"basal {x}" for x in ("inferior", "inferolateral", "anterolateral")),
@@ -66,6 +68,33 @@ def direction(turn: float, axis: Axis) -> Vector:
     return math.cos(turn) * first - math.sin(turn) * second
 
 
+def septal_direction(toward: Vector, axis: Axis) -> Vector:
+    """The unit vector across the axis that a direction to the septum means.
+
+    Args:
+        toward: the direction, of any length but zero.
+        axis: of the cavity.
+
+    Raises:
+        ValueError: if it has no length or lies along the axis, where it says nothing.
+    """
+    along, _, _ = _frame(axis)
+    toward = np.asarray(toward, np.float64)
+    size = np.linalg.norm(toward)
+    beside = toward - (toward @ along) * along
+    part = np.linalg.norm(beside)
+    if not part > math.sin(math.radians(LEAST_TURN)) * size:
+        told = "of no length"
+        if size > 0:
+            turn = math.degrees(math.atan2(part, abs(toward @ along)))
+            told = f"{turn:.1f} degrees off the long axis"
+        raise ValueError(
+            f"septum_direction is {toward.tolist()}, {told}: expected a direction "
+            f"from that axis to the septum, {LEAST_TURN:g} degrees off it at least"
+        )
+    return beside / part
+
+
 def rv_insertion(right: Float[np.ndarray, "m 3"], axis: Axis) -> float:
     """The angle of :func:`septal_turn` where the right ventricle begins, in front.
 
@@ -111,7 +140,7 @@ def segments(
         septum_direction: instead of it, from the axis to the middle of the septum.
 
     Raises:
-        ValueError: for neither or both of them.
+        ValueError: for neither or both of them, or a direction along the axis.
     """
     if (insertion is None) == (septum_direction is None):
         raise ValueError(
@@ -119,7 +148,8 @@ def segments(
             "there is none, septum_direction"
         )
     if septum_direction is not None:
-        middle = septal_turn(axis[1] + np.asarray(septum_direction)[None], axis)[0]
+        toward = septal_direction(septum_direction, axis)
+        middle = septal_turn(axis[1] + toward[None], axis)[0]
         insertion = float(middle) - np.pi / 3
     height = _height(points, axis)
     turn = septal_turn(points, axis) - insertion

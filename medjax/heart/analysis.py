@@ -53,7 +53,8 @@ def mesh_strain(
         septum_direction: from the axis to the septum, where there is no ``rv``.
 
     Raises:
-        ValueError: where there is no ``endo``, or it has no opening.
+        ValueError: where there is no ``endo``, it has no opening, or the direction to
+            the septum lies along the axis.
     """
     rest = vertices[diastole].astype(np.float64)
     axis = aha.cavity_axis(rest, topology)
@@ -118,6 +119,6 @@ def _septal(
     normal goes through its middle; any where nothing is known of it."""
     along = (axis[1] - axis[0]) / np.linalg.norm(axis[1] - axis[0])
     if septum_direction is not None:
-        return unit(np.cross(along, septum_direction))
+        return unit(np.cross(along, aha.septal_direction(septum_direction, axis)))
     start = 0.0 if insertion is None else insertion
     return unit(np.cross(along, aha.direction(start + np.pi / 3, axis)))

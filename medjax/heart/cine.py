@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32
 from medjax.data.boundary import DataError
 from medjax.data.nifti import Volume
 from medjax.data.volumes import Grid, resample
-from medjax.heart.aha import cavity_axis
+from medjax.heart.aha import cavity_axis, septal_direction
 from medjax.heart.meshes import Topology
 from medjax.heart.scanning import ScanConfig
 
@@ -74,7 +74,8 @@ def heart_directions(
         septum: towards the septum; None: where the surface ``rv`` is.
 
     Raises:
-        ValueError: for a mesh without ``endo``, or one without an opening.
+        ValueError: for a mesh without ``endo``, or one without an opening, or a septum
+            along the axis.
     """
     apex, base = cavity_axis(vertices, topology)
     along = (base - apex) / np.linalg.norm(base - apex)
@@ -83,8 +84,7 @@ def heart_directions(
         septum = vertices[right].mean(0) - 0.5 * (apex + base)
     if septum is None:
         return along, None
-    across = septum - (septum @ along) * along
-    return along, across / np.linalg.norm(across)
+    return along, septal_direction(septum, (apex, base))
 
 
 def prepare(

@@ -80,6 +80,20 @@ def test_strain_is_told_by_wall_and_segment(files, capsys):
     assert told.count("<img") == 1 and "1 segments hold no endocardium" in told
 
 
+@pytest.mark.parametrize(
+    ("direction", "told"),
+    [("0 0 1", "0.0 degrees off the long axis"), ("0 0 0", "of no length")],
+)
+def test_a_direction_that_does_not_say_where_the_septum_is_is_refused(
+    files, capsys, direction, told
+):
+    arguments = ["strain", str(files / "heart.npz"), "--septum-direction"]
+    assert main([*arguments, *direction.split()]) == 1
+    found = capsys.readouterr()
+    assert "septum_direction is [0.0, 0.0, " in found.err and told in found.err
+    assert "basal anterior" not in found.out
+
+
 def test_a_mesh_is_drawn_on_an_images_slices(files, capsys):
     out = files / "drawn.nii.gz"
     arguments = ["slice", str(files / "heart.npz"), "--like", str(files / "seg.nii.gz")]
