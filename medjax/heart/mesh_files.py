@@ -31,7 +31,7 @@ def read_heart(
     path = Path(path)
     mesh = read_4dsegment(path) if path.is_dir() else meshes.read(path)
     vertices = scale * np.asarray(mesh.vertices, np.float64)
-    in_millimetres(vertices)
+    in_millimetres(vertices, flag="--scale")
     moving = vertices if vertices.ndim == 3 else vertices[None]
     surface, names = mesh.surface, SURFACES
     if surface is None:

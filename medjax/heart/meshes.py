@@ -261,8 +261,14 @@ def oriented(vertices: Float[np.ndarray, "n 3"], faces: Triangles) -> Triangles:
     return found
 
 
-def in_millimetres(vertices: Float[np.ndarray, "*batch n 3"]) -> None:
+def in_millimetres(
+    vertices: Float[np.ndarray, "*batch n 3"], *, flag: str | None = None
+) -> None:
     """Refuses a heart that is smaller or larger than hearts are.
+
+    Args:
+        vertices: mm.
+        flag: what changes the unit, for the message.
 
     Raises:
         ValueError: if the longest side of the box around it is not 20 to 400 mm.
@@ -270,9 +276,9 @@ def in_millimetres(vertices: Float[np.ndarray, "*batch n 3"]) -> None:
     flat = np.asarray(vertices).reshape(-1, 3)
     extent = float(np.ptp(flat, axis=0).max(initial=0.0)) if len(flat) else 0.0
     if not 20.0 <= extent <= 400.0:
+        way = f"; a file in metres or of unit size needs {flag}" if flag else ""
         raise ValueError(
-            f"vertices: the mesh is {extent:g} mm long, expected 20 to 400; a file in "
-            "metres or of unit size needs --data.scale"
+            f"vertices: the mesh is {extent:g} mm long, expected 20 to 400{way}"
         )
 
 

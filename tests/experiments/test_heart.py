@@ -179,7 +179,10 @@ def test_two_people_are_a_deepmesh_folder_but_no_cheart_one(
 
 def test_files_that_are_no_hearts_end_in_one_sentence(files, capsys):
     assert main(["measure", str(files / "unit.npz")]) == 1
-    assert "expected 20 to 400" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    # The command's own flag, which mends it.
+    assert "expected 20 to 400" in told and "needs --scale" in told
+    assert main(["measure", str(files / "unit.npz"), "--scale", "100"]) == 0
     assert main(["measure", str(files / "nothing.nii.gz")]) == 1
     assert "nothing.nii.gz: no such file" in capsys.readouterr().err
     assert main(["measure", str(files / "seg.nii.gz"), "--codes", "acdc"]) == 1

@@ -187,5 +187,7 @@ def test_a_collapsed_triangle_has_a_finite_gradient(sphere):
 def test_sizes_no_heart_has_are_refused():
     in_millimetres(SPHERE)
     for scale in (1e-3, 1e3):
-        with pytest.raises(ValueError, match=r"expected 20 to 400; .*--data\.scale"):
+        with pytest.raises(ValueError, match=r"expected 20 to 400; .* needs --scale$"):
+            in_millimetres(SPHERE * scale, flag="--scale")
+        with pytest.raises(ValueError, match=r"expected 20 to 400$"):
             in_millimetres(SPHERE * scale)
