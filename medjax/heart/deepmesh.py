@@ -187,7 +187,7 @@ def plane_distance(
     frame: int,
     slices: int,
     config: DeepMeshConfig,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """Mean weighted Hausdorff distance of slices plus the sum over views, pixels.
 
     Args:
@@ -199,12 +199,13 @@ def plane_distance(
         config: of the projection.
 
     Returns:
-        The distance, and the share of planes on which mesh or contour was empty.
+        The distance, the share of planes on which mesh or contour was empty, and the
+        share of those with more vertices than there is room for.
     """
     h, w = example["sax"].shape[-2:]
     diagonal = float(np.hypot(h, w))
 
-    def one(plane: Array, contour: Array, there: Array) -> tuple[Array, Array]:
+    def one(plane: Array, contour: Array, there: Array) -> tuple[Array, Array, Array]:
         seen = project(
             vertices,
             plane,
@@ -217,16 +218,18 @@ def plane_distance(
         away = weighted_hausdorff(
             seen.pixels, seen.weight, pixels, there, diagonal=diagonal
         )
-        return away, ~(jnp.any(seen.weight > 0.0) & jnp.any(there > 0.0))
+        empty = ~(jnp.any(seen.weight > 0.0) & jnp.any(there > 0.0))
+        return away, empty, seen.left_out > 0
 
-    each, empty = jax.vmap(one)(
+    each, *told = jax.vmap(one)(
         example["planes"], example["contours"][frame], example["contour_mask"][frame]
     )
     mask = example["plane_mask"] * example["label_mask"]
     stack = jnp.sum(mask[:slices] * each[:slices])
     stack = stack / jnp.maximum(jnp.sum(mask[:slices]), 1.0)
-    share = jnp.sum(mask * empty.astype(mask.dtype)) / jnp.maximum(jnp.sum(mask), 1.0)
-    return stack + jnp.sum(mask[slices:] * each[slices:]), share
+    count = jnp.maximum(jnp.sum(mask), 1.0)
+    empty, short = (jnp.sum(mask * which.astype(mask.dtype)) / count for which in told)
+    return stack + jnp.sum(mask[slices:] * each[slices:]), empty, short
 
 
 def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
@@ -284,8 +287,9 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
                 terms[f"plane_{name}"] = supervision.weigh(each, config.coverage)
                 terms[f"overflow_{name}"] = each["overflow"]
             elif config.plane:
-                away, empty = plane_distance(x, example, frame, slices, config)
-                terms[f"plane_{name}"], terms[f"empty_{name}"] = away, empty
+                found = plane_distance(x, example, frame, slices, config)
+                told = ("plane", "empty", "overflow")
+                terms |= {f"{k}_{name}": v for k, v in zip(told, found, strict=True)}
             if name == "ed":
                 terms["chamfer"] = losses.chamfer(x, example["vertices_ed"])
                 terms["laplacian_ed"] = losses.laplacian_uniform(x, topology)

@@ -117,9 +117,9 @@ def report(
     page.numbers(_headline(results))
     if (short := cut_short(workdir)) > 0:
         page.notice(
-            f"Up to {short:.1%} of planes were cut by more triangles, or longer "
-            "ones, than there is room for: what the loss said of them is wrong. Raise "
-            "size and reach of the loss."
+            f"On up to {short:.1%} of planes there was more of the mesh than there is "
+            "room for: what the loss said of them is wrong. Raise size and reach of "
+            "the loss or, of projected vertices, top."
         )
     if rows:
         training_section(page, rows)
@@ -149,8 +149,8 @@ def _headline(results: Mapping[str, Any]) -> dict[str, tuple[float | str, str]]:
 
 
 def cut_short(workdir: Path) -> float:
-    """The largest share of planes whose coverage was cut short in training, of both
-    stages where there are two; 0 where none was.
+    """The largest share of planes with too little room in training, of both stages
+    where there are two; 0 where all had enough.
 
     Args:
         workdir: folder of the run.

@@ -67,6 +67,37 @@ def stages(config: MotionConfig) -> dict[str, MotionConfig]:
     return {"ed": dataclasses.replace(config, stage="ed"), ".": config}
 
 
+def expect_room(config: MotionConfig, step: int, terms: Mapping[str, float]) -> None:
+    """Refuses to go on where planes see less of a mesh than they should.
+
+    What is static has room for so many segments, or vertices, of a plane. Beyond it
+    the loss is wrong, and so is all that is learned from it.
+
+    Args:
+        config: of the system.
+        step: of the terms.
+        terms: of its loss; those that begin with ``overflow`` are shares of planes.
+
+    Raises:
+        ValueError: where one is not zero, naming the flags that mend it.
+    """
+    short = max((v for k, v in terms.items() if k.startswith("overflow")), default=0.0)
+    if not short > 0.0:
+        return
+    if isinstance(config, GraphMotionConfig):
+        room = f"system.loss.size {config.loss.size} and .reach {config.loss.reach}"
+    elif config.slice == "coverage":
+        sizes = config.coverage
+        room = f"system.coverage.size {sizes.size} and .reach {sizes.reach}"
+    else:
+        room = f"system.top {config.top}"
+    raise ValueError(
+        f"step {step}: on {short:.1%} of planes there is more of the mesh than {room} "
+        "have room for, and the loss is wrong: expected none. With more room the same "
+        "command goes on from the last checkpoint"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainedMotion:
     """What ``system.json`` holds.

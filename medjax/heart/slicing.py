@@ -284,16 +284,19 @@ def regions(
     return jnp.stack(parts, axis=-1)
 
 
-def overflow(limits: Limits, *, size: int, reach: int) -> Array:
-    """The share of planes that were cut short, float32: a metric to be zero.
+def overflow(
+    limits: Limits, mask: Float[Array, "*p"], *, size: int, reach: int
+) -> Float[Array, ""]:
+    """The share of planes that were cut short: a metric to be zero.
 
     Args:
         limits: what was needed.
+        mask: 1 for planes that count.
         size: room for segments.
         reach: pixels that a segment may span.
     """
     short = (limits.segments > size) | (limits.span > reach)
-    return jnp.mean(short.astype(jnp.float32))
+    return jnp.sum(mask * short.astype(mask.dtype)) / jnp.maximum(jnp.sum(mask), 1.0)
 
 
 def check(limits: Limits, *, size: int, reach: int) -> None:

@@ -102,7 +102,9 @@ def section_terms(
     truth = one_hot(labels, regions.shape[-1])
     terms = {
         "dice": losses.pyramid_dice(regions, truth, mask, levels=config.pyramid),
-        "overflow": slicing.overflow(limits, size=config.size, reach=config.reach),
+        "overflow": slicing.overflow(
+            limits, mask, size=config.size, reach=config.reach
+        ),
     }
     if config.contour:
 

@@ -1,6 +1,7 @@
 """Meshes that follow hearts, from data to scores: train, follow, report."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from medjax.heart.motion_systems import (
     MotionConfig,
     TrainedMotion,
     build,
+    expect_room,
     stages,
 )
 from medjax.heart.subject import Subject
@@ -140,6 +142,10 @@ def train(config: Tracking, data: MotionData) -> dict[str, Variables]:
 
     Returns:
         Weights of the stages by folder.
+
+    Raises:
+        ValueError: where the loss needs what the data do not have, or planes see more
+            of a mesh than there is room for.
     """
     mesh, found = make_mesh(config.mesh), {}
     starts = None
@@ -165,6 +171,7 @@ def train(config: Tracking, data: MotionData) -> dict[str, Variables]:
             batch_size=config.data.batch_size,
             mesh=mesh,
             phase="train" if folder == "." else f"train, {folder}",
+            refuse=functools.partial(expect_room, settings),
         )
         if folder != ".":
             weights = {".": found[folder]}

@@ -57,6 +57,9 @@ logger = logging.getLogger(__name__)
 Eval = Callable[[TrainState, int], Mapping[str, Any]]
 """``evaluate(state, step) -> scalars``; logged as ``eval/<name>``."""
 
+Refuse = Callable[[int, Mapping[str, float]], None]
+"""``refuse(step, metrics)``: raises where they say that training has gone wrong."""
+
 DEFAULT_OPTIMIZER, DEFAULT_TRAIN, DEFAULT_MESH = (
     OptimizerConfig(),
     TrainConfig(),
@@ -76,6 +79,7 @@ def fit(
     rules: Rules = DEFAULT_RULES,
     evals: Sequence[Eval] = (),
     stopping: StoppingConfig | None = None,
+    refuse: Refuse | None = None,
     pretrained: Variables | None = None,
     config: Any = None,
     phase: str = "train",
@@ -101,6 +105,8 @@ def fit(
       stopping: Which of these scalars decides that the run may end before its last
         step; the checkpoint with the best one is then kept beside the latest. Every
         process has to see the same scalars.
+      refuse: Sees the metrics of every row that is logged, on every process; what it
+        raises ends the run, behind its last checkpoint.
       pretrained: Host arrays that replace initialised variables on a fresh start.
       config: Settings of the experiment (dataclass or dict), kept in ``config.json``.
       phase: What the progress calls this training.
@@ -195,6 +201,7 @@ def fit(
             writer=writer,
             evals=evals,
             stopping=rule,
+            refuse=refuse,
             goodput=goodput,
         )
         progress = Progress(phase, train.steps, "steps", done=int(state.step))
@@ -230,6 +237,7 @@ class _Run:
     writer: Writer
     evals: Sequence[Eval]
     stopping: Stopping | None
+    refuse: Refuse | None
     goodput: Goodput
 
     def advance(
@@ -341,6 +349,8 @@ class _Run:
         }
         self.writer.write(n, {**row, **rates, **about, **self.goodput.read(n)})
         progress.remark = f"loss {row['loss']:.4g}"
+        if self.refuse is not None:
+            self.refuse(n, row)
 
     def _due(self, n: int) -> bool:
         """Whether the hooks are to see the state after step n."""

@@ -15,13 +15,18 @@ from experiments.heart import main as heart
 from medjax.data import meshes, nifti
 from medjax.heart.clinical import function, mesh_volumes
 from medjax.heart.data import HELD_OUT
+from medjax.heart.deepmesh import DeepMeshConfig
 from medjax.heart.deepmesh_networks import NetworkConfig
+from medjax.heart.graph_motion import GraphMotionConfig
 from medjax.heart.meshes import Topology
 from medjax.heart.motion_data import MotionDataConfig, draw_subject, mesh_of
 from medjax.heart.motion_report import cut_short
+from medjax.heart.motion_systems import expect_room
 from medjax.heart.scanning import ScanConfig
 from medjax.heart.supervision import LossConfig
 from medjax.heart.tracking import TrackingConfig, run
+from medjax.train.experiment import Experiment
+from medjax.train.log import read_metrics
 from tests.compiling import quickly
 
 DATA = MotionDataConfig(
@@ -139,24 +144,30 @@ def test_a_run_follows_a_cine_scan_of_ones_own(finished, scanned, capsys):
     assert "sax.nii.gz" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def fitted(quick, tmp_path_factory):
-    """DeepMesh, both stages one after the other."""
-    folder = tmp_path_factory.mktemp("runs") / "deepmesh"
+FITTED = dataclasses.replace(DATA, right=False)
+
+
+def fitted_settings(folder):
+    """DeepMesh, both stages one after the other, a step of each."""
     tiny = experiments.deepmesh.TINY
     network = NetworkConfig(
         levels=((4,), (6,)), stem=4, neck=8, up=(6,), fuse=6, volume=(4, 6)
     )
-    config = dataclasses.replace(
+    return dataclasses.replace(
         tiny,
         system=dataclasses.replace(
             tiny.system, given=False, network=network, slice="projection", top=64
         ),
-        data=dataclasses.replace(DATA, right=False),
+        data=FITTED,
         train=dataclasses.replace(tiny.train, steps=1, log_every=1),
         workdir=folder,
     )
-    return run(config), folder
+
+
+@pytest.fixture(scope="module")
+def fitted(quick, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "deepmesh"
+    return run(fitted_settings(folder)), folder
 
 
 def test_deepmesh_fits_a_template_first_and_moves_what_it_found(fitted):
@@ -197,6 +208,39 @@ def test_planes_cut_short_are_told_of_either_stage(tmp_path):
         told = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "metrics.jsonl").write_text(told)
     assert cut_short(tmp_path) == 0.25
+
+
+def test_training_ends_where_planes_are_cut_short(fitted, tmp_path, monkeypatch):
+    """What a plane has no room for is never passed over, of either stage."""
+    _, folder = fitted
+    assert read_metrics(folder)[0]["overflow_motion"] == 0
+    assert read_metrics(folder / "ed")[0]["overflow_ed"] == 0
+
+    def train(self, *_, refuse, **__):
+        refuse(1, {"loss": 1.0, "overflow_ed": 0.5})
+
+    monkeypatch.setattr(Experiment, "fit_recorded", train)
+    data = dataclasses.replace(FITTED, cache=folder / "people")
+    config = dataclasses.replace(fitted_settings(tmp_path), data=data)
+    with pytest.raises(ValueError, match=r"step 1: on 50.* of planes .* system.top 64"):
+        run(config)
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("system", "told"),
+    [
+        (GraphMotionConfig(loss=LossConfig(size=9)), r"loss\.size 9 and \.reach 8 "),
+        (
+            DeepMeshConfig(slice="coverage", coverage=LossConfig(reach=3)),
+            r"coverage\.size 512 and \.reach 3 ",
+        ),
+    ],
+)
+def test_what_has_too_little_room_is_named_by_its_flags(system, told):
+    expect_room(system, 7, {"overflow": 0.0, "loss": 3.0})
+    with pytest.raises(ValueError, match=r"step 7: on 25\.0% of .* system\." + told):
+        expect_room(system, 7, {"overflow_ed": 0.25, "overflow_motion": 0.0})
 
 
 @pytest.mark.parametrize(

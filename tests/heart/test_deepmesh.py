@@ -7,12 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax.heart.deepmesh import CONFIGS, DeepMeshConfig, deepmesh, displaced, warped
+from medjax.heart.deepmesh import (
+    CONFIGS,
+    DeepMeshConfig,
+    deepmesh,
+    displaced,
+    plane_distance,
+    warped,
+)
 from medjax.heart.deepmesh_networks import Block, DeepMesh, NetworkConfig
 from medjax.heart.meshes import Topology
 from medjax.heart.supervision import LossConfig
 from tests.heart.shapes import ventricle
-from tests.heart.test_graph_motion import BATCH, made_batch
+from tests.heart.test_graph_motion import BATCH, D, made_batch
 
 VERTICES, FACES, CODES = ventricle(12, 6)
 TOPOLOGY = Topology.of(FACES, len(VERTICES), CODES, ("endo", "epi"))
@@ -133,8 +140,27 @@ def test_both_stages_as_one_train(joint, batch):
     (value, (terms, updated)), gradient = step(variables, batch, jax.random.key(0))
     assert np.isfinite(float(value)) and "batch_stats" in updated
     assert {"plane_ed", "plane_motion", "chamfer", "image", "empty_ed"} <= set(terms)
+    assert float(terms["overflow_ed"]) == float(terms["overflow_motion"]) == 0.0
     for leaf in jax.tree.leaves(gradient["params"]):
         assert bool(jnp.isfinite(leaf).all()) and bool(jnp.any(leaf != 0))
+
+
+def test_planes_with_more_vertices_than_room_are_told(joint, batch):
+    mask = np.array([1, 1, 1, 1, 0, 0], np.float32)
+    one = {name: jnp.asarray(value[0]) for name, value in batch.items()}
+    one["plane_mask"] = jnp.asarray(mask)
+
+    def short(top):
+        config = dataclasses.replace(PAPER, top=top, within=5.5)
+        told = jax.jit(lambda x: plane_distance(x, one, 1, D, config)[2])
+        return float(told(one["vertices_ed"]))
+
+    # Of the slices, at -60, -40, -20 and -5 mm, the rings within 5.5 mm of each.
+    away = np.abs(batch["vertices_ed"][0][:, 2, None] - [-60, -40, -20, -5])
+    near = np.sort((away < 5.5).sum(0))
+    assert near[0] < near[-1]
+    assert short(int(near[-1])) == 0.0
+    assert short(int(near[0])) == (near > near[0]).mean()
 
 
 def test_views_that_are_absent_do_not_enter_the_statistics(joint, batch):

@@ -196,7 +196,10 @@ def test_what_does_not_fit_is_refused_on_the_host():
     with pytest.raises(ValueError, match=r"has \d\d segments .*size=16"):
         slicing.check(limits, size=16, reach=4)
     slicing.check(limits, size=192, reach=4)
-    assert float(slicing.overflow(limits, size=16, reach=4)) == 1.0
+    every = jnp.ones(len(limits.segments))
+    assert float(slicing.overflow(limits, every, size=16, reach=4)) == 1.0
+    # Planes that are missing have no say.
+    assert float(slicing.overflow(limits, 0 * every, size=16, reach=4)) == 0.0
     with pytest.raises(ValueError, match="spans 3 pixels.*reach=2"):
         slicing.check(limits, size=192, reach=2)
 

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from medjax import train
 from medjax.report.run import MEASURED
 from medjax.train import preemption
+from medjax.train.checkpoint import saved_steps
 from medjax.train.preemption import PreemptionGuard
 from tests.train.short import OPTIMIZER, assert_equal, curve, run
 from tests.train.tiny import Stream, init, loss, quiet_loss
@@ -110,6 +111,23 @@ def test_accumulated_microbatches_equal_the_full_batch(tmp_path):
         np.testing.assert_allclose(
             curve(tmp_path / "1", name), curve(tmp_path / "2", name), rtol=1e-5
         )
+
+
+def test_a_row_that_is_refused_ends_the_run_behind_its_last_checkpoint(tmp_path):
+    seen = []
+
+    def refuse(step, metrics):
+        seen.append(step)
+        if step == 3:
+            raise ValueError(f"step 3: an error of {metrics['error']:.3f}")
+
+    with pytest.raises(ValueError, match=r"step 3: an error of 0\."):
+        run(tmp_path, refuse=refuse, checkpoint_every=2)
+    assert seen == [1, 2, 3]
+    # What was refused is in the log, and in no checkpoint.
+    assert [row["step"] for row in train.read_metrics(tmp_path)] == [1, 2, 3]
+    assert saved_steps(tmp_path) == [2]
+    assert int(run(tmp_path, 4, checkpoint_every=2).step) == 4
 
 
 def test_a_non_finite_loss_stops_and_nothing_is_lost(tmp_path):
