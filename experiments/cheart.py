@@ -10,8 +10,9 @@ The other presets are as large as published. With people's label maps::
 
     python -m experiments.cheart repo --data.root CHeart --data.format cheart
 
-``repo`` is the released code's, ``paper`` standardises conditions, ``improved`` has a
-prior that depends on the person. ``--help`` behind a preset lists all flags.
+``repo`` is the released code's, ``paper`` standardises conditions and keeps the state
+that is best for the people of the part ``val``, ``improved`` has a prior that depends
+on the person. ``--help`` behind a preset lists all flags.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from pathlib import Path
 from medjax.heart.cheart import CONFIGS
 from medjax.heart.data import CHEART, AnatomyConfig
 from medjax.heart.generation import Generation, run
+from medjax.heart.validation import ValidationConfig
 from medjax.train.experiment import main
 from medjax.train.launch import LaunchConfig, cpu_devices
 from medjax.train.optimizer import OptimizerConfig
@@ -48,6 +50,7 @@ FULL = {
         # MengyunQ/CHeart: Adam at a constant rate, batches of 4, 500 epochs.
         optimizer=OptimizerConfig(name="adam", lr=5e-4),
         epochs=500,
+        validation=ValidationConfig(keep="best" if name == "paper" else "last"),
         launch=LaunchConfig(),
         workdir=Path(f"runs/cheart-{name}"),
     )

@@ -9,7 +9,8 @@ vertices, which are too few.
 
 The other presets have the published sizes, 128 x 128 x 64 voxels, 50 frames and a mesh
 of 22 thousand vertices, on phantom people; drawing one takes minutes, once. ``repo`` is
-the released code's, ``paper`` mends its geometry. With the folders that the released
+the released code's, ``paper`` mends its geometry and keeps the state that is best for
+people set aside. With the folders that the released
 code reads, one a person::
 
     python -m experiments.deepmesh paper --data.root people --data.format deepmesh
@@ -27,6 +28,7 @@ from medjax.heart.phantom_mesh import SIZES
 from medjax.heart.scanning import ScanConfig
 from medjax.heart.supervision import LossConfig
 from medjax.heart.tracking import DeepMeshTracking, run
+from medjax.heart.validation import ValidationConfig
 from medjax.train.experiment import main
 from medjax.train.launch import LaunchConfig
 from medjax.train.optimizer import OptimizerConfig
@@ -68,6 +70,7 @@ FULL = {
         # qmeng99/DeepMesh: Adam at a constant rate, 401 epochs.
         optimizer=OptimizerConfig(name="adam", lr=1e-4),
         epochs=401,
+        validation=ValidationConfig(keep="best" if name == "paper" else "last"),
         launch=LaunchConfig(),
         workdir=Path(f"runs/deepmesh-{name}"),
     )

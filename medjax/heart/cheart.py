@@ -29,7 +29,7 @@ instead of drawing each.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -126,12 +126,14 @@ class GenerativeSystem:
 
     ``apply`` has ``complete``, from ``{"labels": b d h w, "conditions": b c}``, and
     ``generate``, from ``{"noise": b z, "conditions": b c}``; both give logits of all
-    frames, ``b t d h w k``.
+    frames, ``b t d h w k``. ``judged`` is the loss of a batch by the network as it is
+    used: the posterior's mean, running statistics, KL at its full weight.
     """
 
     init: Init
     loss: Loss
     apply: Mapping[str, Apply]
+    judged: Callable[[Variables, Batch], Array]
     frozen: tuple[str, ...] = ()
 
 
@@ -185,6 +187,19 @@ def cheart_system(config: CHeartConfig) -> GenerativeSystem:
         }
         return total, (metrics, {**updated, "counters": {"step": step + 1}})
 
+    def judged(variables: Variables, batch: Batch) -> Array:
+        def run(m: CHeart) -> tuple[Array, Gaussian, Gaussian]:
+            labels, conditions = batch["labels"], batch["conditions"]
+            posterior = m.encode(labels[:, 0], conditions)
+            logits = m.decode(posterior.mean, conditions)
+            return logits, posterior, m.prior(conditions)
+
+        logits, posterior, prior = nn.apply(run, module)(variables)
+        entropy, dice = reconstruction_loss(logits, batch["labels"], config)
+        each = jnp.mean(divergence(posterior, prior), axis=0)
+        warm = jnp.asarray(config.warmup, jnp.int32)
+        return entropy + config.dice * dice + divergence_cost(each, warm, config)
+
     def complete(variables: Variables, given: Batch) -> Array:
         def run(m: CHeart) -> Array:
             posterior = m.encode(given["labels"], given["conditions"])
@@ -200,4 +215,4 @@ def cheart_system(config: CHeartConfig) -> GenerativeSystem:
         return nn.apply(run, module)(variables)
 
     apply = {"complete": complete, "generate": generate}
-    return GenerativeSystem(init, loss, apply)
+    return GenerativeSystem(init, loss, apply, judged)

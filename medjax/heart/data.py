@@ -35,7 +35,7 @@ from medjax.heart.label_maps import Labels, places
 from medjax.heart.meshes import unit
 from medjax.heart.population import CONDITIONS, person
 from medjax.heart.trees import open_cheart
-from medjax.progress import track
+from medjax.progress import say, track
 
 Format = Literal["phantom", "cheart", "ukb", "acdc", "mnms"]
 HELD_OUT = 0
@@ -79,6 +79,7 @@ class Anatomies:
         name: of the data, for titles.
         train: rows with ``labels`` ``t d h w`` and ``conditions``.
         test: rows of the same.
+        valid: people set aside, by whom a state is chosen; None where nobody is.
         filled: people of whom a condition is not known, by its name.
     """
 
@@ -86,16 +87,19 @@ class Anatomies:
     train: ArraySource
     test: ArraySource
     filled: dict[str, int]
+    valid: ArraySource | None = None
 
 
 Person = tuple[UInt8[np.ndarray, "t d h w"], Float[np.ndarray, " c"]]
 
 
-def open_anatomies(config: AnatomyConfig) -> Anatomies:
+def open_anatomies(config: AnatomyConfig, *, aside: int = 0) -> Anatomies:
     """The data that the flags describe.
 
     Args:
         config: phantoms, or a tree.
+        aside: how many are set aside, the last of those to train on; of CHeart's tree
+            all of the part ``val``, if not 0.
 
     Raises:
         DataError: where a tree is at fault.
@@ -111,20 +115,19 @@ def open_anatomies(config: AnatomyConfig) -> Anatomies:
     expect_root(config)
     if config.format == "phantom":
         populations = ((1 + config.seed, config.people), (HELD_OUT, config.test_people))
+        expect_somebody(config, config.people + config.test_people, aside)
         parts = [_phantoms(config, *which) for which in populations]
         name = f"{config.people} phantom hearts"
     elif config.format == "cheart":
-        parts = _cheart(config)
+        parts = _cheart(config, valid=aside > 0)
         name = f"{config.root} (CHeart)"
     else:
         every = _tree(config)
-        if len(every) <= config.test_people:
-            raise ValueError(
-                f"data.test-people is {config.test_people} of {len(every)} people in "
-                f"{config.root}: nobody is left to train on"
-            )
+        expect_somebody(config, len(every), aside)
         parts = [every[: -config.test_people], every[-config.test_people :]]
         name = f"{config.root} ({config.format})"
+    if aside and config.format != "cheart":
+        parts = [parts[0][:-aside], parts[1], parts[0][-aside:]]
     told = [np.stack([c for _, c in part]) for part in parts]
     every = np.concatenate(told)
     absent = np.isnan(every).sum(0)
@@ -139,8 +142,7 @@ def open_anatomies(config: AnatomyConfig) -> Anatomies:
         for part, c in zip(parts, told, strict=True)
     ]
     filled = {n: int(k) for n, k in zip(CONDITIONS, absent, strict=True) if k}
-    train, test = rows
-    return Anatomies(name, train, test, filled)
+    return Anatomies(name, rows[0], rows[1], filled, *rows[2:])
 
 
 def expect_enough(config: Any, least: Mapping[str, int]) -> None:
@@ -175,6 +177,26 @@ def expect_root(config: Any) -> None:
         )
 
 
+def expect_somebody(config: Any, count: int, aside: int) -> None:
+    """Refuses to hold out, and to set aside, everybody that there is.
+
+    Args:
+        config: of a data set of this room, with ``test_people`` and ``root``.
+        count: people, those held out among them.
+        aside: how many of them choose a state.
+
+    Raises:
+        ValueError: where nobody is left to train on.
+    """
+    if count <= config.test_people + aside:
+        where = "" if config.root is None else f" in {config.root}"
+        also = f" and validation.people {aside}" if aside else ""
+        raise ValueError(
+            f"data.test-people is {config.test_people}{also} of {count} people{where}: "
+            "nobody is left to train on"
+        )
+
+
 def _phantoms(config: AnatomyConfig, population: int, count: int) -> list[Person]:
     grid = anatomy_grid(config.shape, config.spacing)
     times = np.arange(config.frames) / config.frames
@@ -186,11 +208,18 @@ def _phantoms(config: AnatomyConfig, population: int, count: int) -> list[Person
     return found
 
 
-def _cheart(config: AnatomyConfig) -> list[list[Person]]:
-    """Training people, and those of the part ``test``."""
+def _cheart(config: AnatomyConfig, *, valid: bool) -> list[list[Person]]:
+    """Training people, those of the part ``test`` and, if asked for, of ``val``."""
     assert config.root is not None
     parts: dict[str, list[Person]] = {"train": [], "test": []}
-    people = [p for p in open_cheart(config.root) if p.part in parts]
+    parts |= {"val": []} if valid else {}
+    every = open_cheart(config.root)
+    people = [p for p in every if p.part in parts]
+    if unread := len(every) - len(people):
+        say(
+            f"{unread} people of the part 'val' are not read: --validation.keep best "
+            "keeps the state that is best for them"
+        )
     for one in track(people, "label maps", len(people), "people"):
         labels = one.read()
         if labels.shape[1:] != config.shape:
@@ -209,7 +238,7 @@ def _cheart(config: AnatomyConfig) -> list[list[Person]]:
     for part, found in parts.items():
         if not found:
             raise DataError(f"data.root: {config.root} has nobody in the part {part!r}")
-    return [parts["train"], parts["test"]]
+    return list(parts.values())
 
 
 def _tree(config: AnatomyConfig) -> list[Person]:

@@ -310,10 +310,22 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
         variables: Variables, batch: Batch, key: Key
     ) -> tuple[Array, tuple[Metrics, Variables]]:
         del key
-        sax, *views = images(batch)
+        seen = images(batch)
         found, updated = module.apply(
-            variables, sax, *views, train=True, mutable=["batch_stats"]
+            variables, *seen, train=True, mutable=["batch_stats"]
         )
+        total, terms = weighed(found, batch, seen[0])
+        return total, (terms, updated)
+
+    def judged(variables: Variables, batch: Batch) -> Array:
+        seen = images(batch)
+        found: Any = module.apply(variables, *seen, train=False)
+        return weighed(found, batch, seen[0])[0]
+
+    def weighed(
+        found: dict[str, Array], batch: Batch, sax: Array
+    ) -> tuple[Array, Metrics]:
+        """The loss of fields that were found, and its terms."""
         examples = {**{name: batch[name] for name in fields}, "sax": sax}
         each = jax.vmap(example_terms)(examples, moved(found, batch), found)
         terms = {name: jnp.mean(value) for name, value in each.items()}
@@ -323,7 +335,7 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
         for name, field in found.items():
             terms[f"smoothness_{name}"] = losses.huber_deepmesh(_scaled(field, config))
             total = total + config.smoothness * terms[f"smoothness_{name}"]
-        return total, (terms, updated)
+        return total, terms
 
     def vertices(which: str) -> Any:
         def apply(variables: Variables, batch: Batch) -> Float[Array, "b n 3"]:
@@ -335,7 +347,8 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
     apply = {"vertices": vertices("ed" if config.stage == "ed" else "t")}
     if config.stage == "joint":
         apply["vertices_ed"] = vertices("ed")
-    return MotionSystem(init, loss, apply, tuple(dict.fromkeys(fields)), topology)
+    every = tuple(dict.fromkeys(fields))
+    return MotionSystem(init, loss, apply, every, topology, judged)
 
 
 def _scaled(field: Array, config: DeepMeshConfig) -> Array:

@@ -36,6 +36,7 @@ from medjax.heart.data import (
 from medjax.heart.generation_report import show
 from medjax.heart.population import CONDITIONS, EJECTION_DEVIATION
 from medjax.heart.systems import Generator, Trained
+from medjax.heart.validation import ValidationConfig, watched
 from medjax.metrics.cases import Cases
 from medjax.metrics.distributions import beside_controls
 from medjax.train.agree import on_first
@@ -85,6 +86,8 @@ class Generation(Experiment):
     """Whose hearts are learned."""
     launch: LaunchConfig = LaunchConfig(cpu_devices=cpu_devices())
     """How processes find each other."""
+    validation: ValidationConfig = ValidationConfig()
+    """Which state is kept."""
     evaluation: GenerationConfig = GenerationConfig()
     """What is scored at the end."""
     workdir: Path = Path("runs/cheart")
@@ -121,7 +124,7 @@ def run(config: Generation) -> dict[str, Any]:
     """
     if config.evaluation.draws < 2 or config.evaluation.sweep < 1:
         raise ValueError("evaluation: expected 2 draws and 1 of the sweep at least")
-    anatomies = open_anatomies(config.data)
+    anatomies = open_anatomies(config.data, aside=config.validation.aside)
     counts = len(anatomies.train), len(anatomies.test)
     if min(counts) < 2:
         raise ValueError(
@@ -172,10 +175,27 @@ def train(config: Generation, anatomies: Anatomies) -> tuple[Trained, Variables]
         anatomies.name,
         anatomies.filled,
         tuple(built.apply),
+        config.validation.rule,
+    )
+    asked = anatomies.valid
+    inside, options = watched(
+        config,
+        config.validation.rule,
+        built.judged,
+        [] if asked is None else [asked[i] for i in range(len(asked))],
+        rows=rows,
+        batch_size=size,
+        mesh=mesh,
     )
     batches = training_batches(anatomies.train, batch_size=size, seed=config.data.seed)
-    variables = config.fit_recorded(
-        lambda: trained, built, batches, rows=rows, batch_size=size, mesh=mesh
+    variables = inside.fit_recorded(
+        lambda: trained,
+        built,
+        batches,
+        rows=rows,
+        batch_size=size,
+        mesh=mesh,
+        **options,
     )
     return trained, variables
 
@@ -276,7 +296,11 @@ def evaluate(
     ages, sweep = age_sweep(generator, train["conditions"], spacing, options)
     results = {
         "data": anatomies.name,
-        "people": {"train": len(anatomies.train), "test": len(anatomies.test)},
+        "people": {
+            part: len(rows)
+            for part in ("train", "valid", "test")
+            if (rows := getattr(anatomies, part)) is not None
+        },
         "left_out": peers.left_out,
         "conditions_filled": dict(anatomies.filled),
         "completion": completion_scores(completed, test["labels"], spacing),

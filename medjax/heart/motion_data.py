@@ -30,7 +30,7 @@ from jaxtyping import Float, Float32
 from medjax.data import meshes
 from medjax.data.boundary import reading
 from medjax.heart.contours import trace
-from medjax.heart.data import HELD_OUT, expect_enough, expect_root
+from medjax.heart.data import HELD_OUT, expect_enough, expect_root, expect_somebody
 from medjax.heart.datasets import labelled, open_tree
 from medjax.heart.exporting import MEAN_HEART
 from medjax.heart.fitting import FitConfig
@@ -152,6 +152,7 @@ class MotionData(NamedTuple):
         topology: of the mesh.
         reference: vertices of a typical heart, mm.
         truth: what stands for it; the motion of phantoms is known.
+        valid: people set aside, by whom a state is chosen.
     """
 
     name: str
@@ -160,6 +161,7 @@ class MotionData(NamedTuple):
     topology: Topology
     reference: Float32[np.ndarray, "n 3"]
     truth: Truth = "known"
+    valid: Sequence[Subject] = ()
 
 
 def mesh_of(
@@ -178,7 +180,11 @@ def mesh_of(
 
 
 def open_motion(
-    config: MotionDataConfig, folder: Path, *, resliced: bool = False
+    config: MotionDataConfig,
+    folder: Path,
+    *,
+    resliced: bool = False,
+    aside: int = 0,
 ) -> MotionData:
     """The data that the flags describe.
 
@@ -187,6 +193,7 @@ def open_motion(
         folder: of the run, for people that are drawn or fitted.
         resliced: bring the stacks of a tree to as many slices as far apart as phantoms
             have (DeepMesh, whose slices are channels).
+        aside: how many are set aside, the last of those to train on.
 
     Raises:
         DataError: where a person that was kept, or a tree, is damaged.
@@ -219,11 +226,7 @@ def open_motion(
             shared, making = _folders(config, kept)
         else:
             making = _fitted(config, kept, resliced=resliced)
-        if len(making) <= config.test_people:
-            raise ValueError(
-                f"data.test-people is {config.test_people} of {len(making)} people in "
-                f"{config.root}: nobody is left to train on"
-            )
+        expect_somebody(config, len(making), aside)
         absent = [path for path in making if not path.is_dir()]
         for path in track(absent, what, len(absent), "hearts"):
             _keep(path, making[path]())
@@ -239,9 +242,10 @@ def open_motion(
         topology, reference = wall_topology(mesh), mesh.vertices.astype(np.float32)
     split = len(people) - config.test_people
     told = f"hearts of {config.root} ({config.format})"
-    name = f"{split} {'phantom hearts' if config.format == 'phantom' else told}"
-    train, test = people[:split], people[split:]
-    return MotionData(name, train, test, topology, reference, truth)
+    start = split - aside
+    name = f"{start} {'phantom hearts' if config.format == 'phantom' else told}"
+    parts = people[:start], people[split:], topology, reference, truth
+    return MotionData(name, *parts, people[start:split])
 
 
 Making = dict[Path, Callable[[], Subject]]

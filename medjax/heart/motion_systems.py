@@ -22,8 +22,9 @@ from medjax.heart.graph_motion import GraphMotionConfig, graph_motion
 from medjax.heart.meshes import Topology
 from medjax.heart.scanning import ScanConfig
 from medjax.heart.system import MotionSystem
-from medjax.train.checkpoint import load_variables, saved_steps
+from medjax.train.checkpoint import load_variables
 from medjax.train.record import load_record, save_record
+from medjax.train.stopping import StoppingConfig, best_step
 from medjax.typing import Variables
 
 MotionConfig: TypeAlias = GraphMotionConfig | DeepMeshConfig
@@ -109,6 +110,7 @@ class TrainedMotion:
         right: whether that had a right ventricle.
         data: what it was trained on, for titles.
         can: what a run can do.
+        stopping: which validation score chose the weights; None: they are the last.
     """
 
     system: MotionConfig
@@ -117,6 +119,7 @@ class TrainedMotion:
     right: bool
     data: str
     can: tuple[str, ...] = ("track",)
+    stopping: StoppingConfig | None = None
 
     def save(self, workdir: Path) -> None:
         """Writes ``system.json`` into a folder, made where it is missing."""
@@ -199,16 +202,14 @@ class Follower:
         return np.concatenate(found)[: len(examples)]
 
 
-def load_weights(folder: Path, config: MotionConfig) -> dict[str, Variables]:
-    """The weights of a run's last checkpoints, by the folders of its stages.
+def load_weights(folder: Path, trained: TrainedMotion) -> dict[str, Variables]:
+    """The weights that a run kept, by the folders of its stages.
 
     Raises:
         ValueError: for a run, or a stage of one, without a checkpoint.
     """
     found: dict[str, Variables] = {}
-    for name in stages(config):
-        steps = saved_steps(folder / name)
-        if not steps:
-            raise ValueError(f"{folder / name} has no checkpoint: train it first")
-        found[name] = load_variables(folder / name, step=steps[-1])
+    for name in stages(trained.system):
+        step = best_step(folder / name, trained.stopping)
+        found[name] = load_variables(folder / name, step=step)
     return found

@@ -1,12 +1,15 @@
 """What a system of moving hearts is to the rest of the house: pure functions."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from jax import Array
 
 from medjax.heart.meshes import Topology
 from medjax.train.state import Init
 from medjax.train.step import Loss
 from medjax.train.system import Apply
+from medjax.typing import Batch, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,7 @@ class MotionSystem:
             t, ``b n 3`` in mm, and of a system that fits end-diastole those of ED.
         fields: of :mod:`medjax.heart.batch`, read by ``init`` and ``loss``.
         topology: faces, surfaces and tables of the mesh.
+        judged: variables and batch to the loss of the network as it is used.
         frozen: regular expressions of parameters that are not trained.
     """
 
@@ -28,4 +32,5 @@ class MotionSystem:
     apply: Mapping[str, Apply]
     fields: tuple[str, ...]
     topology: Topology
+    judged: Callable[[Variables, Batch], Array]
     frozen: tuple[str, ...] = ()

@@ -17,8 +17,9 @@ from jaxtyping import Float, Integer, UInt8
 from medjax.heart.cheart import cheart_system
 from medjax.heart.cheart_network import CHeartConfig
 from medjax.heart.population import CONDITIONS
-from medjax.train.checkpoint import load_variables, saved_steps
+from medjax.train.checkpoint import load_variables
 from medjax.train.record import load_record, save_record
+from medjax.train.stopping import StoppingConfig, best_step
 from medjax.typing import Key, Variables
 
 FAMILIES: Mapping[str, type] = {"cheart": CHeartConfig}
@@ -37,6 +38,7 @@ class Trained:
         data: what it was trained on, for titles.
         filled: people of whom a condition was not known, by its name.
         can: what the system can do, names of its ``apply``.
+        stopping: which validation score chose the weights; None: they are the last.
     """
 
     system: CHeartConfig
@@ -44,6 +46,7 @@ class Trained:
     data: str
     filled: Mapping[str, int]
     can: tuple[str, ...] = ()
+    stopping: StoppingConfig | None = None
 
     def save(self, workdir: Path) -> None:
         """Writes ``system.json`` into a folder, made where it is missing."""
@@ -142,14 +145,12 @@ class Generator:
 
 
 def open_run(folder: Path) -> Generator:
-    """The generator of a run, with the weights of its last checkpoint.
+    """The generator of a run, with the weights that it kept.
 
     Raises:
         FileNotFoundError: for a folder that is absent, or not a run's.
         ValueError: for a run without a checkpoint.
     """
     trained = Trained.load(folder)
-    steps = saved_steps(folder)
-    if not steps:
-        raise ValueError(f"{folder} has no checkpoint: train it first")
-    return Generator(trained, load_variables(folder, step=steps[-1]))
+    step = best_step(folder, trained.stopping)
+    return Generator(trained, load_variables(folder, step=step))

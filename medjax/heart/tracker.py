@@ -198,7 +198,7 @@ class Tracker:
 
 
 def open_run(folder: Path) -> Tracker:
-    """The tracker of a run, with the weights of its last checkpoints.
+    """The tracker of a run, with the weights that it kept.
 
     Raises:
         FileNotFoundError: for a folder that is absent, or not a run's.
@@ -210,4 +210,4 @@ def open_run(folder: Path) -> Tracker:
             f"{folder} is the first stage of a run, which moves nothing: open the run, "
             "the folder above"
         )
-    return Tracker(trained, load_weights(folder, trained.system))
+    return Tracker(trained, load_weights(folder, trained))

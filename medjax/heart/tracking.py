@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,12 +29,15 @@ from medjax.heart.motion_systems import (
     stages,
 )
 from medjax.heart.subject import Subject
+from medjax.heart.validation import ValidationConfig, watched
 from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
 from medjax.train.launch import LaunchConfig, cpu_devices
 from medjax.train.mesh import make_mesh
 from medjax.typing import Variables
 
+ASKED = 0.4
+"""Share of the cycle at which people set aside are asked."""
 NAMES = {GraphMotionConfig: "graph network", DeepMeshConfig: "DeepMesh"}
 TRACK = """
 To follow a heart of your own, from a cine scan and its mesh at end-diastole:
@@ -72,6 +76,8 @@ class Tracking(Experiment):
     """Whose hearts are followed."""
     launch: LaunchConfig = LaunchConfig(cpu_devices=cpu_devices())
     """How processes find each other."""
+    validation: ValidationConfig = ValidationConfig()
+    """Which state is kept."""
     evaluation: TrackingConfig = TrackingConfig()
     """What is shown at the end."""
 
@@ -120,7 +126,8 @@ def run(config: Tracking) -> dict[str, Any]:
             f"{config.data.test_people} people, from 0"
         )
     channels = isinstance(config.system, DeepMeshConfig)
-    data = open_motion(config.data, config.workdir, resliced=channels)
+    aside = config.validation.aside
+    data = open_motion(config.data, config.workdir, resliced=channels, aside=aside)
     weights = train(config, data)
     follower = Follower(weights, config.system, data.topology, data.reference)
     results, shown = evaluate(follower, data, config)
@@ -148,7 +155,7 @@ def train(config: Tracking, data: MotionData) -> dict[str, Variables]:
             of a mesh than there is room for.
     """
     mesh, found = make_mesh(config.mesh), {}
-    starts = None
+    starts = asked_starts = None
     for folder, settings in stages(config.system).items():
         system = build(settings, data.topology, data.reference)
         if data.truth == "contours" and "vertices_t" in system.fields:
@@ -158,8 +165,17 @@ def train(config: Tracking, data: MotionData) -> dict[str, Variables]:
                 "'contours'"
             )
         rows = MotionRows(data.train, system.fields, starts)
-        inside = dataclasses.replace(
+        inside: Any = dataclasses.replace(
             config, system=settings, workdir=config.workdir / folder
+        )
+        inside, options = watched(
+            inside,
+            config.validation.rule,
+            system.judged,
+            asked_examples(data.valid, system.fields, asked_starts),
+            rows=len(rows),
+            batch_size=config.data.batch_size,
+            mesh=mesh,
         )
         found[folder] = inside.fit_recorded(
             lambda settings=settings: describe(config, settings, data),
@@ -172,11 +188,37 @@ def train(config: Tracking, data: MotionData) -> dict[str, Variables]:
             mesh=mesh,
             phase="train" if folder == "." else f"train, {folder}",
             refuse=functools.partial(expect_room, settings),
+            **options,
         )
         if folder != ".":
             weights = {".": found[folder]}
             first = Follower(weights, settings, data.topology, data.reference)
-            starts = list(first.follow([one.example(1) for one in data.train]))
+            starts, asked_starts = (
+                list(first.follow([one.example(1) for one in people])) if people else []
+                for people in (data.train, data.valid)
+            )
+    return found
+
+
+def asked_examples(
+    people: Sequence[Subject],
+    fields: Sequence[str],
+    starts: Sequence[np.ndarray] | None,
+) -> list[dict[str, np.ndarray]]:
+    """End-diastole and one later frame of people set aside.
+
+    The frame is the nearest to :data:`ASKED`, as published: 20 of 50.
+
+    Args:
+        people: set aside.
+        fields: that a loss reads.
+        starts: meshes at end-diastole, where those are not to be the true ones.
+    """
+    found = []
+    for i, one in enumerate(people):
+        frame = 1 + int(np.argmin(np.abs(np.asarray(one.times)[1:] - ASKED)))
+        example = one.example(frame, None if starts is None else starts[i])
+        found.append({name: example[name] for name in fields})
     return found
 
 
@@ -185,7 +227,14 @@ def describe(
 ) -> TrainedMotion:
     """What is needed to use the run's weights elsewhere."""
     people = config.data
-    return TrainedMotion(settings, people.scan, people.mesh, people.right, data.name)
+    return TrainedMotion(
+        settings,
+        people.scan,
+        people.mesh,
+        people.right,
+        data.name,
+        stopping=config.validation.rule,
+    )
 
 
 def follow(follower: Follower, subject: Subject) -> np.ndarray:
@@ -233,7 +282,11 @@ def evaluate(
     results = {
         "data": data.name,
         "truth": data.truth,
-        "people": {"train": len(data.train), "test": len(data.test)},
+        "people": {
+            part: len(people)
+            for part in ("train", "valid", "test")
+            if (people := getattr(data, part))
+        },
         "tracking": tracking,
         "contours": contours,
         "each": scores[_name(config)],

@@ -18,7 +18,7 @@ from medjax.train.workload import Workload, spec
 def generation(config: Generation) -> Workload:
     """The generator that `medjax.heart.generation.run` trains."""
     data, size = config.data, config.data.batch_size
-    rows = data.people if data.root is None else None
+    rows = data.people - config.validation.aside if data.root is None else None
     _, length = config.resolved(rows=rows or size, batch_size=size)
     system = dataclasses.replace(
         config.system,
@@ -60,6 +60,7 @@ def tracking(config: Tracking, *, stage: str = ".") -> Workload:
         for field in system.fields
     }
     # How many people a tree has is not known without it.
-    rows = data.people * (scan.frames - 1) if data.root is None else None
+    people = data.people - config.validation.aside
+    rows = people * (scan.frames - 1) if data.root is None else None
     inside = dataclasses.replace(config, system=every[stage])
     return Workload(system, batch, rows, inside)

@@ -17,7 +17,9 @@ import jax
 import tyro
 from jax.sharding import Mesh
 
+from medjax.progress import say
 from medjax.train.agree import on_first
+from medjax.train.checkpoint import load_variables
 from medjax.train.ending import ends_in_words
 from medjax.train.launch import LaunchConfig, launch
 from medjax.train.leaving import conclude
@@ -29,8 +31,9 @@ from medjax.train.mirror import mirrored
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.record import RECORD
 from medjax.train.settings import TrainConfig
-from medjax.train.sharding import on_host
+from medjax.train.sharding import on_host, replicated
 from medjax.train.state import TrainState
+from medjax.train.stopping import best_step
 from medjax.train.storage import is_remote, run_folder
 from medjax.train.system import System
 from medjax.train.unison import check_flags
@@ -171,7 +174,8 @@ class Experiment:
           **options: Of `fit`.
 
         Returns:
-          The weights (averaged, if asked for) on this process's first device.
+          The weights (averaged, if asked for) on this process's first device: after the
+          last step, or where ``stopping`` is given those that validation chose.
         """
         described = functools.cache(describe)
 
@@ -183,7 +187,16 @@ class Experiment:
         state = self.fit(system, data, mesh=mesh, **options)
         # Also where a run went on with other settings.
         on_first(lambda: described().save(self.workdir), what="record, again")
-        return jax.device_put(on_host(state.averaged_variables, mesh))
+        variables, stopping = state.averaged_variables, options.get("stopping")
+        if stopping is not None:
+            step = on_first(
+                lambda: best_step(self.workdir, stopping), what="best checkpoint"
+            )
+            say(f"kept: the state after step {step}, by validation")
+            variables = load_variables(
+                self.workdir, step=step, sharding=replicated(mesh)
+            )
+        return jax.device_put(on_host(variables, mesh))
 
 
 def command(

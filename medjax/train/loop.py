@@ -181,6 +181,8 @@ def fit(
             if pretrained is not None:
                 state = overlay(state, pretrained)
         rule = stopping and stopped.resumed(workdir, stopping, start=start)
+        if rule and rule.best is not None:
+            checkpoints.protect([rule.best])
         if int(state.step) >= train.steps or (rule and rule.exhausted):
             return state
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medjax.train.agree import on_first
+from medjax.train.checkpoint import saved_steps
 from medjax.train.log import read_metrics
 from medjax.train.storage import Folder, run_folder
 
@@ -116,3 +117,23 @@ def resumed(workdir: Folder, config: StoppingConfig, *, start: int | None) -> St
         what="scores so far",
     )
     return Stopping(config, {step: score for step, score in found})
+
+
+def best_step(
+    workdir: str | os.PathLike[str], stopping: StoppingConfig | None = None
+) -> int:
+    """The checkpoint that validation chose; the newest where none was scored.
+
+    Args:
+      workdir: Folder of the run.
+      stopping: What chose; None: nobody did.
+
+    Raises:
+      ValueError: Where there is no checkpoint.
+    """
+    steps = saved_steps(workdir)
+    if not steps:
+        raise ValueError(f"{workdir} has no checkpoint yet: train it first")
+    scores = past_scores(workdir, stopping.metric) if stopping else {}
+    kept = {step: score for step, score in scores.items() if step in steps}
+    return stopping.best(kept) if stopping and kept else steps[-1]

@@ -27,7 +27,7 @@ from medjax.train.loop import Eval, fit
 from medjax.train.mesh import make_mesh
 from medjax.train.sharding import replicated
 from medjax.train.state import TrainState
-from medjax.train.stopping import StoppingConfig
+from medjax.train.stopping import StoppingConfig, best_step
 from medjax.train.system import System
 from medjax.typing import Variables
 from medjax.vlp.classifier import (
@@ -50,7 +50,6 @@ from medjax.vlp.labelled import (
 from medjax.vlp.segmenter import Head
 from medjax.vlp.starts import Start, find_start, load_tower
 from medjax.vlp.towers import ImageTowerConfig
-from medjax.vlp.tuned import best_step
 
 R = TypeVar("R")
 RESAMPLES = 300

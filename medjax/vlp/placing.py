@@ -18,6 +18,7 @@ from medjax.train.loop import Eval
 from medjax.train.mesh import make_mesh
 from medjax.train.sharding import replicated
 from medjax.train.state import TrainState
+from medjax.train.stopping import best_step
 from medjax.vlp.detector import DetectorConfig
 from medjax.vlp.evaluate import Encoder
 from medjax.vlp.finetuning import Finetuning, open_data, train_on
@@ -28,7 +29,6 @@ from medjax.vlp.placed_run import PlaceRecord, detections
 from medjax.vlp.placing_report import show
 from medjax.vlp.segmenter import SegmenterConfig
 from medjax.vlp.starts import Start, find_start, load_tower
-from medjax.vlp.tuned import best_step
 
 SCORES = {"mask": ("dice", "dice_with_background"), "boxes": ("map",)}
 """What validation scores, by what is found; the first decides where no one says."""

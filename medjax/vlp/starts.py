@@ -11,6 +11,7 @@ from medjax.data.documents import read_json, revive
 from medjax.data.images import ResizeMode
 from medjax.train.checkpoint import load_variables, saved_steps
 from medjax.train.record import RECORD, read_family
+from medjax.train.stopping import best_step
 from medjax.train.system import System
 from medjax.typing import Variables
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig
@@ -18,7 +19,6 @@ from medjax.vlp.export import PREPARATION, Preparation
 from medjax.vlp.finetuned import FAMILY, ClassifierRecord
 from medjax.vlp.systems import PairRecord
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig, load_towers
-from medjax.vlp.tuned import best_step
 from medjax.weights import checkpoint_digest
 
 WHAT = "preparation of exported towers"

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, TypeVar
 import jax
 
 from medjax.data.images import ResizeMode
-from medjax.train.checkpoint import load_variables, saved_steps
+from medjax.train.checkpoint import load_variables
 from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.train.record import load_record, save_record
 from medjax.train.sharding import replicated
-from medjax.train.stopping import StoppingConfig, past_scores
+from medjax.train.stopping import StoppingConfig, best_step
 from medjax.vlp.applied import Applied
 from medjax.vlp.towers import ImageTowerConfig
 
@@ -70,20 +70,6 @@ class TunedRecord:
             DataError: where it is damaged, of another version, or of no such run.
         """
         return load_record(workdir, cls, dict(cls.families))
-
-
-def best_step(folder: Path, stopping: StoppingConfig) -> int:
-    """The checkpoint that validation chose; the newest where none was scored.
-
-    Raises:
-        ValueError: Where there is no checkpoint.
-    """
-    steps = saved_steps(folder)
-    if not steps:
-        raise ValueError(f"{folder} has no checkpoint yet: train it first")
-    scores = past_scores(folder, stopping.metric)
-    kept = {step: score for step, score in scores.items() if step in steps}
-    return stopping.best(kept) if kept else steps[-1]
 
 
 def open_best(kind: type[A], folder: Path, record: Any) -> A:

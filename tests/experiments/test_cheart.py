@@ -19,13 +19,16 @@ from medjax.heart.generation import GenerationConfig, run
 from medjax.heart.label_maps import Labels
 from medjax.heart.phantom import make_heart
 from medjax.heart.population import person
+from medjax.heart.validation import ValidationConfig
+from medjax.train.checkpoint import load_variables
+from medjax.train.stopping import best_step, past_scores
 from tests.compiling import quickly
 
 DATA = AnatomyConfig(
     frames=3,
     shape=(16, 16, 16),
     spacing=(7.0, 8.0, 8.0),
-    people=8,
+    people=10,
     test_people=4,
     batch_size=8,
 )
@@ -39,6 +42,7 @@ def finished(tmp_path_factory):
         system=dataclasses.replace(TINY.system, latent=4, width=2),
         data=DATA,
         train=dataclasses.replace(TINY.train, steps=2, log_every=1),
+        validation=ValidationConfig(keep="best"),
         evaluation=GenerationConfig(draws=2, sweep=1),
         workdir=folder,
     )
@@ -57,7 +61,11 @@ def test_a_run_ends_with_scores_beside_controls_and_a_page(finished):
     groups = {row["group"] for row in kept["generation"]}
     assert {"CHeart", "floor", "copy", "unconditional"} <= groups
     assert kept["left_out"] == []
-    assert kept["ef_deviation"] == 4.0 and results["people"] == {"train": 8, "test": 4}
+    assert kept["ef_deviation"] == 4.0 and results["people"] == {
+        "train": 8,
+        "valid": 2,
+        "test": 4,
+    }
     page = (folder / "report.html").read_text()
     assert "phantoms of one sex deviate by 4" in page and "no method can" not in page
     # Few steps may draw hearts without a left ventricle, which have no sweep.
@@ -104,6 +112,12 @@ def test_a_run_opens_again_and_completes_and_generates(finished):
     key = jax.random.key(0)
     drawn = opened.generate(people["conditions"], key=key)
     np.testing.assert_array_equal(drawn, opened.generate(people["conditions"], key=key))
+    # Asked after every pass over eight people in batches of eight.
+    rule = opened.trained.stopping
+    scores = past_scores(folder, rule.metric)
+    assert list(scores) == [1, 2] and rule.best(scores) == best_step(folder, rule)
+    kept = load_variables(folder, step=rule.best(scores))
+    jax.tree.map(np.testing.assert_array_equal, opened.variables, kept)
     with pytest.raises(ValueError, match=r"\(16, 16, 8\) voxels, the run's are"):
         opened.complete(people["labels"][:, 0, :, :, :8], people["conditions"])
     with pytest.raises(
@@ -149,6 +163,37 @@ def test_two_frames_are_no_cycle(tmp_path):
     found = open_anatomies(dataclasses.replace(tree, frames=2))
     assert found.filled == {"blood_pressure": 2}
     np.testing.assert_array_equal(found.test.arrays["conditions"][:, -1], 0)
+
+
+def test_people_of_the_part_val_are_set_aside_or_it_is_said(tmp_path, capsys):
+    shape, spacing = DATA.shape, DATA.spacing
+    people = {p: [person(0, i)] for i, p in enumerate(("train", "val", "test"))}
+    export_cheart(tmp_path, people, frames=2, shape=shape, spacing=spacing)
+    tree = dataclasses.replace(DATA, root=tmp_path, format="cheart", frames=2)
+    found = open_anatomies(tree)
+    told = "1 people of the part 'val' are not read: --validation.keep best"
+    assert told in "".join(capsys.readouterr()) and found.valid is None
+    found = open_anatomies(tree, aside=7)
+    assert "not read" not in "".join(capsys.readouterr())
+    for part, (one,) in people.items():
+        rows = {"val": found.valid, "train": found.train, "test": found.test}[part]
+        np.testing.assert_allclose(
+            rows.arrays["conditions"], [one.conditions], rtol=1e-5
+        )
+    (tmp_path / "label" / "val_sequence.txt").write_text("")
+    with pytest.raises(DataError, match="has nobody in the part 'val'"):
+        open_anatomies(tree, aside=7)
+
+
+def test_people_set_aside_are_the_last_and_never_everybody():
+    few = dataclasses.replace(DATA, people=3, test_people=1)
+    whole, less = open_anatomies(few), open_anatomies(few, aside=2)
+    every = whole.train.arrays["labels"]
+    assert less.valid is not None
+    np.testing.assert_array_equal(less.train.arrays["labels"], every[:1])
+    np.testing.assert_array_equal(less.valid.arrays["labels"], every[1:])
+    with pytest.raises(ValueError, match=r"1 and validation\.people 3 of 4 people: "):
+        open_anatomies(few, aside=3)
 
 
 def test_frames_between_are_the_nearer_ones_of_the_cycle():
@@ -205,3 +250,5 @@ def test_the_published_sizes_are_presets():
     assert {"tiny", "repo", "paper", "improved"} == set(PRESETS)
     assert PRESETS["repo"].data.shape == (64, 128, 128)
     assert not PRESETS["repo"].standardise and PRESETS["paper"].standardise
+    keep = {name: preset.validation.keep for name, preset in PRESETS.items()}
+    assert keep.pop("paper") == "best" and set(keep.values()) == {"last"}

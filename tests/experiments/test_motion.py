@@ -25,8 +25,10 @@ from medjax.heart.motion_systems import expect_room
 from medjax.heart.scanning import ScanConfig
 from medjax.heart.supervision import LossConfig
 from medjax.heart.tracking import TrackingConfig, run
+from medjax.heart.validation import ValidationConfig
 from medjax.train.experiment import Experiment
 from medjax.train.log import read_metrics
+from medjax.train.stopping import past_scores
 from tests.compiling import quickly
 
 DATA = MotionDataConfig(
@@ -144,7 +146,7 @@ def test_a_run_follows_a_cine_scan_of_ones_own(finished, scanned, capsys):
     assert "sax.nii.gz" in capsys.readouterr().err
 
 
-FITTED = dataclasses.replace(DATA, right=False)
+FITTED = dataclasses.replace(DATA, right=False, people=5)
 
 
 def fitted_settings(folder):
@@ -159,6 +161,7 @@ def fitted_settings(folder):
             tiny.system, given=False, network=network, slice="projection", top=64
         ),
         data=FITTED,
+        validation=ValidationConfig(keep="best", people=1),
         train=dataclasses.replace(tiny.train, steps=1, log_every=1),
         workdir=folder,
     )
@@ -180,6 +183,10 @@ def test_deepmesh_fits_a_template_first_and_moves_what_it_found(fitted):
     opened = medjax.load(folder)
     assert opened.trained.system.stage == "motion"
     assert set(opened.weights) == {"ed", "."}
+    # Four people to learn from, and one by whom either stage's state is chosen.
+    assert results["people"] == {"train": 4, "valid": 1, "test": 2}
+    for stage in (folder, folder / "ed"):
+        assert list(past_scores(stage, opened.trained.stopping.metric)) == [1]
     with pytest.raises(ValueError, match="is the first stage of a run, which moves"):
         medjax.load(folder / "ed")
 
@@ -269,4 +276,6 @@ def test_the_published_sizes_are_presets():
     assert set(deep) == {"tiny", "repo", "paper"} and set(graph) == {"tiny", "full"}
     scan = deep["repo"].data.scan
     assert (scan.slices, scan.size, scan.frames) == (64, 128, 50)
+    keep = {name: one.validation.keep for name, one in (deep | graph).items()}
+    assert keep.pop("paper") == "best" and set(keep.values()) == {"last"}
     assert deep["repo"].system.transposed and not deep["paper"].system.transposed

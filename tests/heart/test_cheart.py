@@ -76,7 +76,8 @@ def ran():
             first = {"labels": batch()["labels"][:, 0], **told}
             complete = system.apply["complete"](variables, first)
             noise = {"noise": jnp.zeros((3, 6)), **told}
-            return step, complete, system.apply["generate"](variables, noise)
+            drawn = system.apply["generate"](variables, noise)
+            return step, complete, drawn, system.judged(variables, batch())
 
         found[name] = jax.jit(all_of_it)()
         assert isinstance(system, System)
@@ -85,7 +86,7 @@ def ran():
 
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_presets_train_complete_and_generate(ran, name):
-    ((value, (metrics, updated)), gradient), completed, drawn = ran[name]
+    ((value, (metrics, updated)), gradient), completed, drawn, judged = ran[name]
     assert np.isfinite(value) and updated["counters"]["step"] == 1
     assert set(metrics) >= {"kl_mean", "kl_sum", "active_units"}
     assert metrics["kl_sum"] == pytest.approx(6 * float(metrics["kl_mean"]), rel=1e-5)
@@ -97,6 +98,11 @@ def test_presets_train_complete_and_generate(ran, name):
         and not np.abs(leaf).max() > 0
     ]
     assert silent in ([], ["['prior_hidden']['kernel']"])
+    # Validation judges what a cycle is completed with; what is left is KL, at its full
+    # weight whatever the warm-up.
+    config = dataclasses.replace(CONFIGS[name], **SMALL)
+    entropy, dice = reconstruction_loss(completed, batch()["labels"], config)
+    assert float(judged) > float(entropy + config.dice * dice)
     assert completed.shape == drawn.shape == (3, 3, 16, 16, 16, 4)
     assert np.abs(np.asarray(completed - drawn)).max() > 1e-6
 
