@@ -13,9 +13,9 @@ to t. Contours are compared with soft projections of vertices
 corners, image and mesh transposed against each other in the plane, displacements of at
 most half the field of view, intensities as they come, the Laplacian of the shape at a
 weight that shrinks hearts. ``paper`` keeps the network and mends these: voxel centres,
-one order of axes, displacements in mm along the stack's axes, intensities of one scale,
-the Laplacian of displacements, and, if asked for, exact coverage instead of vertices
-near planes. Where a plane is missing it is masked in both.
+one order of axes, displacements in mm along the stack's axes and their smoothness per
+mm, intensities of one scale, the Laplacian of displacements, and, if asked for, exact
+coverage instead of vertices near planes. Where a plane is missing it is masked in both.
 
 The two stages are two systems, ``stage="ed"`` and ``"motion"``, which the code runs one
 after the other through files; ``"joint"`` trains them as one. BatchNorm is PyTorch's.
@@ -84,6 +84,9 @@ class DeepMeshConfig:
     """Whose Laplacian it is at t."""
     smoothness: float = 0.5
     """Of the field's."""
+    smoothness_of: Literal["voxels", "mm"] = "voxels"
+    """Whether the field's differences are of neighbouring voxels, as released, or per
+    mm, whatever the voxels' sizes."""
     coverage: LossConfig = LossConfig()
     """Sizes and weights of ``slice="coverage"``."""
 
@@ -102,7 +105,7 @@ CONFIGS = {
         laplacian=150.0,
         laplacian_of="shape",
     ),
-    "paper": DeepMeshConfig(),
+    "paper": DeepMeshConfig(smoothness_of="mm"),
 }
 
 
@@ -333,7 +336,9 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
         for name, value in terms.items():
             total = total + weights.get(name, 0.0) * value
         for name, field in found.items():
-            terms[f"smoothness_{name}"] = losses.huber_deepmesh(_scaled(field, config))
+            terms[f"smoothness_{name}"] = _smoothness(
+                field, batch["planes"][:, : sax.shape[2]], config
+            )
             total = total + config.smoothness * terms[f"smoothness_{name}"]
         return total, terms
 
@@ -351,8 +356,22 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
     return MotionSystem(init, loss, apply, every, topology, judged)
 
 
-def _scaled(field: Array, config: DeepMeshConfig) -> Array:
-    """The field in the unit that its smoothness is asked of: mm, or as released."""
-    if config.max_displacement_mm is None:
-        return field
-    return field * jnp.asarray(config.max_displacement_mm).reshape(1, 1, 1, 1, 3)
+def _smoothness(
+    field: Float[Array, "b d h w 3"],
+    planes: Float[Array, "b s 3 3"],
+    config: DeepMeshConfig,
+) -> Array:
+    """Of a field between -1 and 1: of neighbouring voxels in mm (or, in half fields of
+    view, as released), or per mm."""
+    if config.smoothness_of == "voxels":
+        if config.max_displacement_mm is not None:
+            reach = jnp.asarray(config.max_displacement_mm)
+            field = field * reach.reshape(1, 1, 1, 1, 3)
+        return losses.huber_deepmesh(field)
+    size = jnp.asarray(field.shape[1:4], jnp.float32)
+
+    def one(moved: Array, slices: Array) -> tuple[Array, Array]:
+        _, steps = _stack(slices, field.shape[1])
+        return moved * _range(size, steps, config).reshape(1, 1, 1, 3), steps
+
+    return losses.huber_mm(*jax.vmap(one)(field, planes))

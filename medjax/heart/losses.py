@@ -1,8 +1,8 @@
 """Losses of meshes that move; each says whose convention it has.
 
 Names without a convention are our own definitions. All compute in float32 and take one
-mesh, field or plane; batches are ``vmap``, but for :func:`huber_deepmesh`, whose root
-is over the whole batch.
+mesh, field or plane; batches are ``vmap``, but for :func:`huber_deepmesh` and
+:func:`huber_mm`, whose root is over the whole batch.
 """
 
 import jax
@@ -195,6 +195,32 @@ def huber_deepmesh(field: Float[Array, "b d h w 3"]) -> Float[Array, ""]:
         step = jnp.diff(field, axis=axis)
         total = total + jnp.sum(jnp.square(step)) / field.shape[axis]
     return jnp.sqrt(0.01 + total / field.shape[0])
+
+
+PUBLISHED = 64 * 128 * 1.25**2
+"""What DeepMesh's sums make of a mean squared slope in the plane of its volume, whose
+64 slices have 128 x 128 pixels of 1.25 mm."""
+
+
+def huber_mm(
+    field: Float[Array, "b d h w 3"], spacing: Float[Array, "b 3"]
+) -> Float[Array, ""]:
+    """DeepMesh's smoothness of displacements per mm, alike along all axes.
+
+    sqrt(0.01 + 12800 mean |grad u|^2): in the plane of the published volume it is
+    :func:`huber_deepmesh`; a slope costs as much along another axis and on another
+    grid.
+
+    Args:
+        field: displacements of voxels, mm.
+        spacing: of voxels along slices, rows and columns, mm.
+    """
+    total = jnp.zeros(())
+    for axis in (1, 2, 3):
+        step = spacing[:, axis - 1].reshape(-1, 1, 1, 1, 1)
+        slope = jnp.diff(field, axis=axis) / step
+        total = total + jnp.mean(jnp.sum(jnp.square(slope), axis=-1))
+    return jnp.sqrt(0.01 + PUBLISHED * total)
 
 
 def soft_dice(

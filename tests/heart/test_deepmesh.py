@@ -16,6 +16,7 @@ from medjax.heart.deepmesh import (
     warped,
 )
 from medjax.heart.deepmesh_networks import Block, DeepMesh, NetworkConfig
+from medjax.heart.losses import huber_deepmesh, huber_mm
 from medjax.heart.meshes import Topology
 from medjax.heart.supervision import LossConfig
 from tests.heart.shapes import ventricle
@@ -104,6 +105,31 @@ def test_as_released_rows_read_columns_and_half_the_field_is_the_range():
     np.testing.assert_allclose((found - POINTS)[:, 1:], 0.0, atol=1e-5)
 
 
+def test_smoothness_per_mm_is_of_the_slope_not_of_the_grid():
+    """Published: 64 slices of 2 mm, 128 x 128 pixels of 1.25 mm; a tenth of it here."""
+
+    def cost(shape, spacing, axis):
+        places = np.meshgrid(*map(np.arange, shape), indexing="ij")
+        field = np.zeros((1, *shape, 3), np.float32)
+        # 0.02 mm along the slices for every mm.
+        field[0, ..., 0] = 0.02 * places[axis] * spacing[axis]
+        steps = jnp.asarray([spacing], jnp.float32)
+        return float(huber_mm(jnp.asarray(field), steps))
+
+    expected = np.sqrt(0.01 + 64 * 128 * (1.25 * 0.02) ** 2)
+    for shape, spacing in (((6, 12, 12), (2, 1.25, 1.25)), ((9, 5, 7), (4, 3, 0.5))):
+        for axis in range(3):
+            found = cost(shape, spacing, axis)
+            np.testing.assert_allclose(found, expected, rtol=1e-4)
+    # In the plane of the published volume it is what the code has.
+    field = np.zeros((1, 64, 128, 128, 3), np.float32)
+    field[0, ..., 0] = 0.02 * 1.25 * np.arange(128)[:, None]
+    released = float(huber_deepmesh(jnp.asarray(field)))
+    np.testing.assert_allclose(released, expected, rtol=0.01)
+    assert CONFIGS["paper"].smoothness_of == "mm"
+    assert {CONFIGS[name].smoothness_of for name in ("tiny", "repo")} == {"voxels"}
+
+
 def test_the_image_is_warped_by_the_same_field():
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.random((8, 16, 12)), jnp.float32)
@@ -121,7 +147,7 @@ def test_the_image_is_warped_by_the_same_field():
 def joint():
     # Behind fields that begin at zero nothing has a gradient at first.
     network = dataclasses.replace(NETWORK, still=False)
-    config = DeepMeshConfig(stage="joint", network=network, top=64)
+    config = DeepMeshConfig(stage="joint", network=network, top=64, smoothness_of="mm")
     return deepmesh(config, TOPOLOGY)
 
 
