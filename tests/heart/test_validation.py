@@ -4,6 +4,7 @@ import types
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from medjax.train.checkpoint import load_variables, saved_steps
 from medjax.train.experiment import Experiment
 from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.train.settings import TrainConfig
+from medjax.train.state import TrainState
 from tests.train.tiny import Stream, init, loss
 
 BEST = ValidationConfig(keep="best")
@@ -31,9 +33,9 @@ def test_the_mean_loss_is_of_everybody_whatever_the_batch():
 
     mesh = make_mesh(MeshConfig())
     examples = [{"x": np.full(2, i, np.float32)} for i in range(6)]
-    state: Any = types.SimpleNamespace(
-        averaged_variables={"params": {"a": np.float32(2)}}
-    )
+    params = {"a": jnp.float32(2)}
+    step = jnp.zeros((), jnp.int32)
+    state = TrainState(step=step, params=params, extra={}, opt_state=())
     for size in (1, 4, 8):
         hook = asked(mean, examples, batch_size=size, mesh=mesh)
         assert hook(state, 1) == {"loss": pytest.approx(5.0)}
@@ -61,7 +63,7 @@ def test_a_run_gives_the_weights_that_validation_chose(tmp_path):
         about="x", workdir=tmp_path, train=TrainConfig(steps=3, eval_every=1, keep=1)
     )
     record: Any = types.SimpleNamespace(save=lambda workdir: None)
-    system: Any = types.SimpleNamespace(init=init, loss=loss, frozen=())
+    system: Any = types.SimpleNamespace(init=init, loss=loss, frozen=(), apply={})
     found = config.fit_recorded(
         lambda: record,
         system,
