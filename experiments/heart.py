@@ -17,9 +17,10 @@ endocardium, 1 epicardium, 2 right ventricle). A folder of 4Dsegment is a moving
 as well. ``slice`` draws a mesh as label maps on the slices of an image. ``fit`` goes
 the other way: label maps of a cycle give a mesh that moves, its volumes beside those of
 the labels. ``convert`` writes a mesh in another format, a moving one as one file a
-frame. ``track`` follows the mesh of end-diastole through a cine scan with a run of
-``experiments.graph_motion`` or ``experiments.deepmesh``. ``export`` writes phantom
-people in the folders that DeepMesh's and CHeart's code reads.
+frame, or with another number of frames. ``track`` follows the mesh of end-diastole
+through a cine scan with a run of ``experiments.graph_motion`` or
+``experiments.deepmesh``. ``export`` writes phantom people in the folders that
+DeepMesh's and CHeart's code reads.
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ import tyro
 
 from medjax.data import meshes, nifti
 from medjax.data.boundary import DataError
+from medjax.heart import cycle
 from medjax.heart.clinical import Diastole, function, label_volumes, mesh_volumes
 from medjax.heart.fitting import FitConfig
 from medjax.heart.label_maps import canonical
@@ -118,6 +120,9 @@ class Convert:
     """Where it goes; the ending says the format."""
     scale: float = 1.0
     """mm per unit of the file."""
+    frames: int | None = None
+    """Of a moving mesh: bring the cycle to so many frames, by periodic linear
+    interpolation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +146,9 @@ class Track:
     """From the long axis to the septum, for a mesh without a right ventricle."""
     scale: float = 1.0
     """mm per unit of the mesh's file."""
+    frames: int | None = None
+    """Bring the cycle that was followed to so many frames, by periodic linear
+    interpolation."""
     out: Path = Path("moving")
     """Folder of what was found."""
 
@@ -301,6 +309,11 @@ def convert(config: Convert) -> int:
     if config.scale != 1:
         scaled = (config.scale * mesh.vertices).astype(mesh.vertices.dtype)
         mesh = dataclasses.replace(mesh, vertices=scaled)
+    if config.frames is not None:
+        moving = mesh.vertices if mesh.vertices.ndim == 3 else mesh.vertices[None]
+        brought = cycle.resampled(moving, config.frames)
+        mesh = dataclasses.replace(mesh, vertices=brought)
+        print(cycle.told(len(moving), config.frames))
     if mesh.vertices.ndim == 3 and config.out.suffix != ".npz":
         made = meshes.write_series(config.out, mesh)
         print(f"meshes: {made[0]} to {made[-1].name}")
@@ -322,7 +335,10 @@ def track(config: Track) -> int:
         septum=config.septum_direction,
         diastole=config.diastole,
         scale=config.scale,
+        frames=config.frames,
     )
+    if moving.resampled is not None:
+        print(f"  {moving.resampled}")
     for name, curve in moving.numbers.curves.items():
         print(f"  {name}, mL: " + " ".join(f"{v:.1f}" for v in curve))
     known = {k: v for k, v in moving.numbers.features.items() if np.isfinite(v)}

@@ -121,6 +121,12 @@ def report(
             "room for: what the loss said of them is wrong. Raise size and reach of "
             "the loss or, of projected vertices, top."
         )
+    if results["frames"] > 2 and results["frames_uneven"] > 1e-3:
+        page.text(
+            f"{results['frames']} frames a person, as they were scanned, the nearest "
+            f"to even times: up to {results['frames_uneven']:.1%} of the cycle away. "
+            "Nothing is interpolated, since label maps cannot be."
+        )
     if rows:
         training_section(page, rows)
     _errors(page, results)

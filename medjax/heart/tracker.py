@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32
 from medjax.data import nifti
 from medjax.data.meshes import Mesh, write_series
 from medjax.data.whole import whole
+from medjax.heart import cycle
 from medjax.heart.aha import NAMES
 from medjax.heart.analysis import MeshStrain, mesh_strain
 from medjax.heart.bullseye import bullseye
@@ -36,6 +37,7 @@ class Followed:
         numbers: volumes and ejection fractions.
         strain: by wall; by segment where it is known where the septum is.
         axes: from apex to base, and to the septum if known.
+        resampled: where frames are not those of the scan, how they were made.
     """
 
     vertices: Float32[np.ndarray, "t n 3"]
@@ -44,6 +46,7 @@ class Followed:
     numbers: Function
     strain: MeshStrain
     axes: tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3"] | None]
+    resampled: str | None = None
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes a series of VTK files, ``moving.npz``, ``volumes.csv`` and a page.
@@ -71,7 +74,8 @@ class Followed:
     def report(self) -> Report:
         """The moving mesh, its volumes, strain and segments."""
         found = {k: v for k, v in self.numbers.features.items() if np.isfinite(v)}
-        page = Report("A heart that was followed", "; ".join(self.numbers.remarks()))
+        remarks = [*self.numbers.remarks(), *filter(None, [self.resampled])]
+        page = Report("A heart that was followed", "; ".join(remarks))
         units = {"EF": "%", "CO": "L/min", "M": "g"}
         told = {
             name: (value, next((u for e, u in units.items() if name.endswith(e)), "mL"))
@@ -129,6 +133,7 @@ class Tracker:
         septum: Sequence[float] | None = None,
         diastole: int = 0,
         scale: float = 1.0,
+        frames: int | None = None,
     ) -> Followed:
         """Follows a heart from end-diastole through its cycle.
 
@@ -143,6 +148,8 @@ class Tracker:
                 there are no segments.
             diastole: frame of end-diastole.
             scale: mm per unit of the mesh's file.
+            frames: bring the cycle that was followed to so many, by periodic linear
+                interpolation; volumes and strain are of these.
 
         Raises:
             FileNotFoundError: for a file that is absent.
@@ -176,7 +183,11 @@ class Tracker:
             resliced=isinstance(config, DeepMeshConfig),
         )
         follower = Follower(self.weights, config, topology, vertices)
-        found = self._follow(follower, scan, vertices)
+        found, times, remark = self._follow(follower, scan, vertices), scan.times, None
+        if frames is not None:
+            remark = cycle.told(len(found), frames)
+            found = cycle.resampled(found, frames)
+            times = (np.arange(frames) / frames).astype(np.float32)
         along, across = heart_directions(found[0], topology, toward)
         numbers = function(mesh_volumes(found, topology, close=True))
         strain = mesh_strain(
@@ -186,7 +197,8 @@ class Tracker:
             systole=numbers.systole,
             septum_direction=across if "rv" not in topology.names else None,
         )
-        return Followed(found, topology, scan.times, numbers, strain, (along, across))
+        axes = (along, across)
+        return Followed(found, topology, times, numbers, strain, axes, remark)
 
     def _follow(
         self, follower: Follower, scan: Cine, vertices: Float[np.ndarray, "n 3"]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from medjax.heart.cycle import uneven
 from medjax.heart.data import training_batches
 from medjax.heart.deepmesh import DeepMeshConfig
 from medjax.heart.graph_motion import GraphMotionConfig
@@ -282,6 +283,8 @@ def evaluate(
     results = {
         "data": data.name,
         "truth": data.truth,
+        "frames": len(data.test[0].times),
+        "frames_uneven": max(uneven(np.asarray(x.times)) for x in data.test),
         "people": {
             part: len(people)
             for part in ("train", "valid", "test")

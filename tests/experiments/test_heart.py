@@ -161,6 +161,18 @@ def test_a_moving_mesh_becomes_a_series(files, capsys):
     wanted = meshes.read(files / "heart.npz")
     np.testing.assert_allclose(back.vertices, wanted.vertices[2], atol=1e-4)
     np.testing.assert_array_equal(back.faces, wanted.faces)
+    out = files / "eight.npz"
+    arguments = [str(files / "heart.npz"), str(out), "--frames", "8"]
+    assert main(["convert", *arguments]) == 0
+    said = "8 frames, by periodic linear interpolation between 4"
+    assert said in capsys.readouterr().out
+    eight = meshes.read(out).vertices
+    np.testing.assert_allclose(eight[::2], wanted.vertices, atol=1e-4)
+    # Between the last frame and the first.
+    middle = 0.5 * (wanted.vertices[3] + wanted.vertices[0])
+    np.testing.assert_allclose(eight[7], middle, atol=1e-4)
+    assert main(["convert", *arguments[:3], "1"]) == 1
+    assert "frames: 1 of 4, expected 2 of a cycle" in capsys.readouterr().err
 
 
 def test_two_people_are_a_deepmesh_folder_but_no_cheart_one(

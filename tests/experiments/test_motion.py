@@ -83,6 +83,7 @@ def test_a_run_ends_with_errors_beside_no_motion_and_a_page(finished):
     assert {row["view"] for row in kept["contours"]} == {"sax", "2ch", "4ch"}
     assert all("deepmesh_dropped" in row for row in kept["contours"])
     assert len(kept["each"]) == results["people"]["test"] == 2
+    assert kept["frames"] == 3 and kept["frames_uneven"] < 1e-6
     page = (folder / "report.html").read_text()
     # Six contours, three bull's-eyes, and a moving mesh.
     assert page.count("<img") == 10 and "data:image/webp" in page
@@ -141,6 +142,12 @@ def test_a_run_follows_a_cine_scan_of_ones_own(finished, scanned, capsys):
     rows = csv.DictReader((out / "volumes.csv").read_text().splitlines())
     found = [float(row["lv (mL)"]) for row in rows]
     np.testing.assert_allclose(found, curves["lv"], atol=0.02)
+    again = ["--out", str(folder / "again"), "--frames", "6"]
+    assert heart([*arguments, *mesh[:2], *again]) == 0
+    said = "6 frames, by periodic linear interpolation between 3"
+    assert said in capsys.readouterr().out
+    assert said in (folder / "again" / "moving.html").read_text()
+    assert (folder / "again" / "volumes.csv").read_text().count("\n") == 7
     wrong = ["--mesh", str(folder / "sax.nii.gz")]
     assert heart([*arguments, *wrong]) == 1
     assert "sax.nii.gz" in capsys.readouterr().err
