@@ -43,6 +43,8 @@ from medjax.heart.mesh_files import read_heart
 from medjax.heart.meshes import volumes
 from medjax.train.ending import ends_in_words
 
+IMAGES = (".nii", ".nii.gz")
+"""Endings of label maps."""
 Ventricle = Literal["ukb", "acdc", "mnms", "cheart"]
 
 
@@ -180,7 +182,7 @@ def measure(config: Measure) -> int:
     """Prints a row of numbers per file."""
     for path in config.files:
         print(f"\n{path}")
-        if path.name.endswith((".nii", ".nii.gz")):
+        if path.name.endswith(IMAGES):
             labels, volume = read_cycle(path, config.codes)
             curves = label_volumes(labels, volume.affine)
         else:
@@ -210,6 +212,12 @@ def strains(config: Strain) -> int:
 
     page = Report("Strain", "engineering, %; end-diastole is the reference")
     for path in config.files:
+        if path.name.endswith(IMAGES):
+            raise DataError(
+                f"{path}: strain is of meshes, expected VTK, PLY or npz. Of label maps "
+                f"of a cycle a moving mesh is made first: python -m experiments.heart "
+                f"fit {path} --out FOLDER, then strain FOLDER/mesh.npz"
+            )
         vertices, topology = read_heart(path, config.scale)
         curves = mesh_volumes(vertices, topology, close=True)
         ends = function(curves, diastole=config.diastole)

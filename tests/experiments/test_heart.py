@@ -195,6 +195,10 @@ def test_files_that_are_no_hearts_end_in_one_sentence(files, capsys):
     # The command's own flag, which mends it.
     assert "expected 20 to 400" in told and "needs --scale" in told
     assert main(["measure", str(files / "unit.npz"), "--scale", "100"]) == 0
+    assert main(["strain", str(files / "seg.nii.gz")]) == 1
+    told = capsys.readouterr().err
+    assert "strain is of meshes" in told
+    assert f"experiments.heart fit {files / 'seg.nii.gz'} --out FOLDER" in told
     assert main(["measure", str(files / "nothing.nii.gz")]) == 1
     assert "nothing.nii.gz: no such file" in capsys.readouterr().err
     assert main(["measure", str(files / "seg.nii.gz"), "--codes", "acdc"]) == 1
