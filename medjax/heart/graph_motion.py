@@ -19,7 +19,9 @@ mesh together moves the answer with them and changes nothing else. Geometry is f
 whatever ``dtype`` says: bfloat16 has steps of half a millimetre at 100 mm.
 
 A refinement takes the current vertices as given (as in RAFT, Teed and Deng 2020): the
-loss of every refinement teaches it, and no gradient runs through sampling places.
+loss of every refinement teaches it, and no gradient runs through sampling places. On
+the way back only sampling scatters, into the images' features where vertices read them;
+encoding vertices, messages on all levels and what is made of them gather alone.
 """
 
 import dataclasses

@@ -130,6 +130,26 @@ def test_loss_and_gradient_are_finite_and_every_term_is_there(system, variables)
         assert bool(jnp.isfinite(leaf).all()) and bool(jnp.any(leaf != 0))
 
 
+def test_sampling_alone_scatters_on_the_way_back(system, variables):
+    """Into images, where vertices read them: not what vertices tell each other, nor
+    what is made of it."""
+    params = variables["params"]
+
+    def scatters(names):
+        def total(some, batch):
+            whole = {"params": {**params, **some}}
+            return jnp.sum(jnp.sin(system.apply["vertices"](whole, batch)))
+
+        some = {name: params[name] for name in names}
+        text = jax.jit(jax.grad(total)).lower(some, BATCH).as_text()
+        return text.count('"stablehlo.scatter"')
+
+    others = set(params) - {"encoder"}
+    assert {"cycle", "hidden", "out"} < others
+    assert scatters(others) == 0
+    assert scatters({"encoder"}) > 0
+
+
 def test_a_system_says_what_it_reads_and_counts(system):
     assert isinstance(system, System) and "vertices_t" in system.fields
     with pytest.raises(ValueError, match=r"no \['sax'\], expected"):

@@ -227,6 +227,14 @@ def test_a_v_cycle_carries_news_across_and_is_refused_where_it_does_not_fit():
         return jax.jit(seen)(x)
 
     value, reach = first(cycle)
+
+    def total(variables, x, edges):
+        return jnp.sum(jnp.sin(cycle.apply(variables, x, edges, *arguments[1:])))
+
+    # Up and down the levels as along one: nothing is scattered on the way back.
+    back = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(variables, x, edges)
+    assert "stablehlo.gather" in back.as_text()
+    assert "stablehlo.scatter" not in back.as_text()
     # Four steps on the ring alone would end four vertices away.
     assert float(jnp.abs(reach[16]).max()) > 1e-6
     again, reach_again = first(VCycle((1, 2, 1), 8, remat=True))
