@@ -14,21 +14,30 @@ SCORES = {1: 0.5, 2: 0.7, 3: 0.6, 4: 0.7, 5: 0.65, 6: 0.9}
 """Scripted: best at 2 (an equal score later is no better), so 5 is the third wait."""
 
 
-def run(workdir, *, patience=3, at=None, higher=True, name="auc"):
-    """Evaluates after every step; SIGTERM after step `at`."""
+def run(workdir, *, patience=3, at=None, higher=True, name="auc", every=1):
+    """Evaluates after every so many steps; SIGTERM after step `at`.
+
+    Where not all are evaluated, all are saved, and the first evaluation is best.
+    """
 
     def hook(state, step):
         del state
         if step == at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return {"auc": SCORES[step] if higher else -SCORES[step]}
+        score = SCORES[step] if every == 1 else 1 / step
+        return {"auc": score if higher else -score}
 
     return train.fit(
         init,
         loss,
         Stream(),
         workdir=workdir,
-        train=train.TrainConfig(steps=6, eval_every=1, keep=1),
+        train=train.TrainConfig(
+            steps=6,
+            eval_every=every,
+            checkpoint_every=1000 if every == 1 else 1,
+            keep=1,
+        ),
         evals=[hook],
         stopping=StoppingConfig(name, patience, higher_is_better=higher),
     )
@@ -52,6 +61,15 @@ def test_stopped_and_started_again_it_has_waited_as_long(tmp_path):
     assert 2 in saved_steps(tmp_path)
     assert int(run(tmp_path).step) == 5
     assert saved_steps(tmp_path) == [2, 5]
+
+
+def test_what_is_saved_before_it_is_evaluated_does_not_drive_out_the_best(tmp_path):
+    with pytest.raises(SystemExit):
+        run(tmp_path, at=3, every=3)
+    assert saved_steps(tmp_path) == [3, 4]
+    # Started again it saves 5 before anything is evaluated.
+    run(tmp_path, every=3)
+    assert saved_steps(tmp_path) == [3, 6]
 
 
 def test_with_patience_it_goes_on_and_the_newest_may_be_best(tmp_path):
