@@ -116,13 +116,13 @@ def topology(name: str) -> Topology:
       ValueError: No machine has it; the message says how names look.
     """
     match = re.fullmatch(r"([a-z0-9]+)-(\d+)(?:x(\d+))?", name)
-    counts = () if match is None else (int(match[2]), int(match[3] or 1))
-    if match is None or match[1] not in CHIPS or min(counts) < 1:
+    count, second = (int(match[2]), int(match[3] or 1)) if match else (0, 0)
+    if match is None or match[1] not in CHIPS or min(count, second) < 1:
         raise ValueError(
             f"topology: {name!r}, expected a name like v5e-16, v5p-512, v6e-256x2, "
             f"h200-8x8 or cpu-8, of {', '.join(CHIPS)}"
         )
-    generation, (count, second) = match[1], counts
+    generation = match[1]
     if generation == "cpu":
         if match[3]:
             raise ValueError(f"topology: {name!r}, expected cpu-N")
