@@ -154,8 +154,8 @@ def _finished_run(
     """A run from its folder if it is there, else computed and kept; None as asked."""
     folder = config.workdir / f"{name}-{seed}-{steps}"
     data = dataclasses.replace(config.data, series=config.series, seed=seed)
-    asked = [config.rate, repr(data)]
-    known = finished(folder, asked, "(rate, data)")
+    asked = [config.rate, repr(data), repr(ARMS[name][1])]
+    known = finished(folder, asked, "(rate, data, system)")
     if known is not None or config.finished:
         return known
     scans = open_scans(data)

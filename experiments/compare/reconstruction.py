@@ -102,6 +102,7 @@ def compare(config: Comparison) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     chosen: dict[str, Any] = {}
     rates: dict[str, float] = {}
+    tried: dict[str, dict[str, float]] = {}
     results: dict[str, Any] = {}
     plan: list[tuple[Any, Contrast, int | None]] = []
     for contrast in config.series:
@@ -112,7 +113,8 @@ def compare(config: Comparison) -> dict[str, Any]:
                 plan.append((name, contrast, seed))
     for name, contrast, seed in plan:
         if seed is not None and TUNED[name] not in rates:
-            rates[TUNED[name]] = chosen_rate(TUNED[name], config)
+            found = chosen_rate(TUNED[name], config)
+            rates[TUNED[name]], tried[TUNED[name]] = found["rate"], found["nmse"]
         run = _finished_run(name, contrast, seed, config, rates)
         if run is None:
             continue
@@ -123,6 +125,7 @@ def compare(config: Comparison) -> dict[str, Any]:
             "budget": budget(config),
             "classical_weights": chosen,
             "rates": rates,
+            "rates_tried": tried,
             "runs": rows,
             "summary": summarise(rows),
             "differences": differences(rows),
@@ -156,9 +159,10 @@ def _finished_run(
     """
     parts = [name, contrast] + ([] if seed is None else [str(seed)])
     folder = config.workdir / "-".join(parts)
-    asked = [] if seed is None else [config.steps, rates[TUNED[name]]]
-    asked.append(repr(config.data))
-    known = finished(folder, asked, "(steps, rate, data)")
+    asked: list[Any] = [repr(config.data)]
+    if seed is not None:
+        asked += [config.steps, rates[TUNED[name]], repr(ARMS[name][1])]
+    known = finished(folder, asked, "(data, steps, rate, system)")
     if known is not None:
         return known
     if config.finished:

@@ -122,18 +122,24 @@ class Asked(Protocol):
         ...
 
 
-def chosen_rate(name: Arm, config: Asked) -> float:
+def chosen_rate(name: Arm, config: Asked) -> dict[str, Any]:
     """The peak learning rate of least NMSE after few updates, at no edge of the grid.
 
     Runs of `RATE_SEEDS` are judged on hearts that they were not trained on and that no
     system of the comparison is judged on.
+
+    Returns:
+      ``rate``, and ``nmse``: the errors of all that were tried, summed over the hearts.
+
+    Raises:
+      ValueError: Only finished runs are asked for, and no rate was chosen.
     """
     folder = config.workdir / f"rate-{name}"
     asked: list[Any] = [config.tuning_steps, list(config.rates), list(RATE_SEEDS)]
-    asked.append(repr(config.data))
-    known = finished(folder, asked, "(steps, rates, seeds, data)")
+    asked += [repr(config.data), repr(ARMS[name][1])]
+    known = finished(folder, asked, "(steps, rates, seeds, data, system)")
     if known is not None:
-        return known["rate"]
+        return {"rate": known["rate"], "nmse": known["nmse"]}
     if config.finished:
         raise ValueError(f"workdir: no rate of {name} was chosen in {config.workdir}")
     of_seeds = {
@@ -158,11 +164,19 @@ def chosen_rate(name: Arm, config: Asked) -> float:
         arrays = {key: value for key, value in batch.items() if key != "seed"}
         return trained(batch["seed"], lr)(arrays)
 
-    rate = tuned(
-        method, {"lr": config.rates}, batches, wider=RATES_WIDER, slack=RATES_ALIKE
-    )["lr"]
-    keep(folder / "result.json", {"budget": asked, "rate": rate})
-    return rate
+    errors: dict[tuple[float, ...], float] = {}
+    best = tuned(
+        method,
+        {"lr": config.rates},
+        batches,
+        wider=RATES_WIDER,
+        slack=RATES_ALIKE,
+        errors=errors,
+    )
+    nmse = {f"{lr:g}": error for (lr,), error in sorted(errors.items())}
+    chosen = {"rate": best["lr"], "nmse": nmse}
+    keep(folder / "result.json", {"budget": asked, **chosen})
+    return chosen
 
 
 def _first(scans: Scans, count: int) -> list[Any]:

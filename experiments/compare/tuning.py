@@ -19,6 +19,7 @@ def tuned(
     *,
     wider: float = WIDER,
     slack: float = 0.0,
+    errors: dict[tuple[float, ...], float] | None = None,
 ) -> dict[str, float]:
     """The weights of least NMSE, none of them at an edge of its grid.
 
@@ -29,6 +30,7 @@ def tuned(
       batches: What the error is summed over.
       wider: That factor.
       slack: Of weights whose error is within this share of the least, the smallest.
+      errors: Gets the error of all weights that were tried.
 
     An error that is no number, as of a rate with which training diverged, is larger
     than any that is one.
@@ -38,7 +40,7 @@ def tuned(
         give a number.
     """
     axes = {name: list(values) for name, values in grid.items()}
-    errors: dict[tuple[float, ...], float] = {}
+    errors = {} if errors is None else errors
     for _ in range(1 + WIDENINGS):
         for point in itertools.product(*axes.values()):
             if point not in errors:

@@ -385,12 +385,15 @@ def test_a_rate_is_chosen_inside_its_grid_by_hearts_of_another_seed(
     config = reconstruction.Comparison(
         rates=(0.01, 0.03), tuning_steps=7, data=data, workdir=tmp_path
     )
-    assert reconstruction_runs.chosen_rate("varnet", config) == pytest.approx(0.27)
+    found = reconstruction_runs.chosen_rate("varnet", config)
+    assert found["rate"] == pytest.approx(0.27)
     rates = ["0.01", "0.03", "0.09", "0.27", "0.81"]
     assert tried == [f"{s}-{rate}" for rate in rates for s in (1000, 1002, 1004)]
     assert set(seeds) == {1000, 1001, 1002, 1003, 1004, 1005}
     again = dataclasses.replace(config, finished=True)
-    assert reconstruction_runs.chosen_rate("varnet", again) == pytest.approx(0.27)
+    assert reconstruction_runs.chosen_rate("varnet", again) == found
+    assert list(found["nmse"]) == rates
+    assert min(found["nmse"], key=found["nmse"].__getitem__) == "0.27"
     with pytest.raises(ValueError, match="no rate of cartesian was chosen"):
         reconstruction_runs.chosen_rate("cartesian", again)
 
