@@ -52,7 +52,7 @@ def diffusion() -> Arrays:
         arrays[f"{name}/out"] = out.numpy()
     for sampler in ("ddim", "dpmpp2m"):
         for prediction in ("epsilon", "v_prediction"):
-            solver = theirs.scheduler(sampler, prediction)
+            solver = theirs.scheduler(sampler, prediction_type=prediction)
             found = theirs.trajectory(solver, latent, 20)
             arrays[f"{sampler} {prediction}"] = theirs.last(found)
     return arrays

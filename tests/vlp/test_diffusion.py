@@ -16,7 +16,17 @@ from medjax.vlp.diffusion.samplers import guided, row_noise, sample
 from medjax.vlp.diffusion.schedule import ScheduleConfig
 from medjax.weights.convert import from_torch, to_torch
 from medjax.weights.diffusion import AUTOENCODER, CLIP_TEXT, unet
-from tests.vlp.diffusion_arrays import config, stored, weights
+from tests.vlp.diffusion_arrays import (
+    GOLDEN,
+    SCHEDULES,
+    STEPS,
+    added,
+    config,
+    moves,
+    schedule,
+    stored,
+    weights,
+)
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -136,6 +146,24 @@ def test_trajectories_equal_stored_arrays(golden, sampler, prediction):
         stand_in, jnp.asarray(golden["latent"]), schedule, steps=20, sampler=sampler
     )
     np.testing.assert_allclose(ours, golden[f"{sampler} {prediction}"], **CLOSE)
+
+
+def test_steps_equal_stored_sums_for_all_numbers_of_steps():
+    """Those of diffusers' own code in float64: both samplers, every schedule."""
+    with np.load(GOLDEN / "diffusion_steps.npz") as arrays:
+        theirs = dict(arrays)
+    asked = [(s, name) for s in ("ddim", "dpmpp2m") for name in SCHEDULES]
+    assert theirs.keys() == {" ".join(pair) for pair in asked}
+    for sampler, name in asked:
+        kept, sums = schedule(name), theirs[f"{sampler} {name}"]
+        found = [added(moves(sampler, steps, kept)) for steps in STEPS]
+        # Theirs takes 62 steps where 61 are asked for.
+        known = np.isfinite(sums).all(1)
+        trailing = kept.timestep_spacing == "trailing"
+        assert np.asarray(STEPS)[~known].tolist() == [61] * trailing
+        np.testing.assert_allclose(
+            np.stack(found)[known], sums[known], rtol=0, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp2m"])

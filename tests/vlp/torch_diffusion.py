@@ -1,10 +1,13 @@
 """Tiny pipelines of torch ``diffusers`` with random weights, for parity.
 
-Needs torch and ``diffusers`` (any place on the path); the stored arrays need neither.
+Needs torch and ``diffusers`` (extras: parity, peers); the stored arrays need neither.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.vlp.clip_files import clip_tokenizer
+from tests.vlp.diffusion_arrays import BETAS
 
 BLOCKS = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -53,12 +57,10 @@ TEXT = {
     "pad_token_id": 39,
 }
 SCHEDULE = {
+    **BETAS,
     "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
     "clip_sample": False,
     "set_alpha_to_one": False,
-    "steps_offset": 1,
 }
 
 
@@ -84,12 +86,45 @@ def text(activation: str = "quick_gelu") -> CLIPTextModel:
     return rounded(CLIPTextModel(CLIPTextConfig(**TEXT, hidden_act=activation)))
 
 
-def scheduler(name: str, prediction: str) -> Any:
+def scheduler(name: str, **settings: str) -> Any:
     kinds = {"ddim": DDIMScheduler, "dpmpp2m": DPMSolverMultistepScheduler}
-    said = {**SCHEDULE, "prediction_type": prediction}
+    said = {**SCHEDULE, **settings}
     if name == "dpmpp2m":
         del said["clip_sample"], said["set_alpha_to_one"]
     return kinds[name](**said)
+
+
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """What a scheduler of theirs makes and keeps in float32 is float64 in here."""
+    with (
+        mock.patch.object(torch, "float32", torch.float64),
+        mock.patch.object(np, "float32", np.float64),
+    ):
+        yield
+
+
+def moves(name: str, steps: int, **settings: str) -> np.ndarray:
+    """What each step of theirs does, [s, 4], as `diffusion_arrays.moves` has it.
+
+    A step is linear in what it knows, so it is asked with one thing at a time.
+
+    Args:
+      name: of the sampler.
+      steps: asked for; theirs may take one more.
+      settings: of the schedule, beside `SCHEDULE`.
+    """
+    latent, answer, before = torch.eye(3, dtype=torch.float64)
+    with in_float64():
+        solver = scheduler(name, **settings)
+        solver.set_timesteps(steps)
+        rows = []
+        for time in solver.timesteps:
+            if name == "dpmpp2m":
+                solver.model_outputs[-1] = before
+            found = solver.step(answer, int(time), latent).prev_sample
+            rows.append([float(time), *found.tolist()])
+    return np.asarray(rows)
 
 
 def answer(latent: Any, step: Any, xp: Any) -> Any:
@@ -127,7 +162,7 @@ def pipeline(folder: Path, kind: str = "one", prediction: str = "epsilon") -> An
         text_encoder=text(),
         tokenizer=CLIPTokenizer.from_pretrained(folder),
         unet=unet(kind),
-        scheduler=scheduler("ddim", prediction),
+        scheduler=scheduler("ddim", prediction_type=prediction),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

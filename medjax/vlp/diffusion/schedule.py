@@ -193,8 +193,8 @@ def solver_steps(config: ScheduleConfig, steps: int) -> Int[np.ndarray, " s"]:
 def _trailing(n: int, steps: int) -> Int[np.ndarray, " s"]:
     """From the last step down, halves rounded as the sums of ``arange`` happen to fall.
 
-    ``diffusers`` lets rounding decide how many there are as well, and finds one too
-    many for 59 of 1000.
+    ``diffusers`` lets rounding decide how many there are as well, and of 1000 finds one
+    too many where 61 are asked for.
     """
     return np.arange(n, 0, -n / steps)[:steps].round().astype(np.int64) - 1
 
