@@ -5,6 +5,7 @@ PyTorch's numbers are stored beside the live comparison, for machines without it
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -217,6 +218,73 @@ def test_padding_tells_nothing_apart_unless_asked_to():
     kept = token_contrast(longer, patches, more, temperature=0.1, mask=there)
     np.testing.assert_allclose(kept, short, rtol=1e-6)
     assert token_contrast(longer, patches, more, temperature=0.1) > short + 1e-3
+
+
+def without_dropout(call, args, kwargs, context):
+    """Interceptor of Flax: what is random depends on the shape."""
+    return args[0] if isinstance(context.module, nn.Dropout) else call(*args, **kwargs)
+
+
+def test_padding_enters_the_statistics_of_words_unless_it_is_masked():
+    """Padding is zeros, and a layer without a bias leaves it at zero.
+
+    So the mean over all slots is that over words, times the share of slots with a word.
+    """
+    config = MgcaConfig(features=8, hidden=8, prototypes=4)
+    text = TextTowerConfig("tiny", vocab_size=20, max_length=8, attention_dropout=0.0)
+    modules = {
+        masked: Mgca(
+            dataclasses.replace(config, mask_pads=masked),
+            ImageTowerConfig("resnet_tiny"),
+            text,
+        )
+        for masked in (True, False)
+    }
+    rng = np.random.default_rng(0)
+    film = jnp.asarray(rng.normal(size=(2, SIZE, SIZE, 3)), jnp.float32)
+    short = jnp.asarray([[2, 7, 8, 9, 3], [2, 5, 3, 0, 0]], jnp.int32)
+    given = (jax.random.key(0), film, {"report": short})
+    shapes = jax.eval_shape(modules[True].init, *given)
+    variables = jax.tree.map(
+        lambda s: jnp.asarray(rng.normal(0.0, 0.5, s.shape), s.dtype), shapes
+    )
+    # The new statistics are those of the batch, less 0.9 of these.
+    variables["batch_stats"] = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+
+    @jax.jit
+    def encode(ids):
+        segments = word_segments(ids, np.zeros(20, np.bool_))
+        with nn.intercept_methods(without_dropout):
+            return {
+                masked: module.apply(
+                    variables,
+                    film,
+                    ids,
+                    segments,
+                    train=True,
+                    method="encode",
+                    mutable=["batch_stats"],
+                )
+                for masked, module in modules.items()
+            }
+
+    found = [encode(ids) for ids in (short, jnp.pad(short, ((0, 0), (0, 3))))]
+    means = {
+        masked: [f[masked][1]["batch_stats"]["word_head"]["bn1"]["mean"] for f in found]
+        for masked in modules
+    }
+    words = {
+        masked: [np.asarray(f[masked][0].words)[:, :4] for f in found]
+        for masked in modules
+    }
+    there, slots = np.asarray(found[0][True][0].mask), (2 * 4, 2 * 7)
+    assert there.sum() == 6 and there.shape == (2, 4)
+    np.testing.assert_allclose(*means[True], atol=1e-6)
+    np.testing.assert_allclose(*(w[there] for w in words[True]), atol=1e-4)
+    for mean, alone, count in zip(means[False], means[True], slots, strict=True):
+        np.testing.assert_allclose(mean, alone * 6 / count, atol=1e-6)
+    assert np.abs(alone).max() > 1e-2
+    assert np.abs(np.subtract(*(w[there] for w in words[False]))).max() > 1e-2
 
 
 @pytest.mark.parametrize("architecture", ["resnet_tiny", "vit_tiny"])
