@@ -26,6 +26,8 @@ REPO = Pretraining(
         max_length=112,
         dtype="bfloat16",
     ),
+    # The code stops when a validation loss has not fallen for five epochs, and takes
+    # the weights of the lowest: here all epochs are run, and the last weights taken.
     optimizer=OptimizerConfig(
         lr=2e-5, weight_decay=0.05, schedule="cosine", min_lr=1e-8
     ),
