@@ -16,15 +16,18 @@ is there in several ways and takes the best, standardised over the films::
     python -m experiments.zero_shot runs/gloria --images films --wording sampled \\
         --ensemble.combine max --ensemble.similarity both --ensemble.transductive
 
-The table names the run and the
-SHA-256 of its weights in every row. Films that cannot be read are listed in
-``scores.csv.skipped.csv`` and make the status 1, unless ``--on-error skip``. Scores
-order films of one class; they are no probabilities, and not for patients.
+The table names in every row the run and the SHA-256 of its weights; the wording, with
+the number and the seed of sentences that were sampled; the version of this library's
+sentences, or a SHA-256 of those of ``prompts.json``; and how they were put together.
+Films that cannot be read are listed in ``scores.csv.skipped.csv`` and make the status
+1, unless ``--on-error skip``. Scores order films of one class; they are no
+probabilities, and not for patients.
 """
 
 import csv
 import dataclasses
 import functools
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -47,7 +50,7 @@ from medjax.vlp.ensembles import (
 )
 from medjax.vlp.films import Film, find_films
 from medjax.vlp.pretrained import Pretrained, open_pair
-from medjax.vlp.prompts import Wording, prompts
+from medjax.vlp.prompts import PROMPTS_VERSION, Wording, prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +126,33 @@ def run(config: ZeroShot) -> int:
     ids, scores = scored(config, pair, films, classes, ledger)
     with whole(config.out) as draft, draft.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["id", *classes, "run", "weights"])
+        origin = {"run": config.run, "weights": pair.checksum[:16]}
+        origin |= protocol(config, classes)
+        table.writerow(["id", *classes, *origin])
         for id, row in zip(ids, scores, strict=True):
             cells = [f"{value:.6f}" for value in row]
-            table.writerow([id, *cells, config.run, pair.checksum[:16]])
+            table.writerow([id, *cells, *origin.values()])
     print(f"scores: {config.out} ({len(ids)} films, {len(classes)} classes)")
     return finish(ledger, config.out, config.on_error)
+
+
+def protocol(config: ZeroShot, classes: Prompts) -> dict[str, str]:
+    """What scores depend on beside films and weights, by column of the table.
+
+    Args:
+      config: the flags.
+      classes: the sentences that were compared.
+    """
+    wording, version = str(config.wording), PROMPTS_VERSION
+    if config.prompts is not None:
+        said = json.dumps(classes).encode()
+        version = hashlib.sha256(said).hexdigest()[:16]
+        wording = config.prompts.name
+    elif config.wording == "sampled":
+        wording = f"sampled {config.sampled} seed {config.prompt_seed}"
+    how = config.ensemble
+    ensemble = [how.combine, how.similarity, *["transductive"] * how.transductive]
+    return {"wording": wording, "prompts": version, "ensemble": " ".join(ensemble)}
 
 
 def scored(

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import medjax
 from experiments import embed, retrieve, zero_shot
 from medjax.data.boundary import DataError
 from medjax.vlp.films import find_films
+from medjax.vlp.prompts import PROMPTS_VERSION
 from tests.full_disk import full_disk
 from tests.vlp.pairs import random_pair
 
@@ -152,8 +154,14 @@ def test_zero_shot_scores_are_cosines_to_the_sentences(pair, run, films, tmp_pat
     got = [float(row["Effusion"]) for row in rows]
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert rows[0]["weights"] == pair.checksum[:16]
+    said = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
+    told = [rows[0][name] for name in ("wording", "prompts", "ensemble")]
+    assert told == ["p.json", said, "embeddings global"]
+    command += ["--wording", "biovil"]
     assert zero_shot.main([*command, "--classes", "Edema", "Mass"]) == 0
-    assert {"Edema", "Mass"} <= rows_of(tmp_path / "s.csv")[0].keys()
+    row = rows_of(tmp_path / "s.csv")[0]
+    assert {"Edema", "Mass"} <= row.keys()
+    assert (row["wording"], row["prompts"]) == ("biovil", PROMPTS_VERSION)
     (tmp_path / "p.json").write_text('{"Effusion": ["There is", "There is not"]}')
     assert zero_shot.main([*command, "--prompts", str(tmp_path / "p.json")]) == 1
 

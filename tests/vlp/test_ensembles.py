@@ -17,7 +17,7 @@ from medjax.vlp.ensembles import (
     standardised,
 )
 from medjax.vlp.gloria import GloriaConfig
-from medjax.vlp.prompts import PARTS, prompts
+from medjax.vlp.prompts import PARTS, PROMPTS_VERSION, prompts
 from tests.vlp.pairs import SYSTEM, random_pair
 
 CLASSES = {"A": (["a", "b"], ["c"]), "B": (["d"], [])}
@@ -97,6 +97,9 @@ def test_a_command_takes_the_best_of_words_and_wholes(run, tmp_path):
     with (tmp_path / "s.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     got = np.array([[float(row[name]) for name in names] for row in rows])
+    for row in rows:
+        assert (row["wording"], row["prompts"]) == ("sampled 3 seed 2", PROMPTS_VERSION)
+        assert row["ensemble"] == "max both transductive"
 
     said = {name: prompts(name, "sampled", sampled=3, seed=2) for name in names}
     texts = [text for there, _ in said.values() for text in there]
