@@ -1,6 +1,7 @@
 """Fine-tuning for masks and boxes, from a command line to a model that is asked."""
 
 import dataclasses
+import functools
 import json
 import sys
 from unittest.mock import Mock
@@ -12,8 +13,10 @@ import pytest
 import medjax
 from experiments.finetune import PRESETS
 from medjax.data.boundary import DataError
+from medjax.train.checkpoint import saved_steps
 from medjax.train.experiment import command
 from medjax.train.leaving import abilities
+from medjax.vlp import placing
 from medjax.vlp.finetuned import open_classifier
 from medjax.vlp.finetuning import asked_for
 from medjax.vlp.labelled import Labelled
@@ -27,6 +30,7 @@ from medjax.vlp.placing import (
 )
 from medjax.vlp.starts import find_start
 from medjax.vlp.towers import ImageTowerConfig
+from tests.experiments.interrupted import same_variables, stopped
 from tests.vlp.pairs import random_pair
 
 ONE = jax.devices()[:1]
@@ -49,43 +53,68 @@ def asked(monkeypatch, start, workdir, *flags):
     return config
 
 
-def test_masks_are_learned_opened_and_asked(monkeypatch, start, tmp_path):
-    flags = ("--target", "mask", "--epochs", "1")
-    config = asked(monkeypatch, start, tmp_path / "run", *flags)
-    results = run_places(config, devices=ONE)
+@pytest.fixture(scope="module")
+def learned(start, tmp_path_factory):
+    """Whatever is asked for by name, learned once: configuration and results."""
+    flags = {"mask": (), "boxes": ("--method", "linear")}
+
+    @functools.cache
+    def learn(kind):
+        folder = tmp_path_factory.mktemp(kind)
+        with pytest.MonkeyPatch.context() as patch:
+            given = ("--target", kind, "--epochs", "1", *flags[kind])
+            config = asked(patch, start, folder, *given)
+        return config, run_places(config, devices=ONE)
+
+    return learn
+
+
+def test_masks_are_learned_opened_and_asked(monkeypatch, start, learned):
+    config, results = learned("mask")
+    folder = config.workdir
     assert 0 <= results["dice"] <= 1 and results["with_lesion"] > 0
-    kept = json.loads((tmp_path / "run/evaluation.json").read_text())
+    kept = json.loads((folder / "evaluation.json").read_text())
     assert kept["splits"]["sha256"] == results["splits"]["sha256"]
-    assert (tmp_path / "run/report.html").read_text().count("data:image/png") >= 3
-    assert "find" in abilities(tmp_path / "run", config.uses)
-    model = medjax.load(tmp_path / "run")
+    assert (folder / "report.html").read_text().count("data:image/png") >= 3
+    assert "find" in abilities(folder, config.uses)
+    model = medjax.load(folder)
     films = np.random.default_rng(0).integers(0, 256, (2, 32, 32), np.uint8)
     said = model.masks(films)
     assert said.shape == (2, 32, 32) and 0 <= said.min() <= said.max() <= 1
     with pytest.raises(ValueError, match="was not fine-tuned for boxes"):
         model.boxes(films)
     with pytest.raises(DataError, match="lesion_masks"):
-        open_classifier(tmp_path / "run")
+        open_classifier(folder)
     flags = ("--target", "mask", "Cardiomegaly")
-    other = asked(monkeypatch, start, tmp_path / "run", *flags)
+    other = asked(monkeypatch, start, folder, *flags)
     with pytest.raises(DataError, match="use another workdir"):
         run_places(other, devices=ONE)
 
 
-def test_boxes_are_learned_by_a_head_on_a_frozen_tower(monkeypatch, start, tmp_path):
-    flags = ("--target", "boxes", "--epochs", "1", "--method", "linear")
-    config = asked(monkeypatch, start, tmp_path / "run", *flags)
-    results = run_places(config, devices=ONE)
+def test_boxes_are_learned_by_a_head_on_a_frozen_tower(start, learned):
+    config, results = learned("boxes")
     assert 0 <= results["map"] <= 1 and results["boxes"] > 3
-    model = medjax.load(tmp_path / "run")
+    model = medjax.load(config.workdir)
     assert [said["name"] for said in model.record.generators] == ["drawn"]
     ours, theirs = (
         medjax.load(folder).variables["params"]["image"]
-        for folder in (tmp_path / "run", start)
+        for folder in (config.workdir, start)
     )
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     (found,) = model.boxes(np.zeros((1, 32, 32), np.uint8))
     assert found.boxes.shape == (len(found.scores), 4)
+
+
+@pytest.mark.parametrize("kind", ["mask", "boxes"])
+def test_it_goes_on_where_it_was_stopped(kind, monkeypatch, learned, tmp_path):
+    whole, results = learned(kind)
+    cut = dataclasses.replace(whole, workdir=tmp_path / "cut")
+    monkeypatch.setattr(placing, "show", lambda *of, title: None)
+    with stopped():
+        run_places(cut, devices=ONE)
+    assert saved_steps(cut.workdir) == [1]
+    assert run_places(cut, devices=ONE) == results
+    same_variables(cut.workdir, whole.workdir)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ from medjax.data.boundary import DataError
 from medjax.nn.bert import BertConfig
 from medjax.nn.diffusion.autoencoder import AutoencoderConfig
 from medjax.nn.diffusion.unet import UNetConfig
+from medjax.train.checkpoint import saved_steps
 from medjax.train.experiment import command
 from medjax.train.settings import TrainConfig
 from medjax.vlp.corpus import CorpusConfig
+from medjax.vlp.diffusion import run as running
 from medjax.vlp.diffusion.folder import FOLDERS, load_pipeline
 from medjax.vlp.diffusion.networks import Networks, parameter_shapes
 from medjax.vlp.diffusion.run import AutoencoderTraining, GeneratorConfig, run
@@ -26,6 +29,7 @@ from medjax.vlp.diffusion.scores import ScoresConfig
 from medjax.vlp.diffusion.training import diffusion_system
 from medjax.vlp.rendering import Generator, generator
 from medjax.vlp.report_tower import LanguageConfig
+from tests.experiments.interrupted import asked_to_stop, same_files, stopped
 from tests.vlp.hub_files import hub
 
 change = dataclasses.replace
@@ -93,6 +97,26 @@ def test_what_a_run_has_learnt_opens_from_a_hub(trained, tmp_path, monkeypatch):
     texts = ["No effusion.", "A nodule"]
     np.testing.assert_array_equal(there.tokenize(texts), here.tokenize(texts))
     assert there.identity == here.identity and there.section == "report"
+
+
+def test_stopped_in_each_phase_it_leaves_the_same_weights(
+    trained, tmp_path, monkeypatch
+):
+    whole, _ = trained
+    cut = change(whole, workdir=tmp_path / "cut")
+    shutil.copytree(whole.workdir / "data", cut.workdir / "data")
+    monkeypatch.setattr(running, "score", lambda *of: ({}, []))
+    monkeypatch.setattr(running, "show", lambda *of, title: None)
+    for phase in ("autoencoder", "language", "."):
+        with stopped():
+            run(cut)
+        assert saved_steps(cut.workdir / phase) == [1]
+    # Nothing takes its first step once more.
+    with asked_to_stop():
+        run(cut)
+    for name in FOLDERS.values():
+        (file,) = (whole.workdir / "generator" / name).glob("*.safetensors")
+        same_files(file, cut.workdir / "generator" / name / file.name)
 
 
 def test_a_folder_is_fine_tuned_by_flags(trained, tmp_path):

@@ -7,12 +7,10 @@ to fit the next: data, language model, training, resuming, evaluation, page, exp
 import dataclasses
 import json
 import shutil
-import signal
 
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import medjax
 from experiments import convirt, gloria, imitate, mflag, mgca
@@ -22,12 +20,12 @@ from medjax.report.run import without_nan
 from medjax.train import goodput, speed
 from medjax.train.log import read_metrics
 from medjax.train.optimizer import OptimizerConfig
-from medjax.train.preemption import PreemptionGuard
 from medjax.vlp import pretraining, show
 from medjax.vlp.corpus import Corpus
 from medjax.vlp.pretraining import run
 from medjax.vlp.tokens import SPECIAL
 from medjax.vlp.words import continuing_pieces
+from tests.experiments.interrupted import same_files, stopped
 
 TIMED = {*speed.TIMED, *goodput.ROW}
 
@@ -130,22 +128,13 @@ def known(trained, monkeypatch):
     monkeypatch.setattr(pretraining, "evaluate", lambda *a, **o: (results, found))
 
 
-def test_asked_to_stop_it_goes_on_as_if_it_had_not(trained, folder, known, monkeypatch):
+def test_asked_to_stop_it_goes_on_as_if_it_had_not(trained, folder, known):
     whole = trained[0]
     cut = folder / "cut"
     shutil.copytree(whole / "language", cut / "language")
     config = small(mflag.PRESETS["tiny"], cut, steps=3)
-    requested = PreemptionGuard.requested
-
-    def ask(guard, step):
-        if step == 1:
-            signal.raise_signal(signal.SIGTERM)
-        return requested(guard, step)
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(PreemptionGuard, "requested", ask)
+    with stopped():
         run(config, mflag.mflag, devices=jax.devices()[:1])
-    assert stopped.value.code == 128 + signal.SIGTERM
     assert not (cut / "evaluation.json").exists() and len(curve(cut)) < 3
     run(config, mflag.mflag, devices=jax.devices()[:1])
     assert curve(cut) == curve(whole)
@@ -155,13 +144,8 @@ def test_asked_to_stop_it_goes_on_as_if_it_had_not(trained, folder, known, monke
 def same_towers(one, other):
     """Both towers that two runs left are equal to the bit."""
     for tower in ("image", "text"):
-        ours, theirs = (
-            load_file(run / "towers" / tower / "model.safetensors")
-            for run in (one, other)
-        )
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            np.testing.assert_array_equal(ours[name], theirs[name])
+        name = f"towers/{tower}/model.safetensors"
+        same_files(one / name, other / name)
 
 
 def test_towers_leave_as_checkpoints_and_start_another_system(trained, folder, known):
