@@ -90,8 +90,15 @@ def test_a_comparison_tells_presets_over_seeds_and_peers_once(finished):
     mine = next(r for r in results["completion"] if r["method"] == "CHeart")
     first = summary["completion"][0]["dice"]
     assert first["mean"] == pytest.approx(mine["dice"]) and first["sd"] == 0
-    text = anatomy.table({"summary": summary})
+    better = {**results, "completion": [{**mine, "dice": mine["dice"] + 0.1}]}
+    for row in rows[1::2]:
+        row["results"] = better
+    (pair,) = anatomy.paired(rows)
+    assert pair["system"] == "repo" and pair["seeds"] == 2
+    assert pair["dice"]["mean"] == pytest.approx(-0.1) and pair["js"]["mean"] == 0
+    text = anatomy.table({"summary": summary, "runs": rows})
     assert "| CHeart, as released |" in text and "| first frame repeated |" in text
+    assert "| CHeart, as released | -0.100 [-0.100, -0.100] |" in text
 
 
 def test_presets_compared_differ_in_what_they_are_named_for():
