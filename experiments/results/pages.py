@@ -16,6 +16,7 @@ from experiments.compare import (
     anatomy,
     attention,
     cmrxmotion,
+    doubling,
     mixing,
     motion,
     pretraining,
@@ -64,6 +65,9 @@ TABLES: Mapping[str, Table] = {
     ),
     "compare_reconstruction": Table(
         "results/mri.md", (RECONSTRUCTION,), reconstruction.table
+    ),
+    "compare_doubling": Table(
+        "results/mri.md", ("compare_doubling.json",), doubling.table
     ),
     "compare_attention": Table(
         "results/mri.md", ("compare_attention.json",), attention.table

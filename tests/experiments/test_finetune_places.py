@@ -152,7 +152,7 @@ def test_a_upernet_mirrors_films_and_has_benchx_s_widths(monkeypatch, start, tmp
     found = find_start(config.start, config.image, config.size)
     prepared = {"image_size": 48, "resize": "mgca"}
     data = Mock(spec=Labelled)
-    data.corpus = Mock(metadata={"name": "x", "settings": prepared})
+    data.corpus = Mock(metadata={"name": "x", "settings": prepared}, generators=())
     for tower, width in ((found.image, 64), (large, 512)):
         record = describe(config, "mask", (), found._replace(image=tower), data)
         system = record.system
