@@ -57,7 +57,7 @@ def test_damaged_files_are_read_or_refused(room, tmp_path, pytestconfig):
 def planted(tmp_path_factory):
     """Outcomes of readers that are at fault on purpose."""
     names = [f"--format={name}" for name in formats.PLANTED]
-    few = ["--files=16", "--work=0.3", "--wait=4"]
+    few = ["--files=16", "--work=0.15", "--wait=4"]
     rows, status, _ = run(tmp_path_factory.mktemp("planted"), *names, *few)
     assert status == 3
     return rows

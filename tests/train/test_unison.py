@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import socket
+import sys
 from pathlib import Path
 
 import grain
@@ -102,6 +103,9 @@ def test_a_file_of_the_code_is_named(tmp_path, monkeypatch):
     (package / "__init__.py").touch()
     file = package / "train" / "loop.py"
     file.write_text("a = 1\n")
+    program = tmp_path / "program.py"
+    program.touch()
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", program, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("medjax.train.unison.PACKAGES", (package.name,))
     before = code()
