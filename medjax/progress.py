@@ -164,6 +164,7 @@ class Waiting(Progress):
     def __init__(self, phase: str) -> None:
         super().__init__(phase, 1, "")
         self._over = threading.Event()
+        self._beside: threading.Thread | None = None
 
     def line(self) -> str:
         """The state in words: ``compile for v6e-256: 3:10``."""
@@ -180,11 +181,14 @@ class Waiting(Progress):
     def __enter__(self) -> "Waiting":
         super().__enter__()
         if self._shown:
-            threading.Thread(target=self._show, daemon=True).start()
+            self._beside = threading.Thread(target=self._show, daemon=True)
+            self._beside.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._over.set()
+        if self._beside is not None:
+            self._beside.join()  # or it may draw what was wiped already
         super().__exit__(*exception)
 
     def _show(self) -> None:

@@ -23,6 +23,9 @@ def tuned(
 ) -> dict[str, float]:
     """The weights of least NMSE, none of them at an edge of its grid.
 
+    An error that is no number, as of a rate with which training diverged, is larger
+    than any that is one.
+
     Args:
       method: Takes a batch and the weights.
       grid: Values of each weight, rising. Where the best is the first or last of them,
@@ -31,9 +34,6 @@ def tuned(
       wider: That factor.
       slack: Of weights whose error is within this share of the least, the smallest.
       errors: Gets the error of all weights that were tried.
-
-    An error that is no number, as of a rate with which training diverged, is larger
-    than any that is one.
 
     Raises:
       ValueError: The error still falls after `WIDENINGS` more values, or no weights

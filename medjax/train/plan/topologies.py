@@ -102,12 +102,6 @@ class Topology:
             )
         return self.devices // self.islands
 
-    def sized(self, factor: int) -> "Topology":
-        """So many times as many devices, for arithmetic alone."""
-        return dataclasses.replace(
-            self, devices=self.devices * factor, hosts=self.hosts * factor
-        )
-
 
 def topology(name: str) -> Topology:
     """The machine of a name.
