@@ -21,14 +21,10 @@ from medjax.train.launch import LaunchConfig, cpu_devices
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig
 from medjax.vlp.corpus import CorpusConfig
-from medjax.vlp.diffusion.run import (
-    AutoencoderTraining,
-    Generation,
-    GeneratorConfig,
-    run,
-)
+from medjax.vlp.diffusion.run import AutoencoderTraining, Generation, run
 from medjax.vlp.diffusion.schedule import SamplingConfig
 from medjax.vlp.diffusion.scores import ScoresConfig
+from medjax.vlp.diffusion.sizes import GeneratorConfig
 from medjax.vlp.report_tower import LanguageConfig
 
 SMALL = Generation(

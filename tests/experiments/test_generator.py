@@ -23,9 +23,10 @@ from medjax.vlp.corpus import CorpusConfig
 from medjax.vlp.diffusion import run as running
 from medjax.vlp.diffusion.folder import FOLDERS, load_pipeline
 from medjax.vlp.diffusion.networks import Networks, parameter_shapes
-from medjax.vlp.diffusion.run import AutoencoderTraining, GeneratorConfig, run
+from medjax.vlp.diffusion.run import AutoencoderTraining, run
 from medjax.vlp.diffusion.schedule import SamplingConfig, ScheduleConfig
 from medjax.vlp.diffusion.scores import ScoresConfig
+from medjax.vlp.diffusion.sizes import GeneratorConfig
 from medjax.vlp.diffusion.training import diffusion_system
 from medjax.vlp.rendering import Generator, generator
 from medjax.vlp.report_tower import LanguageConfig

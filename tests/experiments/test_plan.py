@@ -24,7 +24,7 @@ from medjax.train.plan.table import told
 from medjax.train.plan.topologies import topology
 from medjax.vlp.corpus import Rows, open_corpus
 from medjax.vlp.diffusion.networks import encode_films
-from medjax.vlp.diffusion.run import autoencoder_sizes
+from medjax.vlp.diffusion.sizes import autoencoder_sizes
 from medjax.vlp.finetuning import Finetuning
 from medjax.vlp.finetuning_workload import BOXES, finetuning
 from medjax.vlp.labelled import LabelledConfig, open_labelled
@@ -135,7 +135,7 @@ def test_a_generator_is_planned_on_the_shapes_of_its_data(cached, tmp_path):
     ids = np.zeros((1000, config.text.max_length), np.int32)
     columns = {"ids": ids}
     if cached:
-        autoencoder = autoencoder_sizes(config)
+        autoencoder = autoencoder_sizes(config.system, config.dtype)
         films = jax.ShapeDtypeStruct((1000, 64, 64), np.uint8)
         image = jax.ShapeDtypeStruct((1, 64, 64, 1), np.float32)
         module = Autoencoder(autoencoder)

@@ -22,7 +22,6 @@ from medjax.data.boundary import DataError
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.nn.bert import BertConfig
 from medjax.nn.diffusion.autoencoder import AutoencoderConfig
-from medjax.nn.diffusion.unet import UNetConfig
 from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
 from medjax.train.loop import fit
@@ -34,7 +33,6 @@ from medjax.train.sharding import on_host, replicated
 from medjax.vlp.corpus import Corpus, CorpusConfig, Rows, open_corpus
 from medjax.vlp.diffusion.folder import (
     Pipeline,
-    Section,
     load_pipeline,
     save_pipeline,
 )
@@ -44,10 +42,14 @@ from medjax.vlp.diffusion.networks import (
     encode_films,
     parameter_shapes,
 )
-from medjax.vlp.diffusion.schedule import SamplingConfig, ScheduleConfig
+from medjax.vlp.diffusion.schedule import SamplingConfig
 from medjax.vlp.diffusion.scores import ScoresConfig, score, show
+from medjax.vlp.diffusion.sizes import (
+    GeneratorConfig,
+    autoencoder_sizes,
+    network_sizes,
+)
 from medjax.vlp.diffusion.training import (
-    AutoencoderLossConfig,
     autoencoder_system,
     diffusion_system,
 )
@@ -78,36 +80,6 @@ and in Python:
 
 The folder generator/ in it is one of diffusers, for PyTorch.
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class GeneratorConfig:
-    """Sizes of a generator that is trained from nothing, and how all are trained."""
-
-    latents: int = 4
-    """Channels of the latents."""
-    autoencoder: tuple[int, ...] = (16, 32, 64)
-    """Channels of the autoencoder's levels; each but the last halves the film."""
-    widths: tuple[int, ...] = (64, 128, 128)
-    """Channels of the U-Net's levels; all but the first look at the text."""
-    layers: int = 1
-    """Residual blocks of a level on the way down."""
-    heads: int = 4
-    """Of attention."""
-    groups: int = 8
-    """Of normalisations."""
-    prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
-    """What the U-Net predicts."""
-    noise: Literal["squaredcos_cap_v2", "scaled_linear"] = "squaredcos_cap_v2"
-    """How noise rises; see `ScheduleConfig.beta_schedule`."""
-    section: Section = "report"
-    """What of a report conditions a film."""
-    dropped: float = 0.1
-    """Share of reports that are left out, for guidance."""
-    train_text: bool = True
-    """Whether the text model learns with the U-Net."""
-    loss: AutoencoderLossConfig = AutoencoderLossConfig()
-    """Of the autoencoder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +252,7 @@ def from_nothing(config: Generation, corpus: Corpus, mesh: Mesh) -> Pipeline:
       mesh: the devices.
     """
     size = corpus.metadata["image_size"]
-    autoencoder = autoencoder_sizes(config)
+    autoencoder = autoencoder_sizes(config.system, config.dtype)
     weights, autoencoder = trained_autoencoder(config, autoencoder, corpus, mesh)
     folder = train_language_model(
         corpus,
@@ -291,7 +263,7 @@ def from_nothing(config: Generation, corpus: Corpus, mesh: Mesh) -> Pipeline:
         seed=config.train.seed,
     )
     text = BertConfig.from_json(folder / "config.json")
-    networks = sizes(config, size, autoencoder, text)
+    networks = network_sizes(config.system, size, autoencoder, text)
     tokenizer = load_tokenizer(folder)
     tokenizer.inner.model_max_length = config.text.max_length
     shapes = parameter_shapes(networks)
@@ -304,59 +276,6 @@ def from_nothing(config: Generation, corpus: Corpus, mesh: Mesh) -> Pipeline:
         lambda texts: tokenizer.encode(texts, config.text.max_length),
         config.system.section,
         tokenizer.save,
-    )
-
-
-def autoencoder_sizes(config: Generation) -> AutoencoderConfig:
-    """The autoencoder that a run trains, where nothing is fine-tuned."""
-    c = config.system
-    return AutoencoderConfig(
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=c.autoencoder,
-        layers_per_block=1,
-        latent_channels=c.latents,
-        norm_num_groups=c.groups,
-        dtype=config.dtype,
-    )
-
-
-def sizes(
-    config: Generation, size: int, autoencoder: AutoencoderConfig, text: BertConfig
-) -> Networks:
-    """All three networks, where nothing is fine-tuned.
-
-    Args:
-      config: of the run.
-      size: of the films.
-      autoencoder: of `autoencoder_sizes`, scaled or not.
-      text: the report model.
-    """
-    c = config.system
-    levels = len(c.widths)
-    return Networks(
-        UNetConfig(
-            sample_size=size // autoencoder.factor,
-            in_channels=c.latents,
-            out_channels=c.latents,
-            block_out_channels=c.widths,
-            down_block_types=("DownBlock2D",)
-            + ("CrossAttnDownBlock2D",) * (levels - 1),
-            up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
-            layers_per_block=c.layers,
-            attention_head_dim=c.heads,
-            cross_attention_dim=text.hidden_size,
-            norm_num_groups=c.groups,
-            use_linear_projection=True,
-        ),
-        autoencoder,
-        text,
-        ScheduleConfig(
-            beta_schedule=c.noise,
-            prediction_type=c.prediction,
-            # Without it films would never start from noise alone.
-            timestep_spacing="trailing",
-        ),
     )
 
 

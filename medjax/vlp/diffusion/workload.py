@@ -8,7 +8,8 @@ from medjax.nn.diffusion.unet import UNetConfig
 from medjax.train.workload import Workload, spec
 from medjax.vlp.diffusion.folder import load_networks
 from medjax.vlp.diffusion.networks import Networks
-from medjax.vlp.diffusion.run import Generation, autoencoder_sizes, check_size, sizes
+from medjax.vlp.diffusion.run import Generation, check_size
+from medjax.vlp.diffusion.sizes import autoencoder_sizes, network_sizes
 from medjax.vlp.diffusion.training import diffusion_system
 from medjax.vlp.towers import bert_config
 from medjax.vlp.workload import rows, settled
@@ -32,7 +33,8 @@ def generation(config: Generation) -> Workload:
     size, side = config.data.batch_size, config.data.image_size
     if config.start is None:
         text, assumed = settled(config.text)
-        networks = sizes(config, side, autoencoder_sizes(config), bert_config(text))
+        autoencoder = autoencoder_sizes(config.system, config.dtype)
+        networks = network_sizes(config.system, side, autoencoder, bert_config(text))
         known, tokens = ("autoencoder", "text"), config.text.max_length
     else:
         networks, assumed = started(config.start)
