@@ -135,11 +135,15 @@ def _read(path: Path) -> _Image:
     except ImportError as error:
         raise ImportError("DICOM files need pydicom: medjax[medical]") from error
     warnings.filterwarnings("ignore", module=r"pydicom\b")
+    # Values are decoded where they are asked for, so all of that is inside.
     with reading(path, WHAT, quote=False):
-        data = pydicom.dcmread(path, specific_tags=TAGS, force=True)
-        if settled_kind(path, data) not in ("MONOCHROME1", "MONOCHROME2"):
-            raise DataError(f"{path}: a coloured image, expected grey values to fit")
-        pixels = np.asarray(data.pixel_array, np.float32)
+        return _decoded(path, pydicom.dcmread(path, specific_tags=TAGS, force=True))
+
+
+def _decoded(path: Path, data: Any) -> _Image:
+    if settled_kind(path, data) not in ("MONOCHROME1", "MONOCHROME2"):
+        raise DataError(f"{path}: a coloured image, expected grey values to fit")
+    pixels = np.asarray(data.pixel_array, np.float32)
     if "RescaleSlope" in data:
         pixels *= np.float32(number(path, data, "RescaleSlope"))
     if "RescaleIntercept" in data:

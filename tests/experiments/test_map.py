@@ -7,6 +7,8 @@ import pytest
 
 from experiments import map as experiment
 from medjax.data import nifti
+from medjax.data.boundary import DataError
+from medjax.data.dicom_series import read_series
 
 ECHOES = (10.0, 30.0, 50.0, 80.0)
 AFFINE = np.array(
@@ -97,6 +99,18 @@ def test_dicom_without_times_takes_those_that_are_given(signal, tmp_path, capsys
     check(tmp_path / "maps", AFFINE)
     without = (folder, "--contrast", "t2", "--out", tmp_path / "none")
     assert "scan has none, give one for each frame" in refusal(capsys, *without)
+
+
+def test_a_tag_that_cannot_be_decoded_names_its_file(signal, tmp_path):
+    """Values of a DICOM file are decoded when they are asked for, not when it opens."""
+    folder = write_dicom(tmp_path / "scan", signal)
+    damaged = sorted(folder.iterdir())[0]
+    intact = damaged.read_bytes()
+    tag = b"\x18\x00\x81\x00DS"
+    assert intact.count(tag) == 1
+    damaged.write_bytes(intact.replace(tag, tag[:4] + b"D\xd3"))
+    with pytest.raises(DataError, match=f"{damaged.name}: not an intact DICOM image"):
+        read_series(sorted(folder.iterdir()))
 
 
 def test_nifti_with_times_and_npz_give_the_same_map(signal, tmp_path):

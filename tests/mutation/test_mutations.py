@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from tests.mutation import formats
+from tests.mutation import formats, worker
 from tests.processes import ROOT, start
 
 FEW = 160
@@ -80,6 +80,16 @@ def test_the_harness_finds_planted_faults(planted, name, fault):
     found = [row for row in planted if row["format"] == name]
     assert [row["number"] for row in found] == [0, 1]
     assert {row["fault"] for row in found} == {fault}
+
+
+def test_counts_of_a_run_are_a_page(tmp_path, capsys):
+    asked = ["--format=sound", "--format=mistyped", "--files=4", "--seed=0"]
+    assert worker.main([*asked, f"--page={tmp_path / 'page.md'}"]) == 3
+    capsys.readouterr()
+    written = (tmp_path / "page.md").read_text().splitlines()
+    assert "--files 4 --seed 0" in written[2]
+    assert written[-1] == "| all | 4 | 0 | 2 | 2 |"
+    assert "| mistyped | 2 | 0 | 0 | 2 |" in written
 
 
 def test_a_damaged_file_can_be_made_again(tmp_path):

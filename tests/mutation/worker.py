@@ -33,6 +33,7 @@ from typing import IO, Any
 import numpy as np
 
 from tests.mutation import formats
+from tests.mutation.counts import Counts, page
 from tests.mutation.mutators import mutate
 
 MEMORY = 2 << 30
@@ -306,6 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--number", type=int, help="one file of one format, and errors in full")
     add("--keep", type=Path, help="leave the files at fault here")
     add("--out", type=Path, help="write every outcome as a line of JSON")
+    add("--page", type=Path, help="write the counts as a page")
     add("--work", type=float, default=Limits.work, help="seconds of processor time")
     add("--wait", type=float, default=Limits.wait, help="seconds of wall time")
     options = parser.parse_args(arguments)
@@ -315,22 +317,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.number is not None:
             return _one(options, Path(folder))
         out = stack.enter_context(options.out.open("w")) if options.out else None
-        faults = 0
         chosen = options.format or formats.NAMES
+        counts = {}
         for name, count in shares(chosen, options.files).items():
             place = Path(folder) / name
             outcomes = run(name, count, options.seed, place, options.limits)
-            faults += _tell(name, outcomes, out)
-    return 3 if faults else 0
+            counts[name] = _tell(name, outcomes, out)
+    if options.page:
+        options.page.write_text(page(counts, options.seed))
+    return 3 if any(count.faults for count in counts.values()) else 0
 
 
-def _tell(name: str, outcomes: Iterator[Outcome], out: IO[str] | None) -> int:
+def _tell(name: str, outcomes: Iterator[Outcome], out: IO[str] | None) -> Counts:
     """Writes all outcomes, prints one of each kind of fault and a line of counts."""
     files: dict[int, bool] = {}
+    refused: set[int] = set()
     kinds: set[tuple[str, str, str]] = set()
     for outcome in outcomes:
         bad, row = bool(outcome.fault), json.dumps(dataclasses.asdict(outcome))
         files[outcome.number] = files.get(outcome.number, False) or bad
+        if outcome.told and not bad:
+            refused.add(outcome.number)
         kind = (outcome.reader, outcome.fault.split(": value")[0], outcome.where)
         if out:
             out.write(row + "\n")
@@ -339,7 +346,8 @@ def _tell(name: str, outcomes: Iterator[Outcome], out: IO[str] | None) -> int:
             print(row, flush=True)
     faults = sum(files.values())
     print(f"{name}: {faults} faults of {len(kinds)} kinds in {len(files)} files")
-    return faults
+    refused -= {number for number, bad in files.items() if bad}
+    return Counts(len(files), len(refused), faults)
 
 
 def _one(options: argparse.Namespace, folder: Path) -> int:
