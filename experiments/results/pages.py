@@ -14,7 +14,7 @@ from experiments import synthetic_tables
 from experiments.bench import tables as bench
 from experiments.compare import (
     anatomy,
-    attention,
+    attention_effects,
     cmrxmotion,
     doubling,
     mixing,
@@ -70,7 +70,7 @@ TABLES: Mapping[str, Table] = {
         "results/mri.md", ("compare_doubling.json",), doubling.table
     ),
     "compare_attention": Table(
-        "results/mri.md", ("compare_attention.json",), attention.table
+        "results/mri.md", ("compare_attention.json",), attention_effects.table
     ),
     "compare_rounding": Table("results/devices.md", (ROUNDING,), rounding.table),
     "bench_step": Table("results/speed.md", STEPS, bench.steps),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.compare import attention
+from experiments.compare.attention_effects import BLIND, effects, fell, table
 from experiments.compare.attention_hearts import (
     FIELDS,
     endpoint,
@@ -128,21 +129,17 @@ def test_verdicts_are_of_the_paired_differences():
                 ("frames", "apart"), seed, list(shared - gain + noise), condition
             )
 
-    found = attention.effects(
-        [*runs("shared", 0.0), *runs("shifted", 30.0)], margin=10.0
-    )
+    found = effects([*runs("shared", 0.0), *runs("shifted", 30.0)], margin=10.0)
     told = {e["effect"]: e["verdict"] for e in found}
     assert told == {
         "attention, frames apart (the endpoint)": "equivalent",
         "attention, masks that move on": "better",
     }
     # A margin that hides what has to be seen hides the rest as well.
-    found_wide = attention.effects(
-        [*runs("shared", 0.0), *runs("shifted", 30.0)], margin=50.0
-    )
+    found_wide = effects([*runs("shared", 0.0), *runs("shifted", 30.0)], margin=50.0)
     wide = {e["effect"]: e["verdict"] for e in found_wide}
     assert wide == {
-        "attention, frames apart (the endpoint)": attention.BLIND,
+        "attention, frames apart (the endpoint)": BLIND,
         "attention, masks that move on": "equivalent",
     }
     results = {
@@ -151,14 +148,14 @@ def test_verdicts_are_of_the_paired_differences():
         "effects": found,
         "margin": 10.0,
     }
-    text = attention.table(results)
+    text = table(results)
     assert "| one mask for all frames | 80.0 | 79.5 |" in text
     assert "| equivalent |" in text and "3 x 24" in text and "0.4 %" in text
 
 
 def test_a_curve_that_still_falls_is_told():
     rows = [{"step": s, "eval/t1": 100.0 - s} for s in range(0, 51, 5)]
-    assert attention.fell([*rows, {"step": 50, "loss": 1.0}]) == pytest.approx(1 / 6)
+    assert fell([*rows, {"step": 50, "loss": 1.0}]) == pytest.approx(1 / 6)
 
 
 def test_a_small_comparison_runs_and_keeps_what_is_finished(tmp_path, monkeypatch):
@@ -172,7 +169,7 @@ def test_a_small_comparison_runs_and_keeps_what_is_finished(tmp_path, monkeypatc
     assert results["effects"] == []
     # Whole series are what a network of single frames begins with here too.
     assert (tmp_path / "shared-warm-0").is_dir()
-    assert "frames of different hearts (negative control)" in attention.table(results)
+    assert "frames of different hearts (negative control)" in table(results)
     monkeypatch.setattr(Experiment, "fit", None)
     assert attention.compare(config)["runs"] == results["runs"]
     with pytest.raises(ValueError, match="use another workdir"):
