@@ -23,7 +23,12 @@ WHAT = "DICOM image"
 Contrast = Literal["t1", "t2"]
 TIMES: dict[Contrast, str] = {"t1": "InversionTime", "t2": "EchoTime"}
 """The tag that tells the frames of a series apart, in ms."""
-PLACE_TAGS = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
+PLACE_TAGS = {
+    "ImagePositionPatient": 3,
+    "ImageOrientationPatient": 6,
+    "PixelSpacing": 2,
+}
+"""Where an image lies, and of how many numbers each tag is."""
 TAGS = [
     *SHOWING_TAGS,
     *TIMES.values(),
@@ -151,9 +156,14 @@ def _decoded(path: Path, data: Any) -> _Image:
     finite(path, pixels, "the rescaled image")
     place = {}
     with reading(path, WHAT, key="place in the patient", quote=False):
-        for tag in PLACE_TAGS:
+        for tag, expected in PLACE_TAGS.items():
             if data.get(tag):
                 values = np.asarray(data[tag].value, np.float64)
+                if values.shape != (expected,):
+                    raise DataError(
+                        f"{path}: {tag} holds {values.size} numbers, "
+                        f"expected {expected}"
+                    )
                 place[tag] = finite(path, values, tag)
     kinds = data.get("ImageType") or ()
     return _Image(

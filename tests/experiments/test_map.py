@@ -113,6 +113,16 @@ def test_a_tag_that_cannot_be_decoded_names_its_file(signal, tmp_path):
         read_series(sorted(folder.iterdir()))
 
 
+def test_a_place_of_two_numbers_names_its_file(signal, tmp_path):
+    """It ended as a fault of linear algebra that named none."""
+    folder = write_dicom(
+        tmp_path / "scan", signal, rows=[("ImagePositionPatient", [-30, -20])]
+    )
+    told = r"dcm: ImagePositionPatient holds 2 numbers, expected 3"
+    with pytest.raises(DataError, match=told):
+        read_series(sorted(folder.iterdir()))
+
+
 def test_nifti_with_times_and_npz_give_the_same_map(signal, tmp_path):
     turned = np.ascontiguousarray(signal.transpose(3, 2, 1, 0))
     nifti.write(tmp_path / "s.nii.gz", turned, affine=AFFINE)

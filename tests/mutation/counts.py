@@ -19,7 +19,7 @@ class Counts:
     faults: int
 
 
-def page(counts: Mapping[str, Counts], seed: int) -> str:
+def page(counts: Mapping[str, Counts], asked: int, seed: int) -> str:
     """The counts as a table in Markdown, with the command that makes them again."""
     files = sum(count.files for count in counts.values())
     rows = [
@@ -33,7 +33,7 @@ def page(counts: Mapping[str, Counts], seed: int) -> str:
         [
             "# Damaged files",
             "",
-            f"`python -m tests.mutation.worker --files {files} --seed {seed} --page "
+            f"`python -m tests.mutation.worker --files {asked} --seed {seed} --page "
             "FILE` damages",
             "small intact files of every format and reads them. A file is read by all",
             "its readers (into finite numbers alone), or refused by a documented error",

@@ -324,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcomes = run(name, count, options.seed, place, options.limits)
             counts[name] = _tell(name, outcomes, out)
     if options.page:
-        options.page.write_text(page(counts, options.seed))
+        options.page.write_text(page(counts, options.files, options.seed))
     return 3 if any(count.faults for count in counts.values()) else 0
 
 
