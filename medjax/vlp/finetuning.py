@@ -40,13 +40,8 @@ from medjax.vlp.classifier import (
 from medjax.vlp.evaluate import Encoder
 from medjax.vlp.finetuned import ClassifierRecord
 from medjax.vlp.finetuning_report import PREDICTIONS, show
-from medjax.vlp.labelled import (
-    Labelled,
-    LabelledConfig,
-    LabelledFilms,
-    check_exclusive,
-    open_labelled,
-)
+from medjax.vlp.labelled import Labelled, LabelledConfig, LabelledFilms, open_labelled
+from medjax.vlp.learnable import check_exclusive
 from medjax.vlp.segmenter import Head
 from medjax.vlp.starts import Start, find_start, load_tower
 from medjax.vlp.towers import ImageTowerConfig
