@@ -47,30 +47,29 @@ def attention(q, k, v):
 
 
 @pytest.mark.parametrize(
-    "function, arguments, most",
+    "function, arguments",
     [
         (
             network,
             (shape(4, 30, 30, 16), shape(7, 7, 16, 64), shape(3, 3, 16, 64))
             + (shape(64, 512),),
-            0.02,
         ),
-        # Its softmax is elementwise, which is not counted here.
-        (attention, (shape(2, 4, 64, 128),) * 3, 0.05),
+        # Its softmax is elementwise, which is not counted here: the less of it, the
+        # more numbers a head has.
+        (attention, (shape(2, 4, 64, 512),) * 3),
         (
             lambda x, w: jnp.sum(convolve(x, w, padding=[(1, 2), (1, 2)], dilated=2)),
             (shape(2, 16, 16, 32), shape(4, 4, 32, 32)),
-            0.02,
         ),
     ],
     ids=["convolutions", "attention", "transposed"],
 )
-def test_as_xla_counts_with_gradients(function, arguments, most):
+def test_as_xla_counts_with_gradients(function, arguments):
     trained = jax.grad(function, tuple(range(len(arguments))))
     found = count(trained, *arguments)
     assert found.unknown_loops == 0
     assert found.total <= xla(trained, *arguments)
-    assert found.total == pytest.approx(xla(trained, *arguments), rel=most)
+    assert found.total == pytest.approx(xla(trained, *arguments), rel=0.02)
 
 
 def test_a_padded_border_is_not_work():
