@@ -25,10 +25,13 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import convirt, drill, imitate, varnet
+from experiments import convirt, imitate, varnet
 from experiments.bench.reducing import between
-from experiments.compare import planned
+from experiments.compare import planned, pods_page
+from experiments.compare.pods_page import BATCH, POD
+from experiments.compare.publishing import write_pages
 from experiments.plan import workload_of
+from experiments.results.pages import EXPERIMENTS
 from medjax.data.boundary import reading
 from medjax.data.whole import whole
 from medjax.train.ending import ends_in_words
@@ -38,15 +41,8 @@ from medjax.train.plan.planner import make_plan, program_on
 from medjax.train.plan.topologies import topology
 from medjax.train.plan.traffic import transfer
 
-GOAL = 0.3
-"""Relative error of a predicted all-reduce that is aimed at."""
-PAGE = Path("experiments/results/pods.md")
-RESULTS = Path("experiments/results/compare_pods.json")
-"""Numbers of the page: parts that a run does not measure stay as they are."""
-BATCH, POD = 65_536, "v6e-256"
-"""The contrast that is planned, and where."""
-SHARE = 0.06
-"""Of a step, that it is to take at most."""
+NAME = "compare_pods"
+"""Of the file of the page's numbers; parts that a run does not measure stay in it."""
 EXCHANGES: Mapping[str, Mapping[str, str]] = {
     "as it is": {},
     "--loss.wire bfloat16": {"wire": "bfloat16"},
@@ -76,11 +72,9 @@ class Comparison:
     """Of each program that is timed; the fastest counts."""
     publish: bool = False
     """Write the page of results and its numbers."""
-    parts: tuple[str, ...] = (
-        *("network", "work", "contrast", "summed", "gradients"),
-        *("memory", "loaded", "suggested", "ring", "scaled"),
-    )
-    """What is measured, in this order; the page says what never was."""
+    parts: tuple[str, ...] | None = None
+    """What is measured, in this order; the page says what never was. None: everything,
+    or nothing where drills are added."""
     drills: tuple[Path, ...] = ()
     """Results of `experiments.drill` that the page is to have beside those it has."""
     out: Path = Path("runs/pods.json")
@@ -149,151 +143,6 @@ def network() -> dict[str, Any]:
     return {"latency_s": latency, "rate": rate, "all_reduces": told}
 
 
-def page(found: Mapping[str, Any]) -> str:
-    """The results, for a reader; of parts that never were measured, that."""
-    loads = found["load"]
-    quiet = [load <= 1 for load in (min(loads), max(loads))]
-    beside = "nothing else ran" if all(quiet) else "other work ran beside it"
-    beside += ", but not always" if any(quiet) and not all(quiet) else ""
-    head = f"""# The planner held to what can be measured
-
-```
-python -m experiments.compare.pods --publish
-```
-
-(resumable) on {os.cpu_count()} cores, with loads of {min(loads):.1f} to
-{max(loads):.1f} when its parts began: {beside}. What `experiments.plan` says of
-machines that are not here is a prediction; nothing on this page is a time of an
-accelerator, and no claim about its error there is made.
-"""
-    tables = {
-        "work": _work,
-        "summed": planned.summed_table,
-        "gradients": planned.gradients_table,
-        "memory": planned.memory_table,
-        "loaded": planned.loaded_table,
-        "suggested": planned.suggested_table,
-        "contrast": _contrast,
-        "ring": planned.ring_table,
-        "network": _network,
-        "scaled": planned.scaled_table,
-    }
-    told = [table(found[name]) for name, table in tables.items() if name in found]
-    missing = [_ABOUT[name] for name in tables if name not in found]
-    if missing:
-        told.append(f"Not measured yet: {'; '.join(missing)}.\n")
-    told += [_drill(result) for result in found.get("drills", ())]
-    return "\n".join([head, *told])
-
-
-_ABOUT = {
-    "work": "floating-point work beside XLA's",
-    "contrast": "what is planned for the contrast of a large batch",
-    "summed": "what travels in a data-parallel step",
-    "gradients": "what a step of IMITATE's `paper` sums",
-    "memory": "planned memory beside the compiler's",
-    "loaded": "a planned step that is loaded and run",
-    "suggested": "flags suggested under a limit",
-    "ring": "memory of a contrast around a ring",
-    "network": "all-reduces between processes",
-    "scaled": "steps of two host devices predicted from one",
-}
-
-
-def _work(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = "\n".join(
-        f"| {r['step']} | {r['planned'] / 1e9:.3f} | {r['xla'] / 1e9:.3f} | "
-        f"{planned.off(r['planned'], r['xla'])} |"
-        for r in rows
-    )
-    return f"""Work of a step of each `tiny` preset, GFLOP. XLA counts elementwise
-operations too, and what a loop does once. Of products alone tests hold what is planned
-for ResNets, BERT, VarNet and the contrast, with gradients, to all that the text of
-their programs multiplies, to the last one:
-
-| step | planned | XLA | planned is |
-|---|---|---|---|
-{lines}
-"""
-
-
-def _contrast(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = "\n".join(
-        f"| {r['flags']} | {_moved(r['collectives'])} | {1e3 * r['contrast_s']:.1f} | "
-        f"{1e3 * r['seconds']:.1f} | {r['contrast_s'] / r['seconds']:.1%} |"
-        for r in rows
-    )
-    best = min(r["contrast_s"] / r["seconds"] for r in rows)
-    met = "is met" if best <= SHARE else "is missed by all"
-    fastest = min(rows, key=lambda r: r["seconds"])
-    return f"""What showing each other the batch takes for six contrasts of IMITATE,
-on each device, as predicted by `experiments.plan imitate paper --topology {POD}
---data.batch-size {BATCH} --quick`. Rates and latencies of links are figures that the
-plan lists, and nothing of it is taken to hide behind computation; no time here was
-measured. The goal of at most {SHARE:.0%} of a step {met}; what counts is the step,
-and the shortest, of {1e3 * fastest["seconds"]:.1f} ms, is that of
-`{fastest["flags"]}`:
-
-| flags | travels | ms | step, ms | share |
-|---|---|---|---|---|
-{lines}
-
-Embeddings and priors travel once each, and so do the gradients of embeddings, which are
-float32 whatever the wire, or none of them where both sides are gathered: so says the
-text of the program compiled for eight host devices and, of two contrasts, for four
-chips of a TPU v5e (tests/vlp/test_imitate.py, test_contrastive.py), which hides part of
-it behind products. Gathering both sides costs products, since the owner of a column
-forms its logits once more. Priors that are narrow on the wire are multiplied as such,
-on both sides. Around a ring every contrast sends blocks of its own, with a start
-for each hop and over one link of four.
-"""
-
-
-def _moved(kinds: Mapping[str, Mapping[str, int]]) -> str:
-    return "; ".join(
-        f"{each['count']:,} x {kind}, {each['bytes'] / 1e6:,.0f} MB in all"
-        for kind, each in kinds.items()
-    )
-
-
-def _drill(found: Mapping[str, Any]) -> str:
-    settings = found["settings"]
-    names = ["kills", "seed", "steps", "processes", "minutes"]
-    if settings.get("heartbeat", drill.Drill.heartbeat) != drill.Drill.heartbeat:
-        names.append("heartbeat")
-    flags = " ".join(f"--{name} {settings[name]}" for name in names)
-    # A drill of before there were turns has none.
-    chosen = {"elastic": "--elastic", "in_turn": "--in-turn"}
-    flags = " ".join([*(v for k, v in chosen.items() if settings.get(k)), flags])
-    return f"""## A drill: processes killed
-
-```
-python -m experiments.drill {flags}
-```
-
-{drill.page(found)}{found.get("remark", "")}"""
-
-
-def _network(found: Mapping[str, Any]) -> str:
-    lines = "\n".join(
-        f"| {r['bytes']:,} | {1e3 * r['two_s']:.2f} | {1e3 * r['four_s']:.2f} | "
-        f"{1e3 * r['predicted_s']:.2f} | {planned.off(r['predicted_s'], r['four_s'])} |"
-        for r in found["all_reduces"]
-    )
-    worst = max(abs(r["predicted_s"] / r["four_s"] - 1) for r in found["all_reduces"])
-    within = "are" if worst <= GOAL else "are not"
-    return f"""All-reduces between gloo processes of one host, ms. A latency of
-{1e6 * found["latency_s"]:.0f} µs and a rate of {found["rate"] / 1e6:.0f} MB/s, fitted
-to two processes, predict four, which share {os.cpu_count()} cores. The predictions
-{within} within the {GOAL:.0%} that are the goal on a quiet machine with a core for each
-process:
-
-| bytes | two | four | predicted | off by |
-|---|---|---|---|---|
-{lines}
-"""
-
-
 def joined(kept: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """What is published, with what was measured now in its place, or beside it."""
     before = list(kept.get("drills", ()))
@@ -302,20 +151,28 @@ def joined(kept: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **found, "drills": drills, "load": [min(loads), max(loads)]}
 
 
-@ends_in_words
-def main() -> None:
-    """Measures what was not measured before."""
-    config = tyro.cli(
-        Comparison, description=__doc__, prog="python -m experiments.compare.pods"
-    )
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 8)
-    # What is compiled here is looked at; what is timed runs in processes of its own.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    found = {}
-    if config.out.exists():
-        found = json.loads(config.out.read_text())
-    config.out.parent.mkdir(parents=True, exist_ok=True)
+def added(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Results of drills, without where they ran, which is nobody else's matter.
+
+    Raises:
+      DataError: A file is none.
+    """
+    found = []
+    for path in paths:
+        with reading(path, "result of a drill"):
+            one = json.loads(path.read_text())
+            one["settings"].pop("workdir", None)
+            pods_page.told_drill(one)
+            found.append(one)
+    return found
+
+
+def measured(config: Comparison) -> dict[str, Any]:
+    """Numbers of all parts that are asked for, those of before among them.
+
+    Raises:
+      ValueError: A part that there is not.
+    """
     parts = {
         "network": network,
         "work": work,
@@ -328,30 +185,43 @@ def main() -> None:
         "ring": planned.ring,
         "scaled": lambda: planned.scaled(config.steps),
     }
-    if unknown := set(config.parts) - set(parts):
+    asked = config.parts
+    if asked is None:
+        asked = () if config.drills else tuple(parts)
+    if unknown := set(asked) - set(parts):
         raise ValueError(f"parts: {sorted(unknown)}, expected some of {list(parts)}")
-    for name in config.parts:
+    found = {}
+    if asked and config.out.exists():
+        found = json.loads(config.out.read_text())
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    for name in asked:
         if name in found:
             continue
         loads = [*found.get("load", []), os.getloadavg()[0]]
-        found |= {name: parts[name](), "load": loads}
+        found |= {name: parts[name](), "load": loads, "cores": os.cpu_count()}
         with whole(config.out) as draft:
             draft.write_text(json.dumps(found, indent=1) + "\n")
-    drills = []
-    for path in config.drills:
-        with reading(path, "result of a drill"):
-            one = json.loads(path.read_text())
-            # Where it ran is nobody else's matter.
-            one["settings"].pop("workdir", None)
-            drills.append(one)
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    told = joined(kept, {**found, "drills": drills})
-    print(page(told))
+    return found
+
+
+@ends_in_words
+def main() -> None:
+    """Measures what was not measured before."""
+    config = tyro.cli(
+        Comparison, description=__doc__, prog="python -m experiments.compare.pods"
+    )
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    # What is compiled here is looked at; what is timed runs in processes of its own.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    drills = added(config.drills)
+    published = EXPERIMENTS / "results" / f"{NAME}.json"
+    kept = json.loads(published.read_text()) if published.exists() else {}
+    told = joined(kept, {**measured(config), "drills": drills})
+    print(pods_page.page(told))
     if config.publish:
-        numbers = json.dumps(told, indent=1) + "\n"
-        for path, text in {RESULTS: numbers, PAGE: page(told)}.items():
-            with whole(path) as draft:
-                draft.write_text(text)
+        for path in write_pages(NAME, told):
+            print(f"written: {path}")
 
 
 if __name__ == "__main__":

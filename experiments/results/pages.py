@@ -19,6 +19,7 @@ from experiments.compare import (
     doubling,
     mixing,
     motion,
+    pods_page,
     pretraining,
     reconstruction,
     rounding,
@@ -73,6 +74,7 @@ TABLES: Mapping[str, Table] = {
         "results/mri.md", ("compare_attention.json",), attention_effects.table
     ),
     "compare_rounding": Table("results/devices.md", (ROUNDING,), rounding.table),
+    "compare_pods": Table("results/pods.md", ("compare_pods.json",), pods_page.page),
     "bench_step": Table("results/speed.md", STEPS, bench.steps),
     "bench_unrolled": Table("results/speed.md", (UNROLLED,), bench.unrolled),
     "bench_maps": Table("results/speed.md", (MAPS,), bench.maps),

@@ -1,8 +1,14 @@
 """The page of the planner: what differs from what was planned is said to."""
 
+import functools
+import json
+import sys
+
 import pytest
 
-from experiments.compare import planned, pods
+from experiments import drill
+from experiments.compare import planned, pods, pods_page
+from experiments.results import pages
 
 TRAVELS = {"all-reduce": [4, 1668]}
 HELD = {
@@ -53,21 +59,21 @@ def test_what_differs_is_said(part):
     table = getattr(planned, f"{part}_table")
     for found, words in zip((HELD, WRONG), SAID[part], strict=True):
         assert words in " ".join(table(found[part]).split())
-        page = pods.page({"load": [0.5], part: found[part]})
+        page = pods_page.page({"load": [0.5], "cores": 2, part: found[part]})
         assert table(found[part]) in page
         others = set(SAID) - {part}
-        assert all(pods._ABOUT[name] in page for name in others), "not measured"
+        assert all(pods_page._ABOUT[name] in page for name in others), "not measured"
 
 
 def test_a_drill_is_printed_with_the_command_that_repeats_it(monkeypatch):
-    monkeypatch.setattr(pods.drill, "page", lambda found: "")
+    monkeypatch.setattr(pods_page.drill, "page", lambda found: "")
     usual = {"kills": 6, "seed": 3, "steps": 200, "processes": 4, "minutes": 5.0}
     before = {"settings": {**usual, "elastic": True, "heartbeat": 10.0}}
     words = "--kills 6 --seed 3 --steps 200 --processes 4 --minutes 5.0"
-    assert f"drill --elastic {words}\n" in pods._drill(before)
+    assert f"drill --elastic {words}\n" in pods_page.told_drill(before)
     turns = {"settings": {**before["settings"], "in_turn": True, "heartbeat": 30.0}}
     told = f"drill --elastic --in-turn {words} --heartbeat 30.0\n"
-    assert told in pods._drill(turns)
+    assert told in pods_page.told_drill(turns)
 
 
 def test_what_was_not_measured_now_stays_as_it_was():
@@ -83,5 +89,57 @@ def test_what_was_not_measured_now_stays_as_it_was():
 def test_other_work_is_told_of():
     said = {(0.5, 0.9): "nothing else ran.", (4, 9): "it.", (0.5, 9): "not always."}
     for loads, words in said.items():
-        head = pods.page({"load": loads}).split("What `experiments.plan`")[0]
+        head = pods_page.page({"load": loads, "cores": 2}).split(
+            "What `experiments.plan`"
+        )[0]
         assert head.rstrip().endswith(words)
+
+
+def drilled(seed):
+    """A drill of one kill, as its command writes it down."""
+    kill = {"processes": 2, "devices": 1, "killed": 0, "phase": "save", "step": 3}
+    settings = {"kills": 1, "seed": seed, "steps": 9, "processes": 2, "minutes": 5.0}
+    return {
+        "settings": {**settings, "workdir": "/somebody/runs"},
+        "kills": [{**kill, "statuses": [-9, 75], "gone_after_s": 2.0}],
+        **{"undisturbed_s": 8.0, "last": [0, 0], "steps_missing": [], "starts": 2},
+        **{"largest_relative_difference": 0.0, "weights_bit_equal": True},
+        **{"survived": True, "seconds": dict.fromkeys((*drill.LOST, "steps"), 1.0)},
+    }
+
+
+def test_a_drill_is_added_and_nothing_else_is_touched(tmp_path, monkeypatch, capsys):
+    """No part is measured for that, and none of what was published is gone."""
+    kept = {"load": [1.0, 3.0], "cores": 2, "ring": HELD["ring"]}
+    kept["drills"] = [{**drilled(1), "remark": "\nThe first.\n"}]
+    kept["drills"][0]["settings"].pop("workdir")
+    (tmp_path / "results").mkdir()
+    page = tmp_path / "results/pods.md"
+    page.write_text("# Title\n\n<!-- compare_pods -->\n<!-- /compare_pods -->\n")
+    numbers = tmp_path / "results/compare_pods.json"
+    numbers.write_text(json.dumps(kept))
+    tables = {"compare_pods": pages.TABLES["compare_pods"]}
+    held = functools.partial(pages.changed, tables, tmp_path)
+    for module in (pods, pages):
+        monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(pages, "changed", held)
+    found = tmp_path / "drill.json"
+    found.write_text(json.dumps(drilled(2)))
+    words = ["pods", "--publish", "--drills", str(found)]
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "none.json")])
+    for _ in range(2):
+        assert pods.main() == 0, "once more adds nothing"
+        told = json.loads(numbers.read_text())
+        assert told["drills"][:1] == kept["drills"]
+        second = drilled(2)
+        second["settings"].pop("workdir")
+        assert told["drills"][1:] == [second]
+        assert {**told, "drills": kept["drills"]} == kept
+        assert not held(), "the page is that of the numbers"
+    text = page.read_text()
+    assert text.count("## A drill") == 2 and "The first." in text
+    assert "--kills 1 --seed 2" in text and "somebody" not in text
+    found.write_text(json.dumps({"settings": {}}))
+    assert pods.main() == 1
+    assert "drill.json" in capsys.readouterr().err
+    assert json.loads(numbers.read_text()) == told
