@@ -4,18 +4,23 @@ Of an experiment with its flags behind ``--``::
 
     python -m experiments.launch slurm --topology h200-8x8 -- imitate paper
     python -m experiments.launch tpu-vm --topology v5p-512 -- imitate paper
-    python -m experiments.launch gke-tpu --topology v6e-256x2 -- imitate paper
+    python -m experiments.launch gke-tpu --topology v6e-256x2 --spot -- imitate paper
     python -m experiments.launch gke-gpu --topology h100-4x8 -- varnet repo
     python -m experiments.launch ssh --topology cpu-1 --hosts hosts.txt -- convirt
 
-``experiments.plan`` has the same topologies, and says what such a run needs.
+``experiments.plan`` has the same topologies, and says what such a run needs. Where
+machines may be taken away (``--spot``, and always ``tpu-vm``) it is asked how often to
+save, which takes half a minute; ``--plan`` takes what it wrote before.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from experiments.launch import gke, slurm, ssh, tpu_vm
+import jax
+
+from experiments.launch import gke, slurm, spot, ssh, tpu_vm
 from experiments.launch.job import Job
 from medjax.train.ending import ends_in_words
 from medjax.train.plan.topologies import topology
@@ -47,13 +52,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--zone", default=Job.zone, help="of Google's cloud; tpu-vm")
     add("--hosts", default=Job.hosts, help="file with a host a line; ssh")
     add("--hours", type=int, default=Job.hours, help="granted at once; slurm")
+    add("--cluster", default=Job.cluster, help="as xpk knows it; gke-tpu")
+    add("--spot", action="store_true", help="machines that may be taken away")
+    add("--plan", type=Path, help="of experiments.plan, for --spot and tpu-vm")
     options = vars(parser.parse_args(words[:at]))
-    template = TEMPLATES[options.pop("template")]
+    name, written = options.pop("template"), options.pop("plan")
+    taken = options.pop("spot") or name == "tpu-vm"
+    if written is not None and not taken:
+        raise ValueError("--plan says how often to save on --spot machines")
     machine = topology(options.pop("topology"))
     command = tuple(words[at + 1 :])
     if not command:
         raise ValueError("expected -- and an experiment with its flags at the end")
-    print(template(Job(machine, command, **options)), end="")
+    job = Job(machine, command, **options)
+    # What a template does not start is refused before it is planned.
+    TEMPLATES[name](job)
+    if taken:
+        jax.config.update("jax_platforms", "cpu")
+        job = spot.prepared(job, spot.planned(job, written))
+    print(TEMPLATES[name](job), end="")
 
 
 if __name__ == "__main__":

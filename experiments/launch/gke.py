@@ -1,8 +1,9 @@
 """Kubernetes on Google's cloud: a JobSet, which starts all pods again if one fails."""
 
 import json
+import shlex
 
-from experiments.launch.job import TRIES, Job, expect
+from experiments.launch.job import TRIES, Job, accelerator, expect
 from medjax.train.launch import COORDINATOR_PORT
 
 TPUS = {
@@ -10,6 +11,7 @@ TPUS = {
     "v5e": "tpu-v5-lite-podslice",
     "v5p": "tpu-v5p-slice",
     "v6e": "tpu-v6e-slice",
+    "tpu7x": "tpu7x",
 }
 GPUS = {"h100": "nvidia-h100-80gb", "h200": "nvidia-h200-141gb"}
 
@@ -18,8 +20,15 @@ def tpu(job: Job) -> str:
     """A manifest with a replicated job for each slice."""
     expect(job, "tpu", "gke-tpu")
     machine = job.machine
+    xpk = (
+        f"xpk workload create --cluster {shlex.quote(job.cluster)} "
+        f"--workload {job.name} --tpu-type={accelerator(job)} "
+        f"--num-slices={machine.islands} --max-restarts={TRIES} "
+        f"--docker-image={shlex.quote(job.image)} --command={shlex.quote(job.command)}"
+    )
     return _jobset(
         job,
+        instead=f"# In place of this file:\n#   {xpk}\n",
         replicas=machine.islands,
         pods=job.hosts_per_island,
         selector={
@@ -43,6 +52,7 @@ def gpu(job: Job) -> str:
             "cloud.google.com/gke-accelerator": GPUS[job.machine.generation],
         },
         resource="nvidia.com/gpu",
+        instead="",
         # JOB_COMPLETION_INDEX is Kubernetes' own.
         environment={
             "JAX_COORDINATOR_ADDRESS": f"{first}:{COORDINATOR_PORT}",
@@ -55,6 +65,7 @@ def gpu(job: Job) -> str:
 def _jobset(
     job: Job,
     *,
+    instead: str,
     replicas: int,
     pods: int,
     selector: dict[str, str],
@@ -62,6 +73,8 @@ def _jobset(
     environment: dict[str, str],
 ) -> str:
     quoted = json.dumps
+    if job.spot:
+        selector = {**selector, "cloud.google.com/gke-spot": "true"}
     chosen = "".join(
         f"\n                {name}: {quoted(value)}" for name, value in selector.items()
     )
@@ -74,7 +87,7 @@ def _jobset(
     return f"""# kubectl apply -f {job.name}.yaml
 # One failed pod ends all, and the set starts anew: the command goes on from the last
 # checkpoint, which is why its workdir has to be a mounted bucket or a shared disk.
-apiVersion: jobset.x-k8s.io/v1alpha2
+{instead}{job.remarks}apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:
   name: {job.name}

@@ -10,6 +10,8 @@ import shlex
 
 from medjax.train.plan.topologies import Topology
 
+TYPES = {"v4": "v4", "v5e": "v5litepod", "v5p": "v5p", "v6e": "v6e", "tpu7x": "tpu7x"}
+"""What Google's tools call a generation of TPUs."""
 AGAIN = (143, 75)
 """Statuses after which the same command goes on."""
 TRIES = 50
@@ -30,6 +32,9 @@ class Job:
       zone: Of Google's cloud.
       hosts: File with a host a line; for ssh.
       hours: Wall time that a scheduler grants at once.
+      spot: Whether the machine may be taken away at any time, for less money.
+      cluster: Of Kubernetes, as xpk knows it.
+      notes: What the head of the script or manifest says of the run, a line each.
     """
 
     machine: Topology
@@ -39,6 +44,9 @@ class Job:
     zone: str = "us-east5-a"
     hosts: str = "hosts.txt"
     hours: int = 24
+    spot: bool = False
+    cluster: str = "CLUSTER"
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -52,6 +60,25 @@ class Job:
         """That every process runs."""
         experiment, *flags = self.words
         return shlex.join(["python", "-m", f"experiments.{experiment}", *flags])
+
+    def given(self, flag: str) -> str | None:
+        """What the command says after a flag, or None."""
+        for word, following in zip(self.words, (*self.words[1:], None), strict=True):
+            name, _, value = word.partition("=")
+            if name.replace("_", "-") == flag:
+                return value or following
+        return None
+
+    def told(self, flag: str, value: object) -> "Job":
+        """The same with a flag that the command does not say otherwise."""
+        if self.given(flag) is not None:
+            return self
+        return dataclasses.replace(self, words=(*self.words, flag, str(value)))
+
+    @property
+    def remarks(self) -> str:
+        """The notes as comments."""
+        return "".join(f"# {note}\n" for note in self.notes)
 
     @property
     def hosts_per_island(self) -> int:
@@ -75,6 +102,13 @@ def expect(job: Job, platform: str, template: str) -> None:
             f"topology: {job.machine.name} is no {platform.upper()}, which {template} "
             "starts"
         )
+
+
+def accelerator(job: Job) -> str:
+    """A slice's type as Google's tools name it, such as ``v5litepod-16``."""
+    machine = job.machine
+    size = machine.name.split("-")[1].split("x")[0]
+    return f"{TYPES[machine.generation]}-{size}"
 
 
 def again() -> str:

@@ -21,12 +21,15 @@ def script(job: Job) -> str:
 #SBATCH --signal=B:TERM@{GRACE}
 # Slurm tells this script {GRACE} s before it ends the job; every task is told from
 # here, saves, and the job is queued again. So is one that lost a node (status 75).
-cd {shlex.quote(job.folder)} || exit 1
+{job.remarks}cd {shlex.quote(job.folder)} || exit 1
 export XLA_PYTHON_CLIENT_MEM_FRACTION=.92
+asked= tasks=
+trap 'asked=1; [ -z "$tasks" ] || kill -TERM "$tasks"' TERM
 srun --ntasks-per-node=1 --kill-on-bad-exit=1 \\
     {job.command} &
 tasks=$!
-trap 'kill -TERM "$tasks"' TERM
+# Told before there was anybody to tell.
+[ -z "$asked" ] || kill -TERM "$tasks"
 # A signal ends wait, not what is waited for.
 wait "$tasks"; status=$?
 while kill -0 "$tasks" 2>/dev/null; do wait "$tasks"; status=$?; done

@@ -13,7 +13,7 @@ def script(job: Job) -> str:
     return f"""#!/bin/bash
 # Starts the run on every host of a file, the first of which leads. If one fails the
 # others are ended, and all are started again unless the fault is the run's own.
-mapfile -t hosts < <(grep -v '^[[:space:]]*$' {file})
+{job.remarks}mapfile -t hosts < <(grep -v '^[[:space:]]*$' {file})
 count=${{#hosts[@]}}
 if [ "$count" -ne {machine.hosts} ]; then
     echo {file}": $count hosts, expected the {machine.hosts} of {machine.name}" >&2

@@ -2,10 +2,12 @@
 
 import shlex
 
-from experiments.launch.job import TRIES, Job, again, expect
-from medjax.train.launch import COORDINATOR_PORT
+from experiments.launch.job import TRIES, Job, accelerator, again, expect
 
-TYPES = {"v4": "v4", "v5e": "v5litepod", "v5p": "v5p", "v6e": "v6e"}
+PORT = 8476
+"""Where the first worker listens: among the ports (tcp 8470, 8471, 8474, 8476, 11211)
+that the rule opens which Google's cloud makes with a TPU, and JAX's own until 0.8.0.
+That of later ones, 8482, is closed there (github.com/jax-ml/jax, issue 35905)."""
 RUNTIMES = {
     "v4": "tpu-ubuntu2204-base",
     "v5e": "v2-alpha-tpuv5-lite",
@@ -15,11 +17,18 @@ RUNTIMES = {
 
 
 def script(job: Job) -> str:
-    """A script for a machine with ``gcloud``."""
+    """A script for a machine with ``gcloud``.
+
+    Raises:
+      ValueError: Not a TPU, or one that Google rents out otherwise.
+    """
     expect(job, "tpu", "tpu-vm")
     machine = job.machine
-    size = machine.name.split("-")[1].split("x")[0]
-    kind = f"{TYPES[machine.generation]}-{size}"
+    if machine.generation not in RUNTIMES:
+        raise ValueError(
+            f"topology: {machine.name} is not to be had as TPU VMs: take gke-tpu"
+        )
+    job = job.told("--launch.port", PORT)
     nodes = "" if machine.islands == 1 else f"--node-count {machine.islands} "
     named = "--node-prefix" if nodes else "--node-id"
     reach = "gcloud compute tpus tpu-vm ssh"
@@ -29,12 +38,13 @@ def script(job: Job) -> str:
     return f"""#!/bin/bash
 # Creates {machine.name} on spot, and keeps the run going there: a machine that was
 # taken away is asked for again, and the same command goes on from the last checkpoint.
-name={job.name}
+{job.remarks}name={job.name}
 zone={job.zone}
 
 create() {{
     gcloud compute tpus queued-resources create "$name" {named} "$name" {nodes}\\
-        --accelerator-type {kind} --runtime-version {RUNTIMES[machine.generation]} \\
+        --accelerator-type {accelerator(job)} \\
+        --runtime-version {RUNTIMES[machine.generation]} \\
         --zone "$zone" --spot
 }}
 
@@ -60,7 +70,8 @@ everywhere() {{
     {reach} "$name" --zone "$zone" --worker all --command "$1"
 }}
 
-# The first worker listens at {COORDINATOR_PORT}: a firewall has to let others through.
+# The first worker listens at {job.given("--launch.port")}. Google's own rule lets the
+# others through to {PORT}.
 for try in $(seq {TRIES}); do
     ready
     everywhere {remote}

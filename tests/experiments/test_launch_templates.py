@@ -6,13 +6,18 @@ import shlex
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from experiments.launch.__main__ import TEMPLATES, main
 from experiments.launch.job import Job
+from medjax.train.plan.spot import goodput, interval
 from medjax.train.plan.topologies import topology
 from tests import processes
+from tests.experiments.schema import faults
+
+SCHEMA = Path(__file__).with_name("jobset.schema.json")
 
 SHELLS = {"slurm": "h200-2x8", "tpu-vm": "v6e-256x2", "ssh": "cpu-1"}
 JOIN = """
@@ -79,14 +84,13 @@ def test_shells_parse_the_scripts(template, name, tmp_path):
     ],
 )
 def test_manifests_are_jobsets(template, name, jobs, pods, resource):
-    """The fields that JobSet v1alpha2 requires, where it has them."""
+    """By the committed schema, with the numbers of the machine and the words whole."""
     yaml = pytest.importorskip("yaml")
     found = yaml.safe_load(printed(template, name, ("imitate", "--a", 'b"c')))
-    assert found["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
-    assert found["kind"] == "JobSet" and found["metadata"]["name"] == "imitate"
-    assert set(found["spec"]) == {"failurePolicy", "network", "replicatedJobs"}
+    schema = json.loads(SCHEMA.read_text())
+    assert list(faults(found, schema)) == []
+    assert found["metadata"]["name"] == "imitate"
     (workers,) = found["spec"]["replicatedJobs"]
-    assert set(workers) == {"name", "replicas", "template"}
     job = workers["template"]["spec"]
     assert workers["replicas"] == jobs
     assert job["parallelism"] == job["completions"] == pods
@@ -100,6 +104,38 @@ def test_manifests_are_jobsets(template, name, jobs, pods, resource):
     if template == "gke-gpu":
         assert told["JAX_COORDINATOR_ADDRESS"] == "imitate-workers-0-0.imitate:8482"
         assert told["JAX_NUM_PROCESSES"] == "4"
+    spot = yaml.safe_load(printed(template, name, spot=True))
+    assert list(faults(spot, schema)) == []
+    (workers,) = spot["spec"]["replicatedJobs"]
+    pod = workers["template"]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"].pop("cloud.google.com/gke-spot") == "true"
+
+
+@pytest.mark.parametrize(
+    "place, value, said",
+    [
+        (("kind",), "Jobset", "expected 'JobSet'"),
+        (("metadata", "name"), "a_b", "does not match"),
+        (("spec", "failurePolicy", "maxRestart"), 3, "maxRestart is no field"),
+        (("spec", "failurePolicy", "maxRestarts"), "50", "is no integer"),
+        (("spec", "network", "enableDNSHostnames"), 1, "is no boolean"),
+        (("spec", "replicatedJobs"), [], "too few items"),
+        (("spec", "replicatedJobs", 0, "replicas"), -1, "expected 0 to"),
+        (("spec", "replicatedJobs", 0, "template"), {}, "lacks spec"),
+        (("spec", "replicatedJobs", 0, "name"), True, "True is no string"),
+    ],
+)
+def test_the_schema_refuses_what_is_no_jobset(place, value, said):
+    yaml = pytest.importorskip("yaml")
+    found = yaml.safe_load(printed("gke-tpu", "v5e-16"))
+    within = found
+    for key in place[:-1]:
+        within = within[key]
+    within[place[-1]] = value
+    (fault,) = faults(found, json.loads(SCHEMA.read_text()))
+    assert said in fault
+    with pytest.raises(ValueError, match="nonsense"):
+        list(faults({}, {"nonsense": 1}))
 
 
 def test_ssh_starts_every_host_and_they_join(tmp_path):
@@ -236,6 +272,89 @@ def test_the_command_prints_and_refuses(capsys):
     }.items():
         assert main(words.split()) == 1
         assert message in capsys.readouterr().err
+
+
+def line(text, begins):
+    (found,) = [one for one in text.splitlines() if one.strip().startswith(begins)]
+    return found
+
+
+def test_xpk_is_told_the_same(tmp_path):
+    words = ("imitate", "paper", "--workdir", "gs://it's")
+    found = printed("gke-tpu", "v5e-16x2", words, image="eu/x:1", cluster="ours")
+    told = shlex.split(line(found, "#   xpk").removeprefix("#"))
+    assert told[:3] == ["xpk", "workload", "create"]
+    assert told[told.index("--cluster") + 1] == "ours"
+    assert {"--tpu-type=v5litepod-16", "--num-slices=2", "--max-restarts=50"} < set(
+        told
+    )
+    assert "--docker-image=eu/x:1" in told
+    said = told[-1].removeprefix("--command=")
+    assert shlex.split(said)[-1] == "gs://it's"
+    assert "xpk" not in printed("gke-gpu", "h100-4x8")
+
+
+def test_tpu_vms_listen_where_googles_rule_lets_them():
+    at = "everywhere"
+    found = printed("tpu-vm", "v5e-16")
+    run = [one for one in found.splitlines() if one.strip().startswith(at)][-1]
+    assert shlex.split(run)[1].endswith("imitate paper --launch.port 8476")
+    other = printed("tpu-vm", "v5e-16", ("imitate", "--launch.port=9000"))
+    assert "--launch.port=9000'" in other and "--launch.port 8476" not in other
+
+
+def test_on_spot_a_run_is_told_how_often_to_save(tmp_path, capsys):
+    """By a plan: of Young's formula, with what is then left of the time."""
+    saved = {"every": 321, "goodput": 0.9371, "bytes": 12.5e6, "seconds": 1.0}
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"topology": {"name": "v5e-16"}, "checkpoint": saved}))
+    begins = f"gke-tpu --topology v5e-16 --spot --plan {path} -- imitate paper"
+
+    def said(words):
+        assert main(words.split()) == 0
+        out = capsys.readouterr().out
+        command = json.loads(line(out, "command:").partition(": ")[2])[2]
+        return out, command.partition("experiments.")[2]
+
+    out, command = said(f"{begins} --mirror gs://b/run")
+    assert "failure every 4 h: 94%, where each 321 steps" in out
+    assert "a checkpoint of 0.013 GB is written in 1 s (Young's formula)." in out
+    assert command == (
+        "imitate paper --mirror gs://b/run --train.checkpoint-every 321 "
+        "--launch.compile-cache gs://b/run-compiled"
+    )
+    out, command = said(f"{begins} --workdir=/disk/r --train.checkpoint_every 9")
+    assert command.endswith("9 --launch.compile-cache /disk/r-compiled")
+    assert "(Young's formula); here each 9 steps." in out
+    out, command = said(begins)
+    assert "Name a --workdir" in out and "compile-cache" not in command
+    for words, message in {
+        begins.replace("v5e-16", "v5e-32"): "is of v5e-16, expected one of v5e-32",
+        begins.replace("--spot ", ""): "--plan says how often",
+        begins.replace(str(path), str(SCHEMA)): "not an intact plan",
+    }.items():
+        assert main(words.split()) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_without_a_plan_one_is_made_of_what_plans_know(capsys):
+    words = "gke-tpu --topology v5e-16 --spot -- convirt --data.batch-size 64"
+    assert main(words.split()) == 0
+    out = capsys.readouterr().out
+    assert "--train.checkpoint-every" in line(out, "command:") and "goodput" in out
+    assert main("tpu-vm --topology v5e-16 -- anything".split()) == 0
+    assert "No plan knows this experiment" in capsys.readouterr().out
+
+
+def test_what_spot_machines_leave():
+    """Young's interval is where least is lost, as far as failures are rare."""
+    best = interval(9.0, 7200.0)
+    assert best == 360.0
+    found = [goodput(each, 9.0, between=7200.0) for each in (180.0, best, 720.0)]
+    assert max(found) == found[1]
+    # Of 2 h in 40 times 369 s 9 each, half of 360, and 600 s until it goes on.
+    assert found[1] == pytest.approx((7200 * 360 / 369 - 180) / (7200 + 600))
+    assert goodput(1e6, 9.0) == 0
 
 
 def test_options_of_the_job_are_flags():

@@ -127,6 +127,7 @@ def test_a_drill_is_added_and_nothing_else_is_touched(tmp_path, monkeypatch, cap
     found.write_text(json.dumps(drilled(2)))
     words = ["pods", "--publish", "--drills", str(found)]
     monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "none.json")])
+    told = {}
     for _ in range(2):
         assert pods.main() == 0, "once more adds nothing"
         told = json.loads(numbers.read_text())

@@ -10,6 +10,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from medjax.train.mesh import make_mesh
+from medjax.train.plan import spot
 from medjax.train.plan.chips import Chip
 from medjax.train.plan.compiling import Facts, compiler_facts, traced_step
 from medjax.train.plan.flops import Count, count_flops
@@ -27,8 +28,8 @@ READ_PER_CORE = 210e6
 (experiments/README.md: 6400 on two cores)."""
 WRITE = 1e9
 """Bytes a second that a host writes of a checkpoint; assumed."""
-BETWEEN_FAILURES = 4 * 3600.0
-"""Seconds between two failures of a run on spot machines; assumed."""
+SETTLED = 1.0
+"""Seconds that a checkpoint takes at least, however small; assumed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +82,18 @@ class Plan:
     @property
     def save_seconds(self) -> float:
         """Until a checkpoint is written by all hosts."""
-        return self.checkpoint_bytes / (WRITE * self.machine.hosts)
+        return SETTLED + self.checkpoint_bytes / (WRITE * self.machine.hosts)
 
     @property
     def checkpoint_every(self) -> int:
         """Steps between two checkpoints that lose least (Young, 1974)."""
-        seconds = math.sqrt(2 * self.save_seconds * BETWEEN_FAILURES)
-        return max(1, round(seconds / self.step.seconds))
+        return max(1, round(spot.interval(self.save_seconds) / self.step.seconds))
+
+    @property
+    def goodput(self) -> float:
+        """Share of the time on spot machines that goes into steps which count."""
+        every = self.checkpoint_every * self.step.seconds
+        return spot.goodput(every, self.save_seconds)
 
     @property
     def steps_per_epoch(self) -> int | None:

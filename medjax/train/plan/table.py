@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from medjax.train.plan.memory import USABLE
-from medjax.train.plan.planner import BETWEEN_FAILURES, WRITE, Plan
+from medjax.train.plan.planner import SETTLED, WRITE, Plan
 from medjax.train.plan.roofline import Step
+from medjax.train.plan.spot import BETWEEN_FAILURES, RESTART
 from medjax.train.plan.traffic import EXPOSED, UTILISED
 
 SCHEMA = 1
@@ -71,8 +72,10 @@ def assumptions(plan: Plan) -> Iterator[str]:
     for purpose, share in EXPOSED.items():
         yield f"of the time of collectives of {purpose} {share:.0%} is waited for"
     yield f"a program can have {USABLE:.0%} of a device's memory"
-    yield f"a host writes {_bytes(WRITE)}/s of a checkpoint"
+    rate = f"{_bytes(WRITE)}/s of a checkpoint"
+    yield f"a host writes {rate}, which takes {_seconds(SETTLED)} beside that"
     yield f"something fails every {_seconds(BETWEEN_FAILURES)}"
+    yield f"a restart takes {_seconds(RESTART)} until the next step"
     yield from plan.workload.assumed
 
 
@@ -140,6 +143,9 @@ def _lines(plan: Plan) -> Iterator[str]:
         f"a checkpoint: {_bytes(plan.checkpoint_bytes)}, "
         f"{_seconds(plan.save_seconds)}; every {plan.checkpoint_every} steps"
     )
+    yield (
+        f"on spot machines {plan.goodput:.0%} of the time goes into steps that count"
+    )
     if plan.steps is not None and plan.chip_hours is not None:
         epoch = plan.steps_per_epoch
         of_epoch = "" if epoch is None else f" ({epoch} an epoch)"
@@ -198,6 +204,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "bytes": plan.checkpoint_bytes,
             "seconds": plan.save_seconds,
             "every": plan.checkpoint_every,
+            "goodput": plan.goodput,
         },
         "run": {
             "rows": plan.workload.rows,
