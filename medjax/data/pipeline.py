@@ -17,6 +17,8 @@ a false negative), and each epoch is shuffled anew.
 Nor do they straddle the sources of a `JoinedSource`, whose rows differ in shape: each
 makes batches of its own, and the batches of all are shuffled together, by the seed
 alone. So every process has a batch of the same shapes in the same step.
+
+Sequences may be cut to what each batch needs (:mod:`medjax.data.lengths`).
 """
 
 import bisect
@@ -27,6 +29,8 @@ from typing import Any, Literal, Protocol, SupportsIndex, runtime_checkable
 
 import grain
 import numpy as np
+
+from medjax.data.lengths import Cut, Grouped, Grouping, Lengths
 
 Example = Mapping[str, Any]
 
@@ -209,6 +213,7 @@ def build_pipeline(
     config: PipelineConfig,
     *,
     transform: Callable[[dict[str, Any], np.random.Generator], Example] | None = None,
+    lengths: Lengths | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.IterDataset:
@@ -221,6 +226,7 @@ def build_pipeline(
         config: See ``PipelineConfig``.
         transform: Maps one row, with a generator that depends only on the seed, the
             epoch and the row's place in the epoch, not on processes or threads.
+        lengths: Of sequences, where batches are to be no longer than they need to be.
         process_index: Which process this is (``jax.process_index()``).
         process_count: Of how many (``jax.process_count()``).
 
@@ -232,12 +238,16 @@ def build_pipeline(
     Raises:
         ValueError: If the batch cannot be split over the processes, or there are fewer
             rows than one batch, in all or in one of the sources of a joined one, and
-            they are to be dropped.
+            they are to be dropped; or ``lengths`` are of another number of rows.
     """
     size = config.batch_size
     if size % process_count:
         raise ValueError(
             f"batch_size: {size} cannot be split over {process_count} processes"
+        )
+    if lengths is not None and len(lengths.rows) != len(source):
+        raise ValueError(
+            f"lengths: of {len(lengths.rows)} rows, expected {len(source)}"
         )
     parts, begin = [], 0
     for number, part in enumerate(sources := parts_of(source)):
@@ -251,15 +261,26 @@ def build_pipeline(
             )
         padded = batches * size if config.remainder == "pad" else rows
         # Of one seed, equal places of two sources would be drawn alike.
-        data = grain.MapDataset.source(_Indexed(part, padded, begin)).seed(
-            (config.seed + number) % 2**32
-        )
-        if config.shuffle:
-            data = data.shuffle()
+        seed = (config.seed + number) % 2**32
+        data = _ordered(_Indexed(part, padded, begin), config, seed)
         if transform is not None:
             data = data.random_map(transform)
+        grouping = None
+        if lengths is not None:
+            needed = lengths.needed[begin : begin + rows]
+            grouping = Grouping(
+                _ordered(np.pad(needed, (0, padded - rows), "edge"), config, seed),
+                batches=batches,
+                size=size,
+                window=lengths.window,
+                seed=seed if config.shuffle else None,
+            )
+            data = Grouped(data, grouping)
         data = data.batch(size // process_count, drop_remainder=True, batch_fn=stack)
-        parts.append(data[process_index : batches * process_count : process_count])
+        data = data[process_index : batches * process_count : process_count]
+        if lengths is not None and grouping is not None:
+            data = Cut(data, grouping, lengths)
+        parts.append(data)
         begin += rows
     data = parts[0]
     if len(parts) > 1:
@@ -283,7 +304,15 @@ def build_pipeline(
     if process_count == 1:
         return stream
     settings = {k: v for k, v in asdict(config).items() if k not in HANDS}
+    if lengths is not None:
+        settings["lengths"] = lengths.identity()
     return Share(stream, source, {**settings, "shares": process_count})
+
+
+def _ordered(rows: Any, config: PipelineConfig, seed: int) -> grain.MapDataset:
+    """Rows in the order of the epochs: equal for all sources of equal length."""
+    data = grain.MapDataset.source(rows).seed(seed)
+    return data.shuffle() if config.shuffle else data
 
 
 def batches_per_epoch(rows: int, config: PipelineConfig) -> int:

@@ -43,8 +43,8 @@ class TrainConfig:
     """Microbatches per update, for want of memory. A system that compares the examples
     of a batch with each other encodes it in so many chunks and compares all of it."""
     shapes: int = 8
-    """Shapes of batches that the step may be compiled for: matrix sizes, which take a
-    compilation each."""
+    """Shapes of batches that the step may be compiled for: sizes of matrices, lengths
+    of texts. Each takes a compilation."""
     ema: float | None = None
     """Decay of an exponential moving average of the parameters; None: no average."""
     on_nonfinite: Literal["stop", "skip"] = "stop"

@@ -1,14 +1,13 @@
-"""One compiled step per shape of batch: matrices of several sizes.
+"""One compiled step per shape of batch: matrices and texts of several sizes.
 
 A step is compiled ahead for the shapes it meets, since a compiler that is called in
 silence costs minutes. There may be a few of them, never one per batch: data are put
 into buckets, and a limit says when they were not.
 
-Texts are not: they are padded to one length, `text.max_length`. To cut a batch to its
-longest text would take one more exchange between processes per step, since each sees
-its share of the batch alone, and gains little where a batch is large; to draw batches
-of equally long texts would change which reports a contrast sees as negatives. A run
-says how long its texts are, so that the one length can be chosen.
+Texts are padded to one length, `text.max_length`, unless a run names several
+(`medjax.vlp.text_lengths`): to bring equally long texts together changes which reports
+a contrast sees as negatives. A run says how long its texts are, so that the length, or
+the lengths, can be chosen.
 
 Every process of a run has to see batches of the same shapes in the same step, or the
 processes wait for each other in different programs. The streams of `medjax.data` do:

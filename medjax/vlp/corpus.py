@@ -149,12 +149,28 @@ class Corpus:
           field: ``findings``, ``impression``, ``report`` or ``sentence``.
           most: rows to look at.
         """
+        return np.concatenate(self._lengths(field, most))
+
+    def longest_texts(self, fields: Sequence[str]) -> Int[np.ndarray, " n"]:
+        """Tokens of the longest text of every training study, as a batch has them.
+
+        Args:
+          fields: of ``findings``, ``impression``, ``report`` and ``sentence``; of
+            sentences any may be drawn.
+        """
+        lengths = [self._lengths(field) for field in fields]
+        longest = [max(map(max, of_study)) for of_study in zip(*lengths, strict=True)]
+        return np.minimum(longest, self.max_tokens)
+
+    def _lengths(self, field: str, most: int | None = None) -> list[Any]:
+        """Tokens of the texts of each of the first training studies."""
         column = "sentence_ends" if field == "sentence" else field
         rows = RecordSource(self.folder, "train", fields=[column])
-        found = [rows[i][column] for i in range(min(most, len(rows)))]
+        count = len(rows) if most is None else min(most, len(rows))
+        found = (rows[i][column] for i in range(count))
         if field == "sentence":
-            return np.concatenate([np.diff(ends, prepend=0) for ends in found])
-        return np.asarray([len(ids) for ids in found])
+            return [np.diff(ends, prepend=0) for ends in found]
+        return [np.asarray([len(ids)]) for ids in found]
 
     def labels(self, split: str) -> Float[np.ndarray, "n k"]:
         """Labels of a split: 1, 0, or NaN for unknown.

@@ -29,6 +29,7 @@ from medjax.vlp.show import show
 from medjax.vlp.synthetic.films import OtherFilms
 from medjax.vlp.system import PretrainingSystem
 from medjax.vlp.systems import Build, PairRecord
+from medjax.vlp.text_lengths import LengthsConfig, lengths_of, say_lengths
 from medjax.vlp.towers import (
     ImageTowerConfig,
     TextTowerConfig,
@@ -93,6 +94,8 @@ class Pretraining(Experiment):
     """The image tower."""
     text: TextTowerConfig = TextTowerConfig()
     """The report tower."""
+    lengths: LengthsConfig = LengthsConfig()
+    """How long batches of texts are."""
     loss: ContrastConfig = ContrastConfig()
     """How the contrast is computed."""
     kernels: ContrastKernels = ContrastKernels()
@@ -109,8 +112,6 @@ class Pretraining(Experiment):
     """Folder of the run; the same command on the same folder resumes."""
 
 
-SAMPLED = 2000
-"""Texts whose lengths are looked at."""
 IMAGENET = "timm/resnet50.tv_in1k"
 """torchvision's ImageNet weights, as safetensors on the hub."""
 
@@ -187,13 +188,19 @@ def run(
         )
     system = build(config.system, config.image, text, contrast)
     check_sections(corpus, system)
+    caches = bool(config.cache_text and system.cached_tokens and text.checkpoint)
+    if caches and config.lengths.buckets:
+        raise ValueError(
+            "lengths.buckets: a step does not read texts whose features are kept; "
+            "leave it out, or say --no-cache-text"
+        )
     say_lengths(corpus, system, config.text.max_length)
     record = describe(config, text, system, corpus, films)
     on_first(lambda: record.save(config.workdir, corpus.tokenizer), what="record")
     towers = start_towers(system, corpus, config.image, text)
     source = corpus.source("train", ("image", *system.tokens))
     columns: dict[str, np.ndarray] = {}
-    if config.cache_text and system.cached_tokens and text.checkpoint:
+    if caches:
         columns = report_features(
             system,
             corpus,
@@ -214,6 +221,14 @@ def run(
             workers=config.data.workers,
         ),
         transform=transform,
+        lengths=lengths_of(
+            config.lengths,
+            corpus,
+            system,
+            limit=config.text.max_length,
+            shapes=config.train.shapes,
+            rows=None if films is None else films.rows,
+        ),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -348,23 +363,6 @@ def check_sections(corpus: Corpus, system: PretrainingSystem) -> None:
                     "system contrasts; name columns of findings and impression, or "
                     "take a system that reads whole reports (convirt, mgca)"
                 )
-
-
-def say_lengths(corpus: Corpus, system: PretrainingSystem, limit: int) -> None:
-    """Prints how long the texts are that are padded, or cut, to one length.
-
-    Args:
-      corpus: the reports; the first of its training split are looked at.
-      system: names the token fields that it reads.
-      limit: tokens of a text in a batch.
-    """
-    for field in system.tokens if jax.process_index() == 0 else ():
-        lengths = corpus.text_lengths(field, most=SAMPLED)
-        print(
-            f"{field}, train split: 95 % within {np.quantile(lengths, 0.95):.0f} "
-            f"tokens, the longest has {lengths.max()}; text.max-length {limit} cuts "
-            f"{(lengths > limit).mean():.1%}"
-        )
 
 
 def start_towers(

@@ -27,6 +27,8 @@ from medjax.vlp.datasets import (
 )
 from medjax.vlp.datasets.prepared import sentence_ids
 from medjax.vlp.pretraining import run as pretrain
+from medjax.vlp.text_lengths import LengthsConfig, lengths_of
+from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 
 
 @pytest.fixture
@@ -393,3 +395,27 @@ def test_lengths_of_texts_are_those_of_the_tokens_stored(prepared):
     assert corpus.text_lengths("report", most=2).tolist() == reports[:2]
     sentences = [len(s) for row in rows for s in sentence_ids(row)]
     assert corpus.text_lengths("sentence", most=99).tolist() == sentences
+
+
+def test_batches_of_texts_get_lengths_that_hold_every_study(prepared, capsys):
+    corpus = Corpus(prepared, max_tokens=32)
+    rows = RecordSource(prepared, "train")
+    system = convirt.convirt(
+        dataclasses.replace(convirt.PRESETS["tiny"].system, text="sentence"),
+        ImageTowerConfig("vit_tiny"),
+        TextTowerConfig("tiny"),
+    )
+    assert system.tokens == ("sentence",)
+    longest = [max(len(s) for s in sentence_ids(row)) for row in rows]
+    both = np.maximum(longest, [min(len(row["report"]), 32) for row in rows])
+    assert corpus.longest_texts(["report", "sentence"]).tolist() == both.tolist()
+    of = functools.partial(lengths_of, corpus=corpus, system=system, limit=32)
+    assert of(LengthsConfig(), shapes=8) is None
+    known = of(LengthsConfig(buckets=(12, 20)), shapes=3, rows=np.asarray([2, 0]))
+    assert known.rows.tolist() == [longest[2], longest[0]]
+    assert known.sizes == (12, 20, 32) and known.fields == ("sentence",)
+    assert "studies by the length of their texts: " in capsys.readouterr().out
+    with pytest.raises(ValueError, match="lengths.buckets: expected .* 32, got .64,."):
+        of(LengthsConfig(buckets=(64,)), shapes=8)
+    with pytest.raises(ValueError, match="these are 3 lengths, .* allows 2"):
+        of(LengthsConfig(buckets=(12, 20)), shapes=2)
