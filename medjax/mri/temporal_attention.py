@@ -3,6 +3,11 @@
 Tänzer et al., arXiv 2309.16853; which of its oddities are kept is said in
 :mod:`medjax.mri.latent_transformer`. Beside the published form there is a control,
 whose tokens are neighbouring pixels of one frame, and a form that is silent at first.
+
+Inside a level pixels are the last axis. Tokens and channels are few (nine, eight), and
+an accelerator rounds the last axis up to 128: with them there, 15 of 16 numbers that
+are read and written would be padding. So there is a product per pixel only where all
+pixels share a matrix; scores and mixtures are sums over an axis that is not the last.
 """
 
 from typing import Any
@@ -57,8 +62,8 @@ class TemporalAttention(nn.Module):
     silent: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t h w d"]) -> Float[Array, "b t h w d"]:
-        d = x.shape[-1]
+    def __call__(self, x: Float[Array, "b t d p"]) -> Float[Array, "b t d p"]:
+        d = x.shape[2]
         # PyTorch's default for a 1x1 convolution: uniform with variance 1 / (3 d).
         uniform = nn.initializers.variance_scaling(
             1 / 3, "fan_in", "uniform", batch_axis=(0, 1)
@@ -68,16 +73,15 @@ class TemporalAttention(nn.Module):
         )
         bias = self.param("bias", nn.initializers.zeros, (3, self.heads, d))
         x = x.astype(self.dtype)
-        key, query, value = jnp.einsum(
-            "bthwd,snde->sbhwnte", x, kernel.astype(self.dtype)
-        ) + jnp.expand_dims(bias.astype(self.dtype), (1, 2, 3, 5))
-        scores = jnp.einsum(
-            "bhwnic,bhwnjc->bhwnij", key, query, preferred_element_type=jnp.float32
-        )
-        weights = nn.softmax(scores, axis=-1).astype(self.dtype)
-        mixed = jnp.einsum("bhwnij,bhwnjc->bhwnic", weights, value)
+        projected = jnp.einsum("btdp,snde->sbntep", x, kernel.astype(self.dtype))
+        projected += jnp.expand_dims(bias.astype(self.dtype), (1, 3, 5))
+        key, query, value = projected.astype(jnp.float32)
+        # [b n i j p]: frames i ask, of frames j.
+        scores = jnp.sum(key[:, :, :, None] * query[:, :, None], axis=4)
+        weights = nn.softmax(scores, axis=3)
+        mixed = jnp.sum(weights[:, :, :, :, None] * value[:, :, None], axis=3)
         # Every block adds x to its own output; so does their average.
-        return jnp.moveaxis(jnp.mean(mixed, axis=3), 3, 1) + x
+        return jnp.mean(mixed, axis=1).astype(self.dtype) + x
 
     def _without_values(self, init: nn.initializers.Initializer) -> Any:
         """With ``silent``, kernels whose values are zero: queries and keys are not."""
@@ -96,10 +100,10 @@ class LevelTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t h w d"]) -> Float[Array, "b t h w d"]:
-        _, t, _, _, d = x.shape
+        b, t, h, w, d = x.shape
         if d % 2:
             raise ValueError(f"features have {d} channels, expected an even number")
-        x = x.astype(self.dtype)
+        x = jnp.moveaxis(x.astype(self.dtype).reshape(b, t, h * w, d), 3, 2)
         encoding = jnp.asarray(frame_encoding(t, d), self.dtype)
 
         def body(layer: TemporalAttention, x: Array, _: None) -> tuple[Array, None]:
@@ -113,6 +117,7 @@ class LevelTransformer(nn.Module):
             length=self.layers,
         )
         layer = TemporalAttention(self.heads, self.dtype, self.silent, name="layers")
-        encoded = x + jnp.expand_dims(encoding, (0, 2, 3))
+        encoded = x + jnp.expand_dims(encoding, (0, 3))
         attended = scan(layer, encoded, None)[0]
-        return x + (attended - encoded if self.silent else attended)
+        x += attended - encoded if self.silent else attended
+        return jnp.moveaxis(x, 2, 3).reshape(b, t, h, w, d)

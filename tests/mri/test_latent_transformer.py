@@ -64,9 +64,8 @@ def test_attention_is_the_published_contraction():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 4, 2, 3, 5)).astype(np.float32)
     layer = ta.TemporalAttention(heads=3)
-    variables = random_variables(
-        jax.eval_shape(layer.init, jax.random.key(0), jnp.asarray(x))
-    )
+    pixels = jnp.moveaxis(jnp.asarray(x).reshape(2, 4, 6, 5), 3, 2)
+    variables = random_variables(jax.eval_shape(layer.init, jax.random.key(0), pixels))
     kernel, bias = (np.asarray(variables["params"][n]) for n in ("kernel", "bias"))
     assert kernel.shape == (3, 3, 5, 5) and bias.shape == (3, 3, 5)
     total = np.zeros_like(x)
@@ -75,17 +74,56 @@ def test_attention_is_the_published_contraction():
         score = np.einsum("bihwc,bjhwc->bijhw", k, q)  # keys ask, no 1/sqrt(d)
         weight = np.exp(score) / np.exp(score).sum(2, keepdims=True)
         total += np.einsum("bijhw,bjhwc->bihwc", weight, v) + x
-    ours = jax.jit(layer.apply)(variables, jnp.asarray(x))
-    np.testing.assert_allclose(ours, total / 3, atol=2e-6)
+    ours = np.moveaxis(jax.jit(layer.apply)(variables, pixels), 2, 3)
+    np.testing.assert_allclose(ours.reshape(x.shape), total / 3, atol=2e-6)
+
+
+def channels_last(params, x):
+    """A level as it was computed with channels and frames as the last axes."""
+    encoding = ta.frame_encoding(*x.shape[1::3]).astype(np.float32)
+    encoded = x + np.expand_dims(encoding, (0, 2, 3))
+    y = encoded
+    for kernel, bias in zip(
+        *(params["layers"][n] for n in ("kernel", "bias")), strict=True
+    ):
+        key, query, value = jnp.einsum("bthwd,snde->sbhwnte", y, kernel) + (
+            jnp.expand_dims(bias, (1, 2, 3, 5))
+        )
+        scores = jnp.einsum("bhwnic,bhwnjc->bhwnij", key, query)
+        mixed = jnp.einsum("bhwnij,bhwnjc->bhwnic", jax.nn.softmax(scores), value)
+        y = jnp.moveaxis(jnp.mean(mixed, axis=3), 3, 1) + y
+    return x + y
+
+
+def test_where_the_pixels_lie_changes_no_number():
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 3, 4, 5, 6)), jnp.float32)
+    level = ta.LevelTransformer(heads=2, layers=2)
+    params = random_variables(jax.eval_shape(level.init, jax.random.key(0), x))
+
+    def weighed(form):
+        def total(params, x):
+            out = form(params, x)
+            return jnp.sum(jnp.sin(out)) / out.size, out
+
+        run = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+        (_, out), gradients = run(params["params"], x)
+        return out, gradients
+
+    ours = weighed(lambda params, x: level.apply({"params": params}, x))
+    before = weighed(channels_last)
+    for one, other in zip(*map(jax.tree.leaves, (ours, before)), strict=True):
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(one / scale, other / scale, atol=1e-6)
 
 
 def test_permuting_frames_permutes_the_output_until_frames_are_numbered():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 5, 2, 2, 4)), jnp.float32)
     order = np.array([3, 0, 4, 1, 2])
-    for module, commutes in (
-        (ta.TemporalAttention(2), True),
-        (ta.LevelTransformer(2, 2), False),
+    for module, shape, commutes in (
+        (ta.TemporalAttention(2), (1, 5, 4, 4), True),
+        (ta.LevelTransformer(2, 2), x.shape, False),
     ):
+        x = x.reshape(shape)
         shapes = jax.eval_shape(module.init, jax.random.key(0), x)
         apply = jax.jit(module.apply)
         variables = random_variables(shapes)
