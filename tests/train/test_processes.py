@@ -11,7 +11,7 @@ from medjax import train
 from medjax.train import goodput, speed
 from medjax.train.preemption import AHEAD
 from tests import processes
-from tests.train.tiny import Stream, init, quiet_loss
+from tests.train.tiny import RULES, Stream, init, quiet_loss
 
 PROGRAM = Path(__file__).with_name("tiny.py")
 
@@ -48,7 +48,7 @@ def test_killed_and_asked_to_leave_a_run_still_ends_bit_equal(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def start_pair(workdir, loop, attempt, **options):
+def start_pair(workdir, loop, attempt, *, count=2, **options):
     address = processes.free_address()
     return [
         start(
@@ -56,11 +56,11 @@ def start_pair(workdir, loop, attempt, **options):
             log=f"{attempt}_{process}.log",
             train=loop,
             coordinator=address,
-            processes=2,
+            processes=count,
             process=process,
             **options,
         )
-        for process in (0, 1)
+        for process in range(count)
     ]
 
 
@@ -99,3 +99,32 @@ def test_two_processes_train_the_curve_of_one(tmp_path):
         optimizer=train.OptimizerConfig(lr=1e-2, schedule="restarts", restart_period=7),
     )
     assert int(state.step) == 22
+
+
+MESHES = {"8x1": {}, "4x2": {"fsdp": 2}, "1x8": {"fsdp": 8}}
+
+
+def test_four_processes_of_two_devices_are_one_of_eight(tmp_path):
+    loop = dict(steps=4, log_every=1, checkpoint_every=4)
+    four = tmp_path / "four"
+    started = start_pair(four, loop, 0, count=4, devices=2, meshes=MESHES)
+    one = {}
+    for name, mesh in MESHES.items():
+        train.fit(
+            init,
+            quiet_loss,
+            Stream(),
+            workdir=tmp_path / name,
+            train=train.TrainConfig(**loop),
+            optimizer=train.OptimizerConfig(
+                lr=1e-2, schedule="restarts", restart_period=7
+            ),
+            mesh=train.MeshConfig(**mesh),
+            rules=RULES,
+        )
+        one[name] = rows(tmp_path / name)
+    processes.finish(four, started, [0] * 4)
+    for name in MESHES:
+        for a, b in zip(rows(four / name), one[name], strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
+            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)

@@ -17,6 +17,7 @@ import numpy as np
 
 from medjax import train
 from medjax.train import mirror
+from medjax.train.sharding import fsdp
 
 
 def init(key, batch):
@@ -98,6 +99,7 @@ def main(options):
             coordinator=options.get("coordinator"),
             num_processes=options.get("processes"),
             process_id=options.get("process"),
+            cpu_devices=options.get("devices"),
             compile_cache=None,
         )
     )
@@ -117,11 +119,17 @@ def main(options):
     copy = options.get("mirror", {})
     mirror.EVERY = copy.get("every", mirror.EVERY)
     with train.mirrored(options["workdir"], copy.get("address")):
-        fit(options, process, kill)
+        for name, mesh in options.get("meshes", {"": {}}).items():
+            workdir = Path(options["workdir"], name)
+            fit({**options, "workdir": str(workdir)}, process, kill, mesh)
     Path(options["workdir"], f"done_{process}").touch()
 
 
-def fit(options, process, kill):
+RULES = ((".*", fsdp(min_size=1)),)
+"""Everything is split over the mesh axis of that name."""
+
+
+def fit(options, process, kill, mesh):
     """The training itself."""
     train.fit(
         init,
@@ -134,6 +142,8 @@ def fit(options, process, kill):
         train=train.TrainConfig(**options["train"]),
         optimizer=train.OptimizerConfig(lr=1e-2, schedule="restarts", restart_period=7),
         evals=[kill],
+        mesh=train.MeshConfig(**mesh),
+        rules=RULES,
     )
 
 
