@@ -7,10 +7,13 @@ points, are in later frames:
 
 * no motion: the mesh stays where it is;
 * *images*: DeepMesh's network and field, trained by the difference of warped images
-  and the field's smoothness alone. The mesh goes along;
+  and the field's smoothness alone; and *VoxelMorph*, a U-Net with the published loss,
+  whose smoothness is the released code's: with 10 or 100 times as much, contours of
+  people it was trained on were further off. The mesh goes along;
 * *DeepMesh*: the same network, and planes compared with the mesh's coverage; with the
   published projection of vertices instead; and with short-axis slices alone;
-* the *graph network*, and it with short-axis slices alone.
+* the *graph network*; it with short-axis slices alone; and it on scans of the same
+  people whose muscle has no texture, or whose slices no breath has displaced.
 
 A seed is that of the weights and of the order of people; the people are the same
 throughout. Where long-axis views are left out they are neither read nor learned from,
@@ -20,106 +23,68 @@ Expected beforehand: meshes beat images by contours and by vertices; long-axis v
 lower the error along the heart and that of its longitudinal strain; the graph network
 is no worse than DeepMesh's with a fraction of its weights. And failures: contours do
 not see motion around the heart, so that error stays what it is without motion, but for
-the image term; short-axis slices alone underestimate shortening; projection sees the
-vertices of a coarse mesh on few planes, and is worse than coverage.
+the image term, and without texture nothing at all finds it; short-axis slices alone
+underestimate shortening; projection sees the vertices of a coarse mesh on few planes,
+and is worse than coverage; slices that breaths displaced bias the strain of the basal
+segments, where the wall ends between two of them.
+
+What is said is judged by errors paired by seed and person, or by seeds' means where a
+run did not keep its people's; *better*: it is so, *worse*: the reverse, *equivalent*:
+the difference lies within the margin; else it is *undecided*. Margins were named when
+the first runs of DeepMesh, the graph network and images had been seen, and before any
+of VoxelMorph, of no texture and of slices in line.
 
 Every run has a folder of its own. The same command goes on where it was stopped, in the
 middle of a run too, and keeps the runs that are finished; the first seed of everything
-comes first. ``--publish`` also writes ``experiments/results/compare_motion.json``.
+comes first. ``--systems`` picks some; ``--beside`` puts the others' rows of an earlier
+file next to them. ``--publish`` also writes
+``experiments/results/compare_motion.json``.
 """
 
 import dataclasses
+import functools
+import itertools
+import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
+import numpy as np
 
 from experiments import deepmesh, graph_motion
 from experiments.bench.tables import markdown
+from experiments.compare.motion_arms import ARMS, STILL, Arm, shown
+from experiments.compare.motion_claims import (
+    CLAIMED,
+    CLINIC,
+    DEEPMESH,
+    PLACES,
+    claims,
+    numbers,
+    of_people,
+)
 from experiments.compare.publishing import (
     asked_for,
     at_least_one,
     cell,
     command,
     compared,
-    differences,
     finished,
     interval,
     keep,
     machine,
     summarise,
 )
+from medjax.data.boundary import reading
 from medjax.heart.motion_data import SMALL, MotionData, MotionDataConfig, open_motion
 from medjax.heart.motion_systems import Follower
-from medjax.heart.tracking import Tracking, evaluate, train
+from medjax.heart.tracking import evaluate, follow, train
 from medjax.train.launch import LaunchConfig
 
-Arm = Literal["images", "deepmesh", "projection", "deepmesh_sax", "graph", "graph_sax"]
-STILL = "still"
-"""The row of meshes that do not move, of every seed the same."""
 change = dataclasses.replace
-
-
-def _deepmesh(**changes: Any) -> Tracking:
-    """DeepMesh as small as ``tiny``, which is given the mesh at end-diastole."""
-    tiny = deepmesh.TINY
-    return change(tiny, system=change(tiny.system, **changes))
-
-
-ARMS: Mapping[str, tuple[str, Tracking]] = {
-    STILL: ("no motion", graph_motion.TINY),
-    "images": ("images registered", _deepmesh(plane=0.0)),
-    "deepmesh": ("DeepMesh", _deepmesh()),
-    # Its distance is in pixels, of which a slice is off by some.
-    "projection": (
-        "DeepMesh, vertices projected",
-        _deepmesh(slice="projection", plane=1.0, within=3.0, tau=1 / 3, top=192),
-    ),
-    "deepmesh_sax": ("DeepMesh, short axis alone", _deepmesh()),
-    "graph": ("graph network", graph_motion.TINY),
-    "graph_sax": ("graph network, short axis alone", graph_motion.TINY),
-}
-"""What each is called, and its settings; ``_sax`` are without long-axis views."""
-PLACES = {
-    "vertex": "vertices, mm",
-    "normal": "normal, mm",
-    "circumferential": "around, mm",
-    "longitudinal": "along, mm",
-    "contour sax": "contours SAX, mm",
-    "contour 2ch": "2CH, mm",
-    "contour 4ch": "4CH, mm",
-    "dice sax": "Dice SAX",
-    "dice 2ch": "2CH",
-    "dice 4ch": "4CH",
-}
-"""Errors of places; contours and Dice at end-systole."""
-CLINIC = {
-    "ef": "EF, points",
-    "ef_bias": "EF bias",
-    "lv_mae_ml": "LV, mL",
-    "GCS endo": "GCS, points",
-    "GLS endo": "GLS, points",
-    "GRS": "GRS, points",
-    "segments": "17 segments, points",
-    "muscle_drift": "muscle's change",
-    "flipped": "turned over",
-    "parameters": "parameters",
-}
-"""Errors of what is read from meshes, and what muscle does not do."""
-CLAIMS = (
-    ("a mesh beats registered images, by contours", "deepmesh", "images", 4),
-    ("a mesh beats registered images, by vertices", "deepmesh", "images", 0),
-    ("long-axis views help along the heart (DeepMesh)", "deepmesh", "deepmesh_sax", 3),
-    ("long-axis views help along the heart (graph)", "graph", "graph_sax", 3),
-    ("the graph network is ahead of DeepMesh", "graph", "deepmesh", 0),
-    ("coverage is ahead of projection", "deepmesh", "projection", 0),
-    ("contours show motion around the heart", "deepmesh", STILL, 2),
-    ("images show motion around the heart", "images", STILL, 2),
-)
-"""What is said, whose error is to be lower, than whose, and which of `PLACES`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +93,11 @@ class Comparison:
 
     systems: tuple[Arm, ...] = (
         "images",
+        "voxelmorph",
         "deepmesh",
         "graph",
+        "graph_plain",
+        "graph_aligned",
         "graph_sax",
         "deepmesh_sax",
         "projection",
@@ -143,6 +111,9 @@ class Comparison:
     """The people."""
     workdir: Path = Path("runs/compare-motion")
     """One folder per run in it; the same command goes on."""
+    beside: Path | None = None
+    """A file of such results, as ``experiments/results/compare_motion.json``: its rows
+    of systems that are not asked for are kept."""
     publish: bool = False
     """Write the committed results as well."""
     launch: LaunchConfig = graph_motion.TINY.launch
@@ -156,43 +127,100 @@ def compare(config: Comparison) -> dict[str, Any]:
       config: What to compare.
 
     Returns:
-      ``budget``, ``runs`` (one row per system and seed), ``summary`` (mean and
-      deviation over seeds) and ``claims``.
+      ``budget``, ``runs`` (one row per system and seed), ``people`` (the errors of
+      `CLAIMED` of every person, per system and seed), ``summary`` (mean and deviation
+      over seeds) and ``claims``.
 
     Raises:
-      ValueError: There is nothing to run, or a folder holds a run of another budget.
+      DataError: The file of earlier results is damaged.
+      ValueError: There is nothing to run, or a folder, or that file, holds a run of
+        another budget.
     """
     at_least_one(config, "seeds", "systems")
-    people = open_motion(config.data, config.workdir)
-    short = open_motion(change(config.data, views="sax"), config.workdir)
-    rows: list[dict[str, Any]] = []
-    for seed in config.seeds:
-        for name in config.systems:
-            data = short if name.endswith("_sax") else people
-            still, ours = _finished_run(name, seed, config, data)
-            if (STILL, seed) not in {(row["system"], row["seed"]) for row in rows}:
-                rows.append(still)
-            rows.append(ours)
+    budget = {
+        "steps": config.steps,
+        "data": dataclasses.asdict(config.data) | {"cache": None},
+    }
+    earlier = _earlier(config, budget)
+    opened = functools.cache(lambda seen: open_motion(seen, config.workdir))
+    rows: list[dict[str, Any]] = list(earlier["runs"])
+    people: list[dict[str, Any]] = list(earlier["people"])
+    for seed, name in itertools.product(config.seeds, config.systems):
+        seen = shown(name, config.data)
+        found = _finished_run(name, seed, config, lambda seen=seen: opened(seen))
+        there = {(row["system"], row["seed"]) for row in rows}
+        # Of scans that are otherwise, contours of no motion are others.
+        alike = {name, STILL} if seen.scan == config.data.scan else {name}
+        for into, of in ((rows, "rows"), (people, "people")):
+            into += [
+                one
+                for one in found.get(of, [])
+                if one["system"] in alike and (one["system"], seed) not in there
+            ]
+    order = list(ARMS)
+    rows.sort(key=lambda row: (row["seed"], order.index(row["system"])))
     return {
         "budget": {
-            "steps": config.steps,
-            "data": dataclasses.asdict(config.data) | {"cache": None},
+            **budget,
             "optimizer": {
-                name: dataclasses.asdict(ARMS[name][1].optimizer)
-                for name in config.systems
+                **earlier["optimizer"],
+                **{
+                    name: dataclasses.asdict(ARMS[name][1].optimizer)
+                    for name in config.systems
+                },
             },
             **machine(),
         },
         "runs": rows,
+        "people": people,
         "summary": summarise(rows),
-        "claims": claims(rows),
+        "claims": claims(rows, people),
     }
 
 
+def _earlier(config: Comparison, budget: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier file has of systems that are not asked for.
+
+    Raises:
+      DataError: It is damaged.
+      ValueError: It is of another budget.
+    """
+    path = config.beside
+    if path is None:
+        return {"runs": [], "people": [], "optimizer": {}}
+    with reading(path, "file of results"):
+        known = json.loads(path.read_text())
+        before = known["budget"]
+        same = before["steps"] == budget["steps"] and _alike(
+            before["data"], json.loads(json.dumps(budget["data"], default=str))
+        )
+    if not same:
+        raise ValueError(
+            f"beside: {path} is of {before['steps']} steps and {before['data']}, "
+            f"expected {dict(budget)}"
+        )
+    again = {*config.systems, STILL}
+    return {
+        **{
+            of: [one for one in known.get(of, []) if one["system"] not in again]
+            for of in ("runs", "people")
+        },
+        "optimizer": before["optimizer"],
+    }
+
+
+def _alike(before: Any, now: Any) -> bool:
+    """Whether flags that both know have the same values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(_alike(before[k], now[k]) for k in before.keys() & now.keys())
+    return before == now
+
+
 def _finished_run(
-    name: Arm, seed: int, config: Comparison, data: MotionData
-) -> list[dict[str, Any]]:
-    """The rows of no motion and of one system and seed, from its folder if it is there.
+    name: Arm, seed: int, config: Comparison, opened: Callable[[], MotionData]
+) -> dict[str, Any]:
+    """``rows`` and ``people`` of no motion and of one system and seed, from its folder
+    if they are there.
 
     Raises:
       ValueError: The folder holds a run of another budget.
@@ -202,7 +230,8 @@ def _finished_run(
     budget = [*asked_for(config, ["steps"]), repr(config.data)]
     known = finished(folder, budget, "(steps, data)")
     if known is not None:
-        return known["rows"]
+        return known
+    data = opened()
     asked = change(
         preset,
         about=f"{label}, seed {seed}",
@@ -215,71 +244,64 @@ def _finished_run(
     follower = Follower(weights, asked.system, data.topology, data.reference)
     results, _ = evaluate(follower, data, asked)
     leaves = jax.tree.leaves([one["params"] for one in weights.values()])
-    sizes = 0, sum(leaf.size for leaf in leaves)
-    rows, seconds = [], round(time.monotonic() - began)
-    both = zip((STILL, name), results["tracking"], sizes, strict=True)
-    for which, method, size in both:
-        numbers = _numbers(method, results) | {"parameters": size}
-        rows.append({"system": which, "seed": seed, **numbers, "seconds": seconds})
-    keep(folder / "result.json", {"budget": budget, "rows": rows})
-    return rows
-
-
-def _numbers(method: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, float]:
-    """Scores of one method, those of contours behind the name of their view."""
-    known = [*PLACES, *CLINIC]
-    found = {name: float(v) for name, v in method.items() if name in known}
-    for row in results["contours"]:
-        if row["method"] == method["method"]:
-            for score in ("contour", "dice"):
-                found[f"{score} {row['view']}"] = float(row[score])
+    costs: tuple[dict[str, float], ...] = (
+        {"parameters": 0},
+        {"parameters": sum(x.size for x in leaves), "pace": pace(follower, data)},
+    )
+    rows, people, seconds = [], [], round(time.monotonic() - began)
+    each = results["each_still"], results["each"]
+    both = zip((STILL, name), results["tracking"], costs, each, strict=True)
+    for which, method, cost, of in both:
+        start = {"system": which, "seed": seed}
+        rows.append(start | numbers(method, results) | cost | {"seconds": seconds})
+        people.append(start | {error: of_people(of, error) for error in CLAIMED})
+    found = {"budget": budget, "rows": rows, "people": people}
+    keep(folder / "result.json", found)
     return found
 
 
-def claims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What is said of systems, and by how much errors differ over the seeds.
-
-    Args:
-      rows: Of `compare`.
-
-    Returns:
-      ``claim``, ``error`` and its ``difference`` with an interval; those whose systems
-      did not both run with two seeds are left out.
-    """
-    names, found = list(PLACES), []
-    for claim, first, second, which in CLAIMS:
-        two = [row for row in rows if row["system"] in (first, second)]
-        for entry in differences(two, second):
-            error = names[which]
-            found.append(
-                {"claim": claim, "error": PLACES[error], "difference": entry[error]}
-            )
-    return found
-
-
-def _verdict(difference: Mapping[str, float]) -> str:
-    if difference["high"] < 0:
-        return "yes"
-    return "no" if difference["low"] > 0 else "undecided"
+def pace(follower: Follower, data: MotionData) -> float:
+    """Milliseconds that a later frame takes of the median person, who was followed
+    before: nothing is compiled."""
+    taken = []
+    for subject in data.test:
+        began = time.perf_counter()
+        follow(follower, subject)
+        taken.append((time.perf_counter() - began) / (len(subject.times) - 1))
+    return 1e3 * float(np.median(taken))
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Errors of places, what a clinic reads, and the claims, in Markdown."""
-    shown = [
-        compared("", ARMS, results["summary"], heads, _told)
-        for heads in (PLACES, CLINIC)
-    ]
+    """Errors of places, the published scores of contours, what a clinic reads, and the
+    claims, in Markdown; a number that a run did not keep is left empty."""
+    every = {**PLACES, **DEEPMESH, **CLINIC}
+    known = {name for entry in results["summary"] for name in entry}
+    summary = [dict.fromkeys(every) | entry for entry in results["summary"]]
+    parts = []
+    for heads in (PLACES, DEEPMESH, CLINIC):
+        if told := {name: head for name, head in heads.items() if name in known}:
+            parts.append(compared("", ARMS, summary, told, _told))
+    kept = {one["system"] for one in results["people"]}
+    if earlier := [e["system"] for e in summary if e["system"] not in kept]:
+        told = "; ".join(ARMS[name][0] for name in earlier)
+        parts.append(
+            "Of earlier runs, which kept neither all of these numbers nor those of "
+            f"every person: {told}."
+        )
     lines = [
-        [c["claim"], c["error"], interval(c["difference"], places=2)]
-        + [_verdict(c["difference"])]
+        [c["claim"], c["error"], interval(c, places=2)]
+        + [f"{c['seeds']} x {c['subjects']}", f"{c['verdict']} ({c['margin']:g})"]
         for c in results["claims"]
     ]
-    heads = ["said", "error of", "difference of errors", "seen"]
-    return "\n\n".join([*shown, markdown(heads, lines)])
+    heads = ["said", "error of", "difference of errors, 95 %", "seeds x people"]
+    parts.append(markdown([*heads, "verdict (margin)"], lines))
+    return "\n\n".join(parts)
 
 
-def _told(value: Mapping[str, float | None]) -> str:
+def _told(value: Mapping[str, float | None] | None) -> str:
     """Parameters as whole numbers, shares with three places, the rest with two."""
+    if value is None:
+        return ""
     mean = abs(value["mean"] or 0.0)
     return cell(value, places=0 if mean >= 1000 else 3 if mean < 1 else 2)
 

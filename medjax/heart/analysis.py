@@ -95,19 +95,68 @@ def mesh_strain(
     segments = None
     if insertion is not None or septum_direction is not None:
         inner = faces["endo"]
-        number = aha.segments(
-            rest[inner].mean(1),
-            axis,
-            insertion=insertion,
-            septum_direction=septum_direction,
-        )
         tensor = strain.surface_strain(vertices, inner, axis, diastole)[systole]
-        areas = face_areas(rest, topology)
-        chosen = topology.surface[topology.faces[:, 0]] == topology.code("endo")
         around = strain.engineering(tensor[:, 0, 0])
-        segments = aha.segment_means(around, number, areas[chosen])
+        segments = _by_segment(
+            around, rest, topology, axis, insertion, septum_direction
+        )
     curves = {name: StrainCurve(values, systole) for name, values in found.items()}
     return MeshStrain(curves, segments)
+
+
+def segment_means(
+    values: Float[np.ndarray, " n"],
+    rest: Float[np.ndarray, "n 3"],
+    topology: Topology,
+    *,
+    septum_direction: Float[np.ndarray, " 3"] | None = None,
+) -> Float[np.ndarray, "17"]:
+    """Means over the endocardium, in the 17 segments, of what vertices have.
+
+    Args:
+        values: of every vertex.
+        rest: vertices at end-diastole, mm.
+        topology: as in :func:`mesh_strain`.
+        septum_direction: as there.
+
+    Returns:
+        Means by area; NaN for an empty segment.
+
+    Raises:
+        ValueError: where nothing says where the septum is.
+    """
+    at = rest.astype(np.float64)
+    axis, insertion = aha.cavity_axis(at, topology), None
+    if septum_direction is None and "rv" in topology.names:
+        right = at[topology.surface == topology.code("rv")]
+        insertion = aha.rv_insertion(right, axis)
+    inner = topology.faces[_inner(topology)]
+    of = values[inner].mean(1)
+    return _by_segment(of, at, topology, axis, insertion, septum_direction)
+
+
+def _inner(topology: Topology) -> np.ndarray:
+    """Which triangles are of the endocardium."""
+    return topology.surface[topology.faces[:, 0]] == topology.code("endo")
+
+
+def _by_segment(
+    values: np.ndarray,
+    rest: np.ndarray,
+    topology: Topology,
+    axis: aha.Axis,
+    insertion: float | None,
+    septum_direction: np.ndarray | None,
+) -> Float[np.ndarray, "17"]:
+    """Means by area of what triangles of the endocardium have."""
+    inner = _inner(topology)
+    number = aha.segments(
+        rest[topology.faces[inner]].mean(1),
+        axis,
+        insertion=insertion,
+        septum_direction=septum_direction,
+    )
+    return aha.segment_means(values, number, face_areas(rest, topology)[inner])
 
 
 def _septal(

@@ -124,7 +124,7 @@ def displaced(
         config: whose geometry.
     """
     size = jnp.asarray(field.shape[:3], jnp.float32)
-    axes, steps = _stack(planes, field.shape[0])
+    axes, steps = stack(planes, field.shape[0])
     away = vertices - planes[:1, 0]
     index = jnp.sum(away[:, None] * axes[None], axis=-1) / steps[None]
     place = index
@@ -138,8 +138,13 @@ def displaced(
     return vertices + jnp.sum(moved[..., None] * axes[None], axis=1)
 
 
-def _stack(planes: Array, depth: int) -> tuple[Array, Array]:
-    """Unit axes along slices, rows and columns, and the field's voxel sizes, mm."""
+def stack(planes: Array, depth: int) -> tuple[Array, Array]:
+    """Unit axes along slices, rows and columns, and the field's voxel sizes, mm.
+
+    Args:
+        planes: of the slices, first to last, ``s 3 3``, mm.
+        depth: slices of the field.
+    """
     normal = normals(planes[0])
     along = jnp.sum((planes[-1, 0] - planes[0, 0]) * normal)
     normal = normal * jnp.where(along < 0.0, -1.0, 1.0)
@@ -173,8 +178,8 @@ def warped(
     s, h, w = image.shape
     depth = field.shape[0]
     size = jnp.asarray(field.shape[:3], jnp.float32)
-    _, steps = _stack(planes, depth)
-    _, voxels = _stack(planes, s)
+    _, steps = stack(planes, depth)
+    _, voxels = stack(planes, s)
     rows = jnp.linspace(0.0, depth - 1.0, s)
     places = (jnp.arange(n, dtype=rows.dtype) for n in (h, w))
     index = list(jnp.meshgrid(rows, *places, indexing="ij"))
@@ -371,7 +376,7 @@ def _smoothness(
     size = jnp.asarray(field.shape[1:4], jnp.float32)
 
     def one(moved: Array, slices: Array) -> tuple[Array, Array]:
-        _, steps = _stack(slices, field.shape[1])
+        _, steps = stack(slices, field.shape[1])
         return moved * _range(size, steps, config).reshape(1, 1, 1, 3), steps
 
     return losses.huber_mm(*jax.vmap(one)(field, planes))

@@ -375,6 +375,7 @@ def draw_subject(config: MotionDataConfig, population: int, number: int) -> Subj
         contour_mask=np.stack([one.mask for one in traced]),
         contour_surface=traced[0].surface,
         septum=pose.rotation[:, 0].copy(),
+        infarct=mesh.infarct.astype(np.float32),
     )
 
 

@@ -123,6 +123,7 @@ def read_folder(folder: Path, scan: ScanConfig, mesh: Mesh, *, points: int) -> S
         contour_mask=np.stack([one.mask for one in traced]),
         contour_surface=traced[0].surface,
         septum=unit(side - (side @ along) * along),
+        infarct=np.zeros(len(found.template), np.float32),
     )
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from medjax.heart import slicing
-from medjax.heart.analysis import MeshStrain, mesh_strain
+from medjax.heart.analysis import MeshStrain, mesh_strain, segment_means
 from medjax.heart.appearance import LABELS
 from medjax.heart.clinical import Function, function, mesh_volumes
 from medjax.heart.coarsen import wall_pairs
@@ -32,6 +32,10 @@ DENSE = 256
 ROOM, REACH = 1024, 8
 """For segments of a plane, and pixels that one may span, where regions are drawn."""
 VIEWS = ("sax", "2ch", "4ch")
+BASAL = slice(0, 6)
+"""Of the 17 segments."""
+LOST = 0.2
+"""Mean share of lost contraction from which on a segment is one of an infarct."""
 Moving = Float[np.ndarray, "t n 3"]
 
 
@@ -249,40 +253,67 @@ def motion_scores(
     """
     systole, wanted, known = truth_numbers(subject, topology)
     strain, volume, ejected = None, float("nan"), float("nan")
+    ill = np.zeros(17, bool)
     if wanted is not None:
         septum = np.asarray(subject.septum)
         numbers, strain = heart_numbers(found, topology, septum)
         apart = np.abs(numbers.curves["lv"] - wanted.curves["lv"])
         volume = float(apart[1:].mean())
         ejected = numbers.features["LVEF"] - wanted.features["LVEF"]
+    if known is not None:
+        ill = infarcted(subject, topology)
     scores: dict[str, Any] = {
         **vertex_errors(found, subject, topology, systole),
         "lv_mae_ml": volume,
         "ef": ejected,
-        **_strain_errors(strain, known),
+        **_strain_errors(strain, known, ill),
         **shape_counts(found, topology),
         "contours": contour_errors(found, subject, topology, systole),
     }
     return scores
 
 
+def infarcted(subject: Subject, topology: Topology) -> Bool[np.ndarray, "17"]:
+    """Which segments are those of an infarct, by what is known of the person.
+
+    Args:
+        subject: whose.
+        topology: of the mesh.
+    """
+    septum = None if "rv" in topology.names else np.asarray(subject.septum)
+    lost = segment_means(
+        np.asarray(subject.infarct),
+        np.asarray(subject.vertices[0]),
+        topology,
+        septum_direction=septum,
+    )
+    return lost >= LOST
+
+
 def _strain_errors(
-    found: MeshStrain | None, truth: MeshStrain | None
+    found: MeshStrain | None,
+    truth: MeshStrain | None,
+    ill: Bool[np.ndarray, "17"],
 ) -> dict[str, float]:
-    """Points at end-systole by name, and of ``segments`` the mean size; NaN where the
-    mesh has no strain."""
+    """Points at end-systole by name; of ``segments`` and of those of an ``infarct`` the
+    mean size, of the ``basal`` ones the mean. NaN where the mesh has no strain, or the
+    heart no infarct."""
     if truth is None:
         return {}
-    scores = dict.fromkeys([*truth.curves, "segments"], float("nan"))
+    names = [*truth.curves, "segments", "basal", "infarct"]
+    scores = dict.fromkeys(names, float("nan"))
     if found is None:
         return scores
     for name, curve in truth.curves.items():
         gap = found.curves[name].end_systolic - curve.end_systolic
         scores[name] = 100 * gap
     if found.segments is not None and truth.segments is not None:
-        gap = np.abs(found.segments - truth.segments)
-        if np.isfinite(gap).any():
-            scores["segments"] = 100 * float(np.nanmean(gap))
+        gap = 100 * (found.segments - truth.segments)
+        parts = {"segments": np.abs(gap), "basal": gap[BASAL]}
+        parts["infarct"] = np.abs(gap)[ill]
+        for name, values in parts.items():
+            if np.isfinite(values).any():
+                scores[name] = float(np.nanmean(values))
     return scores
 
 
@@ -291,9 +322,10 @@ def mean_scores(
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Means over people: of numbers, and of contours in a row for each view.
 
-    Signed errors (ejection fraction, strain) are told by their mean size and, behind
-    ``_bias``, their mean. People without a score are left out of its mean and counted
-    behind ``_undefined``; a view that nobody has is left out.
+    Signed errors (ejection fraction, strain, that of the basal segments) are told by
+    their mean size and, behind ``_bias``, their mean. People without a score are left
+    out of its mean and counted behind ``_undefined``; a view that nobody has is left
+    out.
 
     Args:
         people: of :func:`motion_scores`.
@@ -304,7 +336,7 @@ def mean_scores(
     for name, values in table.items():
         known = values[np.isfinite(values)]
         means[name] = float(np.abs(known).mean()) if len(known) else float("nan")
-        if name == "ef" or name.startswith("G"):
+        if name in ("ef", "basal") or name.startswith("G"):
             means[f"{name}_bias"] = float(known.mean()) if len(known) else float("nan")
         if len(known) < len(values):
             means[f"{name}_undefined"] = len(values) - len(known)

@@ -1,10 +1,10 @@
 """Systems that move meshes by name, what a run of one says, and its weights at work.
 
-A graph network is given the mesh at end-diastole; DeepMesh fits a template first, by a
-system of its own whose run is the folder ``ed`` inside the other's, or by one and the
-same (``stage="joint"``). :class:`Follower` hides the difference: it finds the mesh at
-end-diastole and follows it through the frames. Weights belong to no mesh: a follower is
-made for the mesh at hand.
+A graph network and VoxelMorph are given the mesh at end-diastole; DeepMesh fits a
+template first, by a system of its own whose run is the folder ``ed`` inside the
+other's, or by one and the same (``stage="joint"``). :class:`Follower` hides the
+difference: it finds the mesh at end-diastole and follows it through the frames. Weights
+belong to no mesh: a follower is made for the mesh at hand.
 """
 
 import dataclasses
@@ -22,15 +22,17 @@ from medjax.heart.graph_motion import GraphMotionConfig, graph_motion
 from medjax.heart.meshes import Topology
 from medjax.heart.scanning import ScanConfig
 from medjax.heart.system import MotionSystem
+from medjax.heart.voxelmorph import VoxelMorphConfig, voxelmorph
 from medjax.train.checkpoint import load_variables
 from medjax.train.record import load_record, save_record
 from medjax.train.stopping import StoppingConfig, best_step
 from medjax.typing import Variables
 
-MotionConfig: TypeAlias = GraphMotionConfig | DeepMeshConfig
+MotionConfig: TypeAlias = GraphMotionConfig | DeepMeshConfig | VoxelMorphConfig
 FAMILIES: Mapping[str, type] = {
     "graph_motion": GraphMotionConfig,
     "deepmesh": DeepMeshConfig,
+    "voxelmorph": VoxelMorphConfig,
 }
 """Classes of the systems' settings."""
 CHUNK = 8
@@ -56,6 +58,8 @@ def build(
     """
     if isinstance(config, GraphMotionConfig):
         return graph_motion(config, topology, reference)
+    if isinstance(config, VoxelMorphConfig):
+        return voxelmorph(config, topology)
     return deepmesh(config, topology)
 
 
@@ -83,7 +87,7 @@ def expect_room(config: MotionConfig, step: int, terms: Mapping[str, float]) -> 
         ValueError: where one is not zero, naming the flags that mend it.
     """
     short = max((v for k, v in terms.items() if k.startswith("overflow")), default=0.0)
-    if not short > 0.0:
+    if not short > 0.0 or isinstance(config, VoxelMorphConfig):
         return
     if isinstance(config, GraphMotionConfig):
         room = f"system.loss.size {config.loss.size} and .reach {config.loss.reach}"

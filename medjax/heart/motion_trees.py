@@ -124,6 +124,7 @@ def read_subject(
         contour_mask=np.stack([one.mask for one in traced]),
         contour_surface=traced[0].surface,
         septum=septum,
+        infarct=np.zeros(len(start), np.float32),
     )
 
 

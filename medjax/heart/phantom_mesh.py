@@ -30,12 +30,14 @@ class PhantomMesh(NamedTuple):
         surface: index into :data:`SURFACES` per vertex.
         material: R, Theta and Z. On the right ventricle's free wall R is that of the
             epicardium below, and only Theta and Z are kept.
+        infarct: share of contraction that an infarct takes from each vertex.
     """
 
     vertices: Float32[np.ndarray, "t n 3"]
     faces: Int32[np.ndarray, "f 3"]
     surface: Int32[np.ndarray, " n"]
     material: Float64[np.ndarray, "n 3"]
+    infarct: Float64[np.ndarray, " n"]
 
 
 def moving_mesh(
@@ -83,6 +85,7 @@ def moving_mesh(
         faces=np.concatenate([f + s for f, s in zip(faces, starts, strict=True)]),
         surface=surface,
         material=material,
+        infarct=heart.infarct * phantom.infarct_shape(heart, *material[:, 1:].T)[0],
     )
 
 

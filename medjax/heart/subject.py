@@ -31,6 +31,8 @@ class Subject(NamedTuple):
         contour_mask: 1 where there is a point.
         contour_surface: which surface it lies on.
         septum: from the long axis to the middle of the septum.
+        infarct: share of contraction that is lost at each vertex of the left ventricle;
+            0 where nothing is known of it.
     """
 
     images: Float32[np.ndarray, "t p h w"]
@@ -45,6 +47,7 @@ class Subject(NamedTuple):
     contour_mask: Float32[np.ndarray, "t p m"]
     contour_surface: Int32[np.ndarray, "p m"]
     septum: Float64[np.ndarray, " 3"]
+    infarct: Float32[np.ndarray, " n"]
 
     @property
     def followed(self) -> bool:

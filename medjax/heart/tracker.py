@@ -18,6 +18,7 @@ from medjax.heart.bullseye import bullseye
 from medjax.heart.cine import Cine, heart_directions, prepare
 from medjax.heart.clinical import Function, function, mesh_volumes
 from medjax.heart.deepmesh import DeepMeshConfig
+from medjax.heart.graph_motion import GraphMotionConfig
 from medjax.heart.mesh_files import read_heart
 from medjax.heart.meshes import Topology
 from medjax.heart.motion_pictures import moving_pair
@@ -180,7 +181,7 @@ class Tracker:
             self.trained.scan,
             septum=toward,
             diastole=diastole,
-            resliced=isinstance(config, DeepMeshConfig),
+            resliced=not isinstance(config, GraphMotionConfig),
         )
         follower = Follower(self.weights, config, topology, vertices)
         found, times, remark = self._follow(follower, scan, vertices), scan.times, None

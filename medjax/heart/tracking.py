@@ -31,6 +31,7 @@ from medjax.heart.motion_systems import (
 )
 from medjax.heart.subject import Subject
 from medjax.heart.validation import ValidationConfig, watched
+from medjax.heart.voxelmorph import VoxelMorphConfig
 from medjax.train.agree import on_first
 from medjax.train.experiment import Experiment
 from medjax.train.launch import LaunchConfig, cpu_devices
@@ -39,7 +40,13 @@ from medjax.typing import Variables
 
 ASKED = 0.4
 """Share of the cycle at which people set aside are asked."""
-NAMES = {GraphMotionConfig: "graph network", DeepMeshConfig: "DeepMesh"}
+NAMES = {
+    GraphMotionConfig: "graph network",
+    DeepMeshConfig: "DeepMesh",
+    VoxelMorphConfig: "VoxelMorph",
+}
+STILL = "no motion"
+"""The mesh at end-diastole, left where it is."""
 TRACK = """
 To follow a heart of your own, from a cine scan and its mesh at end-diastole:
 
@@ -126,7 +133,7 @@ def run(config: Tracking) -> dict[str, Any]:
             f"evaluation.show-row is {config.evaluation.show_row}, expected one of "
             f"{config.data.test_people} people, from 0"
         )
-    channels = isinstance(config.system, DeepMeshConfig)
+    channels = not isinstance(config.system, GraphMotionConfig)
     aside = config.validation.aside
     data = open_motion(config.data, config.workdir, resliced=channels, aside=aside)
     weights = train(config, data)
@@ -265,7 +272,7 @@ def evaluate(
     Returns:
         All scores, and the person that the report draws.
     """
-    scores: dict[str, list[dict[str, Any]]] = {"no motion": [], _name(config): []}
+    scores: dict[str, list[dict[str, Any]]] = {STILL: [], _name(config): []}
     shown = None
     for i, subject in enumerate(data.test):
         found = follow(follower, subject)
@@ -293,6 +300,7 @@ def evaluate(
         "tracking": tracking,
         "contours": contours,
         "each": scores[_name(config)],
+        "each_still": scores[STILL],
     }
     return results, shown
 

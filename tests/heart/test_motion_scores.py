@@ -17,13 +17,16 @@ from medjax.heart.motion_pictures import (
 from medjax.heart.motion_scores import (
     _regions_of,
     contour_errors,
+    infarcted,
     mean_scores,
     motion_scores,
     shape_counts,
+    truth_numbers,
 )
 from medjax.heart.phantom_mesh import moving_mesh
 from medjax.heart.population import person
 from medjax.report.picture import LABELS
+from tests.heart.conftest import ill_heart
 from tests.heart.shapes import icosphere
 
 SIZE = (16, 12)
@@ -55,6 +58,7 @@ def subject() -> Subject:
         contour_mask=np.stack([one.mask for one in traced]),
         contour_surface=traced[0].surface,
         septum=np.array([1.0, 0, 0]),
+        infarct=mesh.infarct.astype(np.float32),
     )
 
 
@@ -124,6 +128,33 @@ def test_what_does_not_move_has_no_stroke_and_no_strain(subject):
         short[view] = dict.fromkeys(short[view], float("nan"))
     _, views = mean_scores([{**scores, "contours": short}] * 2)
     assert [row["view"] for row in views] == ["sax"]
+
+
+def test_errors_are_told_of_basal_segments_and_of_those_of_an_infarct(subject):
+    """In front, in the middle of the long axis, as segments 7 and 8 are named."""
+    heart = ill_heart(infarct_angle=np.pi / 2 + 0.3, infarct_z=55.0)
+    mesh = moving_mesh(heart, np.array([0.0, 0.35]), SIZE)
+    ill = subject._replace(
+        vertices=mesh.vertices,
+        infarct=mesh.infarct.astype(np.float32),
+        times=np.array([0.0, 0.35], np.float32),
+    )
+    chosen = infarcted(ill, TOPOLOGY)
+    assert chosen[6:8].any() and not chosen[[2, 3, 4, 8, 9, 10, 13, 14, 15, 16]].any()
+    well = ill._replace(infarct=np.zeros_like(ill.infarct))
+    assert not infarcted(well, TOPOLOGY).any()
+    assert np.isnan(motion_scores(well.vertices, well, TOPOLOGY)["infarct"])
+    assert mesh.infarct.max() == pytest.approx(heart.infarct, rel=0.05)
+    _, _, known = truth_numbers(ill, TOPOLOGY)
+    assert known is not None and known.segments is not None
+    still = np.repeat(mesh.vertices[:1], 2, axis=0)
+    scores = motion_scores(still, ill, TOPOLOGY)
+    # Without motion an error is the strain that there was: little of it in an infarct.
+    assert scores["infarct"] == pytest.approx(-100 * known.segments[chosen].mean())
+    assert scores["infarct"] < 0.6 * scores["segments"]
+    assert scores["basal"] == pytest.approx(-100 * known.segments[:6].mean())
+    means, _ = mean_scores([scores, {**scores, "basal": -scores["basal"]}])
+    assert means["basal"] == pytest.approx(scores["basal"]) and means["basal_bias"] == 0
 
 
 def test_turned_triangles_and_crossed_walls_are_counted(subject):
