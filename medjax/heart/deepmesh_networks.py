@@ -12,6 +12,9 @@ from medjax.nn.halving import Double, Halve
 from medjax.nn.normalization import BatchNorm
 from medjax.nn.unet import upsample_bilinear
 
+Present = list[Float[Array, " b"] | None] | None
+"""Of each image: 1 for the examples that have it; None: all."""
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
@@ -57,11 +60,20 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "b *space c"],
+        x: Float[Array, "b *views_space c"],
         *,
         train: bool,
-        present: Float[Array, " b"] | None = None,
-    ) -> Float[Array, "b *_space w"]:
+        present: Present = None,
+    ) -> Float[Array, "b *_views_space w"]:
+        """Features of one image of every example, or of several.
+
+        Args:
+          x: ``b *space c``, or ``b v *space c``: images that share the weights, read as
+            one batch and normalised each by itself, one after the other.
+          train: whether BatchNorm takes the batch's statistics.
+          present: of each of several images, 1 for the examples that have it; None:
+            all of them.
+        """
         options: dict[str, Any] = {"use_bias": False, "dtype": self.dtype}
         options |= {"kernel_init": nn.linear.default_kernel_init, "name": "conv"}
         if self.up:
@@ -72,22 +84,29 @@ class Block(nn.Module):
             kernel = (self.size,) * self.rank
             conv = nn.Conv(self.width, kernel, padding=self.size // 2, **options)
         norm = BatchNorm(name="norm")
-        return nn.relu(norm(conv(x), train=train, present=present))
+        if x.ndim == self.rank + 2:
+            return nn.relu(norm(conv(x), train=train))
+        # Once for all images: what one alone would add to the weights' gradient, and
+        # devices tell each other, is added up before.
+        y = conv(x.reshape(-1, *x.shape[2:]))
+        y = y.reshape(*x.shape[:2], *y.shape[1:])
+        given = present or [None] * x.shape[1]
+        each = [
+            norm(y[:, i], train=train, present=there)
+            for i, there in zip(range(x.shape[1]), given, strict=True)
+        ]
+        return nn.relu(jnp.stack(each, axis=1))
 
 
 class Encoder(nn.Module):
-    """Features of an image on every level."""
+    """Features of images on every level."""
 
     config: NetworkConfig
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        train: bool,
-        present: Float[Array, " b"] | None = None,
-    ) -> list[Float[Array, "b _ _ _"]]:
+        self, x: Float[Array, "b v h w c"], *, train: bool, present: Present = None
+    ) -> list[Float[Array, "b v _ _ _"]]:
         found = []
         for i, widths in enumerate(self.config.levels):
             for j, width in enumerate(widths):
@@ -137,9 +156,9 @@ class MotionNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        at_ed: list[list[Float[Array, "b _ _ _"]]],
-        at_t: list[list[Float[Array, "b _ _ _"]]],
-        present: list[Float[Array, " b"] | None],
+        at_ed: list[Float[Array, "b 3 _ _ _"]],
+        at_t: list[Float[Array, "b 3 _ _ _"]],
+        present: Present,
         *,
         train: bool,
     ) -> Float[Array, "b d h w 3"]:
@@ -147,12 +166,16 @@ class MotionNet(nn.Module):
         c = self.config
         fuse = [Block(c.fuse, dtype=c.dtype) for _ in c.levels]
         parts = []
-        for view_ed, view_t, there in zip(at_ed, at_t, present, strict=True):
-            for i, (ed, now) in enumerate(zip(view_ed, view_t, strict=True)):
-                both = jnp.concatenate([now, ed], axis=-1)
-                both = fuse[i](both, train=train, present=there)
-                parts.append(upsample_bilinear(both, 2**i) if i else both)
-        x = jnp.concatenate(parts, axis=-1)
+        for i, (ed, now) in enumerate(zip(at_ed, at_t, strict=True)):
+            both = jnp.concatenate([now, ed], axis=-1)
+            both = fuse[i](both, train=train, present=present)
+            if i:
+                wide = upsample_bilinear(both.reshape(-1, *both.shape[2:]), 2**i)
+                both = wide.reshape(*both.shape[:2], *wide.shape[1:])
+            parts.append(both)
+        # Channels view by view, and of each level by level.
+        x = jnp.moveaxis(jnp.concatenate(parts, axis=-1), 1, 3)
+        x = x.reshape(*x.shape[:3], -1)
         for i in range(2):
             x = Block(c.fuse, size=1, dtype=c.dtype, name=f"join_{i}")(x, train=train)
         x = jnp.moveaxis(x, -1, 1)[..., None]
@@ -228,26 +251,26 @@ class DeepMesh(nn.Module):
             there = [None, present[:, 0], present[:, 1]]
 
             def features(
-                frame: int, stem: list, encoder: Encoder, there: list
-            ) -> list[list[Array]]:
-                """Of the three images, each normalised by itself."""
-                images = [jnp.moveaxis(sax[:, frame], 1, -1)]
-                for v in range(2):
-                    x = lax[:, frame, v, ..., None]
-                    for block in stem:
-                        x = block(x, train=train, present=there[1 + v])
-                    images.append(x)
-                return [
-                    encoder(image, train=train, present=seen)
-                    for image, seen in zip(images, there, strict=True)
-                ]
+                frames: int, stem: list, encoder: Encoder, there: list
+            ) -> list[Array]:
+                """Of three images at ED, or at ED and t."""
+                short = jnp.moveaxis(sax[:, :frames, None], 3, -1)
+                x = lax[:, :frames].reshape(len(lax), 2 * frames, *lax.shape[3:], 1)
+                for block in stem:
+                    x = block(x, train=train, present=there[1:] * frames)
+                x = x.reshape(len(lax), frames, 2, *x.shape[2:])
+                x = jnp.concatenate([short.astype(x.dtype), x], axis=2)
+                x = x.reshape(len(lax), 3 * frames, *x.shape[3:])
+                return encoder(x, train=train, present=there * frames)
 
-            ed = features(0, stem, encoder, there)
             if stage == "ed":
-                codes = jnp.concatenate([view[-1] for view in ed], axis=-1)
+                views = features(1, stem, encoder, there)[-1]
+                codes = jnp.moveaxis(views, 1, 3)
+                codes = codes.reshape(*codes.shape[:3], -1)
                 found["ed"] = DeformNet(c, name="deform")(codes, train=train)
             else:
-                now = features(1, stem, encoder, there)
+                both = features(2, stem, encoder, there)
                 net = MotionNet(c, name="motion")
+                ed, now = ([x[:, k : k + 3] for x in both] for k in (0, 3))
                 found["motion"] = net(ed, now, there, train=train)
         return found
