@@ -236,20 +236,99 @@ def resample(
     return _on(grid, volume, data)
 
 
+@dataclasses.dataclass(frozen=True)
+class Passage:
+    """Linear interpolation onto another grid of planes that come one after the other.
+
+    What :func:`resample` gives of the whole, to the last bit, with a few planes of the
+    source at a time: each axis of either grid is one of the other's (turned, flipped,
+    cropped, at another spacing), so that a plane of the grid needs two of the source.
+
+    Attributes:
+        source: where values are.
+        grid: where they are wanted.
+        axis: of the source, along which its planes come.
+    """
+
+    source: Grid
+    grid: Grid
+    axis: int
+
+    def slabs(
+        self, before: int, after: int
+    ) -> Iterator[
+        tuple[tuple[slice, ...], Float[np.ndarray, "3 ..."], Bool[np.ndarray, "..."]]
+    ]:
+        """What can be filled, now that there are more of the source's planes.
+
+        Args:
+            before: planes of the source that there were.
+            after: planes that there are now.
+
+        Yields:
+            Where in the grid, the source's indices of its voxels, and whether these
+            lie in the source's field of view. No plane is needed but those that are
+            new and the one before.
+
+        Raises:
+            ValueError: for grids whose axes are oblique to each other.
+        """
+        matrix = _matrix(self.grid, self.source)
+        along = np.flatnonzero(matrix[self.axis, :3])
+        if len(along) != 1:
+            raise ValueError("grids whose axes are oblique to each other")
+        axis = int(along[0])
+        extent, shape = self.source.shape[self.axis], self.grid.shape
+        at = matrix[self.axis, axis] * np.arange(shape[axis]) + matrix[self.axis, 3]
+        needed = np.clip(np.ceil(at), 0, extent - 1)
+        ready = np.flatnonzero((before <= needed) & (needed < after))
+        if not len(ready):
+            return
+        plane = int(np.prod(shape)) // shape[axis]
+        height = max(_SLAB // max(plane, 1), 1)
+        for first in range(int(ready[0]), int(ready[-1]) + 1, height):
+            place = [slice(0, n) for n in shape]
+            place[axis] = slice(first, min(first + height, int(ready[-1]) + 1))
+            points = _indices(matrix, place)
+            yield tuple(place), points, _in_view(points, self.source.shape)
+
+    def values(
+        self, planes: Float[np.ndarray, "i j k"], first: int, points: np.ndarray
+    ) -> Float[np.ndarray, "..."]:
+        """Interpolated values of a slab, float32.
+
+        Args:
+            planes: of the source, all that the slab needs.
+            first: the number of the first of them.
+            points: of :meth:`slabs`.
+        """
+        # Whole numbers are taken from small ones: no digit is lost.
+        offset = np.zeros((3, *(1,) * (points.ndim - 1)))
+        offset[self.axis] = first
+        return _linear(planes, points - offset if first else points)
+
+
 def _points(grid: Grid, source: Grid) -> Iterator[tuple[slice, np.ndarray]]:
     """Slabs of a grid, with the source's indices of their voxels."""
-    matrix = np.linalg.solve(source.affine, grid.affine)
-    # What is a whole number but for rounding is one: shared voxels stay exact.
-    nearest = np.rint(matrix)
-    matrix = np.where(np.abs(matrix - nearest) < 1e-6, nearest, matrix)
+    matrix = _matrix(grid, source)
     height = max(_SLAB // max(grid.shape[1] * grid.shape[2], 1), 1)
     for first in range(0, grid.shape[0], height):
         planes = slice(first, min(first + height, grid.shape[0]))
-        i, j, k = np.ogrid[planes, : grid.shape[1], : grid.shape[2]]
-        yield (
-            planes,
-            np.stack([m[0] * i + m[1] * j + m[2] * k + m[3] for m in matrix[:3]]),
-        )
+        yield planes, _indices(matrix, [planes, *(slice(n) for n in grid.shape[1:])])
+
+
+def _matrix(grid: Grid, source: Grid) -> Float[np.ndarray, "4 4"]:
+    """From indices of a grid to those of the source."""
+    matrix = np.linalg.solve(source.affine, grid.affine)
+    # What is a whole number but for rounding is one: shared voxels stay exact.
+    nearest = np.rint(matrix)
+    return np.where(np.abs(matrix - nearest) < 1e-6, nearest, matrix)
+
+
+def _indices(matrix: np.ndarray, place: Sequence[slice]) -> Float[np.ndarray, "3 ..."]:
+    """The source's indices of the voxels of a box of the grid."""
+    i, j, k = np.ogrid[tuple(place)]
+    return np.stack([m[0] * i + m[1] * j + m[2] * k + m[3] for m in matrix[:3]])
 
 
 def _in_view(points: np.ndarray, shape: Sequence[int]) -> np.ndarray:

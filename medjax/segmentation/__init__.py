@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from medjax.segmentation.prepared import in_memory as in_memory
     from medjax.segmentation.prepared import open_prepared as open_prepared
     from medjax.segmentation.prepared import write_prepared as write_prepared
-    from medjax.segmentation.pretrained import Segmented as Segmented
     from medjax.segmentation.pretrained import Segmenter as Segmenter
     from medjax.segmentation.pretrained import open_run as open_run
     from medjax.segmentation.sampled import SampledConfig as SampledConfig
     from medjax.segmentation.sampling import PatchConfig as PatchConfig
     from medjax.segmentation.sampling import Patches as Patches
+    from medjax.segmentation.segmented import Segmented as Segmented
     from medjax.segmentation.system import SegmentationConfig as SegmentationConfig
     from medjax.segmentation.system import SegmentationSystem as SegmentationSystem
     from medjax.segmentation.system import segmentation_system as segmentation_system
@@ -102,7 +102,6 @@ __getattr__, __dir__ = exported(
             "write_prepared",
         ),
         "pretrained": (
-            "Segmented",
             "Segmenter",
             "open_run",
         ),
@@ -111,6 +110,7 @@ __getattr__, __dir__ = exported(
             "PatchConfig",
             "Patches",
         ),
+        "segmented": ("Segmented",),
         "system": (
             "SegmentationConfig",
             "SegmentationSystem",

@@ -33,10 +33,12 @@ from medjax.metrics.calibration import (
 from medjax.metrics.cases import EMPTY, Cases
 from medjax.metrics.overlap import overlap
 from medjax.progress import Progress
+from medjax.segmentation.applied import LEVELS
 from medjax.segmentation.datasets.case import Case, DataSet
 from medjax.segmentation.datasets.embedded import AmbiguousPhantoms
 from medjax.segmentation.phantoms.shifts import STRENGTHS
-from medjax.segmentation.pretrained import LEVELS, Segmented, Segmenter
+from medjax.segmentation.pretrained import Segmenter
+from medjax.segmentation.segmented import Segmented
 
 
 @dataclasses.dataclass(frozen=True)

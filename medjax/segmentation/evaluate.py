@@ -17,7 +17,8 @@ from medjax.metrics.overlap import Structure, inside, overlap
 from medjax.metrics.surface import surface_distances
 from medjax.progress import Progress
 from medjax.segmentation.datasets.case import Case, DataSet
-from medjax.segmentation.pretrained import Segmented, Segmenter
+from medjax.segmentation.pretrained import Segmenter
+from medjax.segmentation.segmented import Segmented
 
 
 @dataclasses.dataclass(frozen=True)

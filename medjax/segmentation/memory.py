@@ -1,10 +1,10 @@
 """How much memory a whole image takes, told before it is begun.
 
 Tiles bound what the device holds (:mod:`.inference`). The host holds the image as the
-network sees it and everything that is said of it, in the network's voxels and again in
+network sees it and every map that is asked for, in the network's voxels and again in
 the file's: a whole-body scan of 951x512x512 voxels is a gigabyte for each number per
-voxel. Work of hours that ends without memory ends without a word, so it is refused at
-the start.
+voxel. Classes are not among these: labels are chosen plane by plane. Work of hours that
+ends without memory ends without a word, so it is refused at the start.
 """
 
 import math
@@ -15,10 +15,18 @@ from medjax.data.boundary import DataError
 
 FLOAT = 4
 """Bytes of a number."""
+SHARES = 4
+"""Of a number that is said: so often it is there while its planes are passed on."""
 
 
 def needed(
-    seen: Sequence[int], original: Sequence[int], *, channels: int, numbers: int
+    seen: Sequence[int],
+    original: Sequence[int],
+    *,
+    channels: int,
+    kept: int,
+    said: int,
+    planes: int,
 ) -> int:
     """Bytes that the host holds at most while one image is segmented, about.
 
@@ -26,14 +34,19 @@ def needed(
         seen: Voxels along the axes as the network has them.
         original: The same of the file.
         channels: Of the image.
-        numbers: That are said of every voxel: classes, maps, and those of every draw.
+        kept: Numbers of every voxel that are held until the end: maps beside the
+            labels, probabilities if they are asked for, and those of every draw.
+        said: Numbers of every voxel that are held of a few planes: all classes.
+        planes: How many, of the network's first axis.
     """
     # Pieces along the first axis are put together while they are still there.
-    network = math.prod(seen) * (channels + 2 * numbers)
-    # On the file's grid: the image, what is written, two volumes that classes are
-    # chosen by, and one at work in double precision.
-    file = math.prod(original) * (channels + numbers + 7)
-    return FLOAT * (network + file)
+    network = math.prod(seen) * (channels + 2 * kept)
+    # Sums over tiles of this row and the last, what they come to, and the same turned.
+    passing = SHARES * min(planes, seen[0]) * math.prod(seen[1:]) * said
+    # On the file's grid: the image, what is written, labels, where voxels are seen, and
+    # one volume at work in double precision.
+    file = math.prod(original) * (channels + kept + 7)
+    return FLOAT * (network + passing + file)
 
 
 def available() -> int | None:

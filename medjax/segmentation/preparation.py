@@ -1,9 +1,9 @@
-"""A case as the network sees it, and the network's answer as the scanner sees it.
+"""A case as the network sees it.
 
 Channels are checked to lie on one grid, turned so that indices grow to the right, front
 and top, cropped to what is not zero, brought to the data set's voxel size, and
 normalised (nnU-Net's steps in its order). Every step keeps the affine right, so going
-back is one resampling onto the original grid (:mod:`medjax.data.volumes`).
+back is one resampling onto the original grid (:mod:`.restoring`).
 
 Images are interpolated by cubic splines; but where voxels are more than three times as
 long along one axis as along the others, only within their planes, and by the nearest
@@ -213,69 +213,3 @@ def normalise(
         return np.zeros_like(values)
     values = (values - np.float32(counted.mean())) / np.float32(deviation)
     return values if mask is None else values * mask
-
-
-def restore(
-    maps: Float[np.ndarray, "z y x q"],
-    prepared: Prepared,
-    order: Sequence[int],
-    *,
-    outside: Sequence[float],
-) -> Volume:
-    """Maps of the network on the grid of the file.
-
-    Args:
-        maps: In the network's axes.
-        prepared: The case they are of.
-        order: The network's axes (:class:`Preparation`).
-        outside: Value of each map beyond what the network saw.
-
-    Returns:
-        float32, a fourth axis of maps.
-    """
-    back = np.transpose(maps, (*np.argsort(order), 3)).astype(np.float32)
-    spacing = prepared.grid.spacing
-    channels = [
-        resample(
-            Volume(back[..., i], prepared.grid.affine, spacing),
-            prepared.original,
-            interpolation="linear",
-            fill=value,
-        ).data
-        for i, value in enumerate(outside)
-    ]
-    original = prepared.original
-    return Volume(np.stack(channels, -1), original.affine, original.spacing)
-
-
-def restore_labels(
-    scores: Float[np.ndarray, "z y x k"],
-    prepared: Prepared,
-    order: Sequence[int],
-    labels: Labels,
-) -> Volume:
-    """The label map of a file, of the probabilities interpolated to its grid.
-
-    Classes go one after the other, the best so far being kept: two volumes are held,
-    not one for each class.
-
-    Args:
-        scores: Probabilities; of exclusive classes, logits too.
-        prepared: The case they are of.
-        order: The network's axes (:class:`Preparation`).
-        labels: What the channels are.
-    """
-    original = prepared.original
-    if labels.regions:
-        none = (0.0,) * labels.channels
-        found = labels.write(restore(scores, prepared, order, outside=none).data)
-        return Volume(found, original.affine, original.spacing)
-    low = float(scores.min()) - 1
-    best = np.full(original.shape, -np.inf, np.float32)
-    chosen = np.zeros(original.shape, np.int16)
-    for i in range(labels.channels):
-        beyond = low if i else np.inf  # the background
-        share = restore(scores[..., i : i + 1], prepared, order, outside=(beyond,))
-        better = share.data[..., 0] > best
-        best[better], chosen[better] = share.data[..., 0][better], i
-    return Volume(labels.written[chosen], original.affine, original.spacing)

@@ -15,9 +15,10 @@ from jaxtyping import Float
 
 from medjax.metrics.auroc import auroc, average_precision, false_positive_rate
 from medjax.progress import Progress
+from medjax.segmentation.applied import LEVELS
 from medjax.segmentation.datasets.embedded import AmbiguousPhantoms, flat
 from medjax.segmentation.phantoms.shifts import SHIFTS, shifted_case
-from medjax.segmentation.pretrained import LEVELS, Segmenter
+from medjax.segmentation.pretrained import Segmenter
 from medjax.segmentation.uncertainty import image_score
 
 Scores = Mapping[str, Float[np.ndarray, " n"]]

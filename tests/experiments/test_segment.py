@@ -29,7 +29,8 @@ from medjax.segmentation.lesionmix.mix import LesionMixConfig
 from medjax.segmentation.lesionmix.populate import PopulateConfig
 from medjax.segmentation.phantoms.lesions import LesionConfig
 from medjax.segmentation.preparation import Channel
-from medjax.segmentation.pretrained import Segmented, Segmenter
+from medjax.segmentation.pretrained import Segmenter
+from medjax.segmentation.segmented import Segmented
 from medjax.segmentation.sets import images_to_segment
 from medjax.segmentation.several import EnsembleConfig
 from medjax.segmentation.training import described, fitted, opened, run

@@ -19,7 +19,7 @@ from medjax.segmentation.answers import (
 from medjax.segmentation.datasets.embedded import ambiguous_phantoms
 from medjax.segmentation.labels import Labels
 from medjax.segmentation.phantoms.ambiguous import AmbiguousConfig
-from medjax.segmentation.pretrained import Segmented
+from medjax.segmentation.segmented import Segmented
 from medjax.segmentation.uncertainty import image_score
 
 CONFIG = AmbiguousConfig(size=20)

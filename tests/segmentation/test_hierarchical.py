@@ -13,13 +13,11 @@ from medjax.segmentation.hierarchical import (
     HierarchicalConfig,
     HierarchicalUNet,
     Hierarchy,
-    apart,
-    beside,
     hierarchical_system,
     latent_levels,
     level_divergence,
-    partly_common,
 )
+from medjax.segmentation.latents import apart, beside, partly_common
 from medjax.segmentation.losses import LossConfig
 from medjax.segmentation.sampled import rise
 from tests.segmentation.drawing import (

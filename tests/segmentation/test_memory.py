@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from medjax.data.boundary import DataError
 from medjax.data.nifti import Volume
 from medjax.segmentation import memory
 from medjax.segmentation.inference import WindowConfig
+from medjax.segmentation.labels import classes
 from medjax.segmentation.preparation import Channel, Preparation
 from medjax.segmentation.pretrained import Segmenter
 from medjax.segmentation.sampled import SampledConfig, sampled_system
+from medjax.segmentation.system import SegmentationSystem
 from medjax.segmentation.systems import SegmentationRecord
 from tests.segmentation.drawing import small
 
@@ -39,27 +42,89 @@ def model():
     return Segmenter(record, 1, system, {})
 
 
+@pytest.fixture(scope="module")
+def many():
+    """Of two slices at a time, without a network: sixty classes."""
+    labels = classes({f"part{i}": i for i in range(1, 60)})
+    config = small(SampledConfig, labels=labels)
+
+    def tile(variables, patches, key):
+        places = jnp.linspace(-2.0, 2.0, 60).reshape(1, 1, 1, -1)
+        return {"probability": jax.nn.softmax(-((patches - places) ** 2), axis=-1)}
+
+    system = SegmentationSystem(
+        init=lambda key, batch: {},
+        loss=lambda *given: pytest.fail("it is not trained"),
+        tile=tile,
+        finish=lambda averages: averages,
+    )
+    preparation = Preparation((Channel("T1"),), (None, None, None))
+    record = SegmentationRecord(config, preparation, "", WindowConfig(batch=2))
+    return Segmenter(record, 1, system, {})
+
+
 def image(*shape):
     data = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     return Volume(data, np.eye(4), (1.0, 1.0, 1.0))
 
 
-def test_it_takes_about_what_was_said(model):
-    """Of an image of twice as many voxels as the network sees."""
-    given = image(48, 64, 40)
-    maps = ("prob", "entropy", "mi", "variance")
-    model.segment([given], id="first", maps=maps)  # what is compiled is not counted
+def told_of(shape, **numbers):
+    """Of an image of twice as many voxels as the network sees, in its eight slices."""
+    i, j, k = shape
+    seen = (k, i, j // 2)
+    return memory.needed(seen, shape, channels=1, planes=8, **numbers)
+
+
+def peak_of(work):
+    work()  # what is compiled is not counted
     tracemalloc.start()
-    model.segment([given], id="second", maps=maps)
+    work()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    told = memory.needed((48, 32, 40), (48, 64, 40), channels=1, numbers=6)
+    return peak
+
+
+def test_it_takes_about_what_was_said(model):
+    given, maps = image(48, 64, 40), ("prob", "entropy", "mi", "variance")
+    peak = peak_of(lambda: model.segment([given], id="all", maps=maps))
+    told = told_of((48, 64, 40), kept=5, said=6)
     assert 0.6 * told < peak < 1.3 * told
+    peak = peak_of(lambda: model.segment([given], id="labels"))
+    told = told_of((48, 64, 40), kept=0, said=6)
+    assert 0.6 * told < peak < 1.3 * told
+
+
+def test_classes_take_no_memory_of_the_whole_image(many):
+    """Sixty classes of a long image: their planes, not their volumes."""
+    given = image(16, 16, 160)
+    peak = peak_of(lambda: many.segment([given], id="many"))
+    told = memory.needed(
+        (160, 16, 16), (16, 16, 160), channels=1, kept=0, said=64, planes=2
+    )
+    assert peak < 1.3 * told
+    assert peak < 0.3 * 4 * given.data.size * 60
+
+
+def test_labels_are_those_of_the_probabilities(model, many):
+    """What is chosen plane by plane, and of all that was said at once."""
+    for one in (model, many):
+        found = one.segment([image(12, 14, 18)], id="a", maps=("prob",))
+        labels = one.record.system.labels
+        expected = labels.write(found.maps["prob"].data)
+        np.testing.assert_array_equal(found.labels.data, expected)
+        alone = one.segment([image(12, 14, 18)], id="a")
+        np.testing.assert_array_equal(alone.labels.data, expected)
+    options = {"id": "a", "count": 3}
+    drawn = model.draw([image(12, 14, 18)], **options)
+    found = model.several([image(12, 14, 18)], **options)
+    for p, volume in zip(drawn, found, strict=True):
+        expected = model.record.system.labels.write(p.data)
+        np.testing.assert_array_equal(volume.data, expected)
 
 
 def test_what_there_is_no_room_for_is_refused_before_it_is_begun(model, monkeypatch):
     given = image(8, 8, 8)
-    least = memory.needed((8, 4, 8), (8, 8, 8), channels=1, numbers=6)
+    least = told_of((8, 8, 8), kept=0, said=6)
     monkeypatch.setattr(memory, "available", lambda: least)
     model.segment([given], id="a")
     monkeypatch.setattr(memory, "available", lambda: least - 1)
@@ -71,9 +136,13 @@ def test_what_there_is_no_room_for_is_refused_before_it_is_begun(model, monkeypa
     model.segment([given], id="a")
 
 
-def test_a_whole_body_is_gigabytes_and_more_draws_are_more():
-    body = (951, 512, 512)
-    few, many = (memory.needed(body, body, channels=1, numbers=n) for n in (6, 60))
-    assert 15 < few / 2**30 < 40 and many > 5 * few
+def test_a_whole_body_takes_its_maps_and_not_its_classes():
+    """A hundred and five classes are for a machine that people have."""
+    body, patch = (951, 512, 512), 64
+    few, many, kept = (
+        memory.needed(body, body, channels=1, kept=kept, said=said, planes=patch)
+        for kept, said in ((0, 3), (0, 105), (105, 105))
+    )
+    assert 8 < few / 2**30 < 16 and many / 2**30 < 40 and kept / 2**30 > 300
     left = memory.available()
     assert left is None or left > 2**20

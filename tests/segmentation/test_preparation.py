@@ -14,10 +14,9 @@ from medjax.segmentation.preparation import (
     Preparation,
     normalise,
     prepare,
-    restore,
-    restore_labels,
     target_grid,
 )
+from medjax.segmentation.restoring import RunningLabels, restore
 from medjax.segmentation.uncertainty import entropy, mutual_information
 
 RNG = np.random.default_rng(0)
@@ -32,6 +31,12 @@ PREPARATION = Preparation((Channel("FLAIR"),), (1.0, 1.5, 5.0))
 def volume(data, affine=AFFINE):
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     return Volume(data, affine, tuple(spacing.tolist()))
+
+
+def restored(scores, case, order, labels):
+    running = RunningLabels(case, order, labels)
+    running.add(scores)
+    return running.volume
 
 
 def scene():
@@ -51,7 +56,7 @@ def test_what_was_only_turned_and_cropped_comes_back_exactly():
     assert case.image.mean() == pytest.approx(0, abs=1e-5)
     assert case.image.std() == pytest.approx(1, rel=1e-5)
     scores = np.eye(3, dtype=np.float32)[case.label]
-    back = restore_labels(scores, case, PREPARATION.order, LABELS)
+    back = restored(scores, case, PREPARATION.order, LABELS)
     np.testing.assert_array_equal(back.data, LABEL.data)
     np.testing.assert_allclose(back.affine, AFFINE)
     assert back.data.dtype == np.uint8
@@ -88,7 +93,7 @@ def test_another_voxel_size_and_back():
     ratio = (found.label > 0).sum() * 1.5 * 2.0 * 0.8 / ball.sum()
     assert ratio == pytest.approx(1, abs=0.04)
     scores = np.eye(2, dtype=np.float32)[found.label]
-    back = restore_labels(scores, found, preparation.order, classes({"ball": 1}))
+    back = restored(scores, found, preparation.order, classes({"ball": 1}))
     both = ((back.data > 0) & (ball > 0)).sum()
     assert 2 * both / ((back.data > 0).sum() + ball.sum()) > 0.93
 
@@ -127,7 +132,7 @@ def test_regions_are_painted_on_the_files_grid():
     regions = Labels((0, 1, 4), ("all", "core"), ((1, 4), (1,)), (4, 1))
     case = prepare([IMAGE], PREPARATION, id="a", label=LABEL, labels=regions)
     truth = np.asarray(regions.truth(jnp.asarray(case.label)))
-    back = restore_labels(truth, case, PREPARATION.order, regions)
+    back = restored(truth, case, PREPARATION.order, regions)
     np.testing.assert_array_equal(back.data, LABEL.data)
 
 
