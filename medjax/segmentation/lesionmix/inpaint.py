@@ -9,6 +9,7 @@ neighbours are still touched by the lesion):
 ``biharmonic``  minimises ``|Laplace u|^2``, which goes on with slopes too, by conjugate
                 gradients
 ``pushpull``    averages over ever larger blocks (Gortler et al. 1996), no solver
+``telea``       from the border inwards, as fast marching (:mod:`.marching`)
 ``ring``        one mean per lesion
 
 Only tissue of the organ counts: neither what lies outside of it nor lesions that stay
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from medjax.segmentation.lesionmix.host import Host
+from medjax.segmentation.lesionmix.marching import telea
 from medjax.segmentation.lesionmix.morphology import (
     dilated,
     grown_labels,
@@ -31,7 +33,7 @@ from medjax.segmentation.lesionmix.morphology import (
 )
 from medjax.typing import Key
 
-Fill = Literal["harmonic", "biharmonic", "pushpull", "ring"]
+Fill = Literal["harmonic", "biharmonic", "pushpull", "telea", "ring"]
 _BESIDE = 3.0 / 8.0
 """Weight of the neighbours of a voxel in the noise that is added."""
 
@@ -48,6 +50,9 @@ class InpaintConfig:
     """Of Jacobi's method."""
     iterations: int = 100
     """Of conjugate gradients."""
+    slopes: bool = False
+    """Of telea: go on with slopes, as its paper does; they run away across large
+    lesions."""
     texture: bool = True
     """Add the noise that a smooth fill lacks against the ring around."""
 
@@ -160,9 +165,12 @@ def fill(
         values = biharmonic(
             values, domain, usable, spacing, iterations=config.iterations
         )
+    elif config.fill == "telea":
+        values = telea(values, domain, usable, spacing, slopes=config.slopes)
     elif config.fill not in ("pushpull", "ring"):
         raise ValueError(
-            f"fill={config.fill!r}: expected harmonic, biharmonic, pushpull or ring"
+            f"fill={config.fill!r}: expected harmonic, biharmonic, pushpull, telea or "
+            "ring"
         )
     if config.texture:
         _, wanted = masked_moments(image, ring)

@@ -51,6 +51,23 @@ def test_crops_come_from_where_the_lesions_are():
         np.testing.assert_allclose(image[mask], standard, atol=1e-5)
 
 
+def test_a_lesion_larger_than_the_largest_box_is_left_out_and_counted():
+    """Its load and its place still count; boxes that just hold it take it."""
+    case = blocks()
+    made = make_bank([case], boxes=(8, 19), min_mm3=5.0)
+    assert made.dropped == {"below 5 mm^3": 1, "larger than the largest box": 1}
+    assert made.lesions == 1 and [len(c.volume) for c in made.donors.crops] == [1]
+    assert made.loads.tolist() == [2 * case.lesion.sum()]
+    assert float(made.donors.smallest) == 24.0
+    fitting = make_bank([case], boxes=(8, 20), min_mm3=5.0)
+    assert fitting.dropped["larger than the largest box"] == 0
+    assert fitting.donors.crops[0].mask.sum() == 400
+    alone = np.zeros_like(case.lesion)
+    alone[5:25, 5:25] = True
+    with pytest.raises(DataError, match="'larger than the largest box': 1"):
+        make_bank([dataclasses.replace(case, lesion=alone)], boxes=(8, 19))
+
+
 def test_a_lesion_at_the_border_of_its_image_is_whole():
     case = blocks()
     lesion = np.zeros_like(case.lesion)

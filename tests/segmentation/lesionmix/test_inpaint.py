@@ -23,7 +23,7 @@ from medjax.segmentation.lesionmix.inpaint import (
 from tests.segmentation.lesionmix.cases import MOST, SPACING, phantoms
 
 PLAIN = InpaintConfig(texture=False)
-FILLS = ("harmonic", "biharmonic", "pushpull", "ring")
+FILLS = ("harmonic", "biharmonic", "pushpull", "telea", "ring")
 
 
 @functools.partial(jax.jit, static_argnames=("config", "spacing"))

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from medjax.segmentation.lesionmix.host import Host
 from medjax.segmentation.lesionmix.mixing import (
     carvemix,
     cutmix,
     mix_batch,
     mixes,
     selfmix,
+    tumorcp,
 )
 from tests.segmentation.lesionmix.cases import SPACING, hosts
 
@@ -124,3 +126,51 @@ def test_selfmix_weighs_by_depth():
     np.testing.assert_allclose(
         np.asarray(out.image)[deepest], source[deepest], atol=1e-3
     )
+
+
+def test_tumorcp_moves_one_lesion_anywhere_in_the_organ():
+    """Of two lesions, told by how bright they are, each as often; sizes follow the
+    scale, middles the organ; half of them are blurred."""
+    n, count = 64, 240
+    y, x = np.indices((n, n))
+    organ = (np.abs(y - 32) < 28) & (np.abs(x - 32) < 20)
+    numbers = np.zeros((n, n), np.int32)
+    numbers[(y - 20) ** 2 + (x - 24) ** 2 < 20] = 1
+    numbers[(y - 44) ** 2 + (x - 40) ** 2 < 20] = 3
+    size = int((numbers == 1).sum())
+    image = np.array([0.0, -9.0, 0.0, 9.0])[numbers]
+    volumes = jnp.asarray([size, 0.0, size])  # there is no second one
+    donor = Host(
+        jnp.asarray(image, jnp.float32),
+        jnp.asarray(numbers),
+        volumes,
+        jnp.asarray(organ),
+    )
+    host = donor._replace(components=donor.components * 0, image=donor.image)
+    keys = jax.random.split(jax.random.key(4), count)
+    found = jax.vmap(lambda key: tumorcp(host, donor, key))(keys)
+    label, out = np.asarray(found.label), np.asarray(found.image)
+    assert not (label & ~organ).any()
+    np.testing.assert_array_equal(
+        out[~label], np.broadcast_to(image, out.shape)[~label]
+    )
+    area = label.sum((1, 2))
+    some = area > 0
+    assert some.mean() > 0.95
+    # The mean of s^2 with s uniform, but for what is bent, and cut at the border.
+    scale = (1.25**3 - 0.85**3) / (3 * 0.4)
+    assert np.median(area[some]) == pytest.approx(scale * size, rel=0.2)
+    middles = np.array([np.argwhere(mask).mean(0) for mask in label[some]])
+    inside = np.argwhere(organ)
+    np.testing.assert_allclose(middles.mean(0), inside.mean(0), atol=2.5)
+    # Those whose middle is near the border are cut, and their middle moves inwards.
+    np.testing.assert_allclose(middles.std(0), inside.std(0), rtol=0.12)
+    bright = np.array(
+        [np.median(a[m]) for a, m in zip(out, label, strict=True) if m.any()]
+    )
+    assert np.mean(bright > 0) == pytest.approx(0.5, abs=0.08)
+    # Sharp ones reach the end of the range, which no gamma moves.
+    peak = np.array(
+        [np.abs(a[m]).max() for a, m in zip(out, label, strict=True) if m.any()]
+    )
+    assert np.mean(peak > 8.99) == pytest.approx(0.5, abs=0.1)
