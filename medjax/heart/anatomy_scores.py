@@ -4,10 +4,12 @@
 since it was), distances at end-systole, and what a clinic reads off: volume curves and
 the ejection fraction. *Generation*: twelve clinical features of generated people beside
 those of real ones, as distributions; whether they go with the conditions as real ones
-do; whether they vary as much; and whether they are copies.
+do; whether they vary as much; whether they are copies; and, person by person, how near
+to the real heart the best, the mean and the worst of several generated ones are.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from jaxtyping import Float, Int, Integer
 from medjax.heart.appearance import LABELS
 from medjax.heart.clinical import FEATURES, function, label_volumes
 from medjax.heart.completion import mean_dice
-from medjax.heart.population import CONDITIONS
+from medjax.heart.population import CONDITIONS, measures_of
 from medjax.metrics.cases import Cases
 from medjax.metrics.distributions import residual_spread, slope
 from medjax.metrics.overlap import overlap
@@ -30,6 +32,10 @@ ADHERENCE = (
     ("LVEF", "sex"),
 )
 """Features and conditions whose slopes are compared."""
+POPULATION = 2**30
+"""Seed of the people by whom the population's slopes are known."""
+SAMPLED = ("dice", "hd_mm", "assd_mm")
+"""Scores of generated hearts beside the person's own."""
 SPREADS = ("LVEDV", "LVM", "RVEDV", "LVEF")
 
 
@@ -111,13 +117,65 @@ def _distances(
     for one, other, t in zip(predicted, truth, systole, strict=True):
         for code in LABELS.values():
             mine, real = one[t] == code, other[t] == code
-            apart = surface_distances(mine, real, spacing, elements="voxels")
-            found.append((apart.hd(empty="nan"), apart.assd("pooled", empty="nan")))
+            found.append(_apart(one[t], other[t], code, spacing))
             missed.append((mine.any(), real.any()))
     values, there = np.array(found, float), np.array(missed)
     told = {"predicted": there[:, 0], "present": there[:, 1]}
     hd, assd = (Cases.of(column, **told) for column in values.T)
     return {"hd_mm": hd.mean, "assd_mm": assd.mean, "undefined": hd.n_undefined}
+
+
+def sample_scores(
+    drawn: Iterable[Sequences], truth: Sequences, spacing: Sequence[float]
+) -> list[dict[str, Any]]:
+    """How near hearts that were generated for people are to those that they have.
+
+    Args:
+        drawn: several cycles of each person, person by person.
+        truth: the person's own.
+        spacing: of voxels, mm.
+
+    Returns:
+        A row per structure: means over people of the ``best``, the ``mean`` and the
+        ``worst`` of their samples. Dice is the mean over frames; Hausdorff and average
+        surface distance are the means of end-diastole and end-systole, in which a
+        structure that is missing has none: ``undefined`` counts such samples, which
+        are left out.
+    """
+    systole = np.argmin(volume_curves(truth, spacing)[..., 0], axis=1)
+    codes, each = tuple(LABELS.values()), []
+    for samples, own, es in zip(drawn, truth, systole, strict=True):
+        dice = overlap(
+            samples, np.broadcast_to(own, samples.shape), structures=codes, rank=3
+        ).dice.mean(1)
+        apart = [
+            [[_apart(one[t], own[t], code, spacing) for t in (0, es)] for code in codes]
+            for one in samples
+        ]
+        each.append(np.concatenate([dice[..., None], np.mean(apart, axis=2)], axis=-1))
+    table = np.array(each)
+    rows = []
+    for i, structure in enumerate(LABELS):
+        row: dict[str, Any] = {"structure": structure, "samples": table.shape[1]}
+        for j, score in enumerate(SAMPLED):
+            values = [x[np.isfinite(x)] for x in table[:, :, i, j]]
+            values = [x for x in values if len(x)]
+            best, worst = (np.max, np.min) if score == "dice" else (np.min, np.max)
+            for name, of in {"best": best, "mean": np.mean, "worst": worst}.items():
+                row[f"{score}_{name}"] = Cases.of(
+                    np.array([of(x) for x in values])
+                ).mean
+        row["undefined"] = int(np.isnan(table[:, :, i, 1]).sum())
+        rows.append(row)
+    return rows
+
+
+def _apart(
+    mine: np.ndarray, real: np.ndarray, code: int, spacing: Sequence[float]
+) -> tuple[float, float]:
+    """Hausdorff and average surface distance of a structure, mm; NaN without one."""
+    apart = surface_distances(mine == code, real == code, spacing, elements="voxels")
+    return apart.hd(empty="nan"), apart.assd("pooled", empty="nan")
 
 
 def time_warping(
@@ -160,6 +218,30 @@ def adherence(
     return rows
 
 
+@functools.cache
+def known_slopes(count: int = 100_000) -> list[float]:
+    """Slopes of features on conditions in the population of phantoms, as
+    :data:`ADHERENCE` names them: by regression on so many people that chance moves a
+    slope by two hundredths of itself.
+
+    Args:
+        count: of people.
+    """
+    people = [measures_of(POPULATION, i) for i in range(count)]
+    asked = np.array([told[: len(CONDITIONS)] for told, _ in people])
+    names = {"LVEDV": "volume", "LVM": "mass", "LVEF": "ejection_fraction"}
+    scales = {"LVEF": 100.0}
+    every = {
+        feature: [scales.get(feature, 1.0) * measures[name] for _, measures in people]
+        for feature, name in names.items()
+    }
+    found = []
+    for feature, condition in ADHERENCE:
+        x = asked[:, CONDITIONS.index(condition)]
+        found.append(float(np.polyfit(x, every[feature], 1)[0]))
+    return found
+
+
 def spreads(
     real: tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n k"]],
     drawn: tuple[Float[np.ndarray, "m c"], Float[np.ndarray, "m k"]],
@@ -197,3 +279,24 @@ def closing_gap(labels: Sequences, spacing: Sequence[float]) -> float:
     size on average: the cycle goes on where it began."""
     lv = volume_curves(labels, spacing)[..., 0]
     return float(np.abs(lv[:, -1] - lv[:, 0]).mean())
+
+
+def age_slopes(
+    ages: Int[np.ndarray, " a"], sweep: dict[str, Float[np.ndarray, "a k"]]
+) -> dict[str, Any]:
+    """mL of LVEDV per year, and the share of steps in the direction of the slope.
+
+    Args:
+        ages: years.
+        sweep: features of hearts of each age, by sex.
+    """
+    found: dict[str, Any] = {}
+    for name, values in sweep.items():
+        volume = values[:, FEATURES.index("LVEDV")]
+        if len(ages) < 2 or not np.isfinite(volume).all():
+            found[name] = None
+            continue
+        slope = float(np.polyfit(ages, volume, 1)[0])
+        steps = np.sign(np.diff(volume)) == np.sign(slope)
+        found[name] = {"slope": slope, "monotone": float(steps.mean())}
+    return found

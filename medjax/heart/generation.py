@@ -1,6 +1,7 @@
 """A generator of anatomy from data to scores: train, complete, generate, report."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,10 +11,12 @@ from jaxtyping import Float, Int, Integer
 
 from medjax.heart.anatomy_scores import (
     adherence,
+    age_slopes,
     closing_gap,
     completion_scores,
     features,
     memorisation,
+    sample_scores,
     spreads,
 )
 from medjax.heart.cheart import cheart_system
@@ -62,6 +65,8 @@ class GenerationConfig:
 
     draws: int = 4
     """Generated hearts per held-out person."""
+    samples: int = 20
+    """Generated hearts per held-out person that are held against their own."""
     sweep: int = 16
     """Draws per age and sex in the age sweep."""
     show_row: int = 0
@@ -122,8 +127,11 @@ def run(config: Generation) -> dict[str, Any]:
     Raises:
         ValueError: for flags that do not fit the data.
     """
-    if config.evaluation.draws < 2 or config.evaluation.sweep < 1:
-        raise ValueError("evaluation: expected 2 draws and 1 of the sweep at least")
+    asked = config.evaluation
+    if asked.draws < 2 or min(asked.samples, asked.sweep) < 1:
+        raise ValueError(
+            "evaluation: expected 2 draws, 1 sample and 1 of the sweep at least"
+        )
     anatomies = open_anatomies(config.data, aside=config.validation.aside)
     counts = len(anatomies.train), len(anatomies.test)
     if min(counts) < 2:
@@ -309,19 +317,34 @@ def evaluate(
         ),
         "generation": beside_controls(real, groups, FEATURES),
         "adherence": adherence(everyone, (asked, groups[NAME])),
+        "samples": sample_scores(
+            _samples(generator, test["conditions"], options), test["labels"], spacing
+        ),
         "spread": spreads(everyone, (asked, groups[NAME])),
         "memorisation": memorisation(drawn, test["labels"], train["labels"]),
         "closing_gap_ml": {
             "drawn": closing_gap(drawn, spacing),
             "real": closing_gap(test["labels"], spacing),
         },
-        "age_slope": _age_slopes(ages, sweep),
+        "age_slope": age_slopes(ages, sweep),
     }
     row = options.show_row
     cycles = {"real": test["labels"][row]}
     cycles |= {f"completed: {name}": found[row] for name, found in completed.items()}
     cycles |= {"generated": drawn[row * options.draws]}
     return results, Shown(cycles, {"real": real, **groups}, ages, sweep)
+
+
+def _samples(
+    generator: Generator,
+    conditions: Float[np.ndarray, "n c"],
+    options: GenerationConfig,
+) -> Iterator[Integer[np.ndarray, "s t d h w"]]:
+    """Several hearts of each person, one person at a time: they are many."""
+    key = jax.random.key(options.seed + 2)
+    for i, one in enumerate(conditions):
+        asked = np.tile(one, (options.samples, 1))
+        yield generator.generate(asked, key=jax.random.fold_in(key, i))
 
 
 def _finite(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
@@ -368,19 +391,3 @@ def age_sweep(
             rows.append(_means(features(drawn, spacing)))
         found[name] = np.array(rows)
     return ages, found
-
-
-def _age_slopes(
-    ages: Int[np.ndarray, " a"], sweep: dict[str, Float[np.ndarray, "a k"]]
-) -> dict[str, Any]:
-    """mL of LVEDV per year, and the share of steps in the direction of the slope."""
-    found: dict[str, Any] = {}
-    for name, values in sweep.items():
-        volume = values[:, FEATURES.index("LVEDV")]
-        if len(ages) < 2 or not np.isfinite(volume).all():
-            found[name] = None
-            continue
-        slope = float(np.polyfit(ages, volume, 1)[0])
-        steps = np.sign(np.diff(volume)) == np.sign(slope)
-        found[name] = {"slope": slope, "monotone": float(steps.mean())}
-    return found

@@ -169,6 +169,11 @@ def _generation(page: Report, results: Mapping[str, Any], shown: "Shown") -> Non
         f"{_memory(results)}"
     )
     page.table(results["generation"])
+    page.table(
+        results["samples"],
+        caption="generated hearts beside the person's own: means over people of the "
+        "best, the mean and the worst of their samples",
+    )
     names = ("real", "CHeart", "copy", "unconditional")
     for feature in HISTOGRAMS:
         i = FEATURES.index(feature)

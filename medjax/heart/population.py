@@ -73,6 +73,29 @@ def person(seed: int, number: int, *, infarcts: float = 0.2) -> Person:
     Raises:
         ValueError: for a negative number.
     """
+    told, measures = measures_of(seed, number, infarcts=infarcts)
+    age, sex, height, weight, pressure, rate = told
+    heart = make_heart(**measures)
+    return Person(age, sex, height, weight, pressure, rate, heart)
+
+
+def measures_of(
+    seed: int, number: int, *, infarcts: float = 0.2
+) -> tuple[tuple[float, ...], dict[str, float]]:
+    """What a person is made of, without the heart's shape, which takes longer.
+
+    Args:
+        seed: of the population.
+        number: of the person.
+        infarcts: share of people with an infarct.
+
+    Returns:
+        The first fields of :class:`Person`, and the measures that
+        :func:`medjax.heart.phantom.make_heart` makes their heart of.
+
+    Raises:
+        ValueError: for a negative number.
+    """
     if min(seed, number) < 0:
         raise ValueError(f"seed {seed} and number {number}: expected none negative")
     rng = np.random.default_rng([seed, number])
@@ -94,7 +117,7 @@ def person(seed: int, number: int, *, infarcts: float = 0.2) -> Person:
     mass = area * max(muscle, 20.0) * _factor(rng, 0.09)
     ejection = normal(58 if male else 61, EJECTION_DEVIATION, 40, 75) / 100
     right = area * ((93 if male else 79) - 0.35 * (age - 60)) * _factor(rng, 0.10)
-    heart = make_heart(
+    measures = dict(
         volume=volume,
         mass=mass,
         length=94 * height / 170 * _factor(rng, 0.03),
@@ -108,7 +131,7 @@ def person(seed: int, number: int, *, infarcts: float = 0.2) -> Person:
         infarct_angle=float(rng.uniform(0, 2 * np.pi)),
         infarct_z=float(rng.uniform(25, 75)),
     )
-    return Person(age, male, height, weight, pressure, rate, heart)
+    return (age, male, height, weight, pressure, rate), measures
 
 
 def _factor(rng: np.random.Generator, sigma: float) -> float:

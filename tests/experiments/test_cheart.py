@@ -1,6 +1,7 @@
 """CHeart from flags to report, a few steps on few people; its folder opens again."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -43,7 +44,7 @@ def finished(tmp_path_factory):
         data=DATA,
         train=dataclasses.replace(TINY.train, steps=2, log_every=1),
         validation=ValidationConfig(keep="best"),
-        evaluation=GenerationConfig(draws=2, sweep=1),
+        evaluation=GenerationConfig(draws=2, samples=2, sweep=1),
         workdir=folder,
     )
     with quickly():
@@ -73,8 +74,10 @@ def test_a_run_ends_with_scores_beside_controls_and_a_page(finished):
     assert page.count("<img") >= 7 and "data:image/webp" in page and "://" not in page
 
 
-def test_a_comparison_tells_presets_over_seeds_and_peers_once(finished):
+def test_a_comparison_tells_presets_over_seeds_and_peers_once(finished, monkeypatch):
     results, _ = finished
+    few = functools.partial(anatomy.known_slopes, 200)
+    monkeypatch.setattr(anatomy, "known_slopes", few)
     rows = [
         {"system": name, "seed": seed, "results": results}
         for seed in (0, 1)
@@ -99,6 +102,26 @@ def test_a_comparison_tells_presets_over_seeds_and_peers_once(finished):
     text = anatomy.table({"summary": summary, "runs": rows})
     assert "| CHeart, as released |" in text and "| first frame repeated |" in text
     assert "| CHeart, as released | -0.100 [-0.100, -0.100] |" in text
+    # Nobody can know an ejection fraction better than by the sex: a deviation of 4.
+    assert f"| {anatomy.FLOOR} |  |  |  | 3.2 | 4.0 |\n" in text
+    slopes = {row["slope"]: row for row in summary["adherence"]}
+    assert list(slopes) == list(anatomy.SLOPES)
+    assert slopes["LVEF by sex"]["known"] == few()[3]
+    told = f"| LVEF by sex, points, men minus women | {few()[3]:.1f} |"
+    assert text.count(told) == 1
+    drawn = results["adherence"][3]["drawn"]
+    assert slopes["LVEF by sex"]["repo"]["mean"] == pytest.approx(drawn, nan_ok=True)
+    samples = summary["samples"]
+    assert [row["structure"] for row in samples] == ["lv", "myo", "rv"] * 2
+    best = results["samples"][1]["dice_best"]
+    assert samples[1]["dice_best"]["mean"] == pytest.approx(best, nan_ok=True)
+    assert text.count("| CHeart, as released | myo |") == 1
+    # Runs from before samples were drawn have no such table.
+    older = [
+        {**row, "results": {k: v for k, v in results.items() if k != "samples"}}
+        for row in rows
+    ]
+    assert "samples" not in anatomy.summarise(older)
 
 
 def test_presets_compared_differ_in_what_they_are_named_for():
