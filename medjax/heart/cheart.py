@@ -24,7 +24,8 @@ statistics of the training set. ``improved`` has a prior that depends on the con
 KL as the evidence bound has it (a sum over dimensions beside a sum over voxels) with a
 warm-up and free bits, soft Dice beside cross-entropy, group norm, and frames that
 attend to the latent instead of an LSTM; ``decode="flow"`` moves the decoded first frame
-instead of drawing each.
+instead of drawing each. ``mapping`` is an option of the released code that no preset
+has: conditions become 64 numbers of a network with pixel norm.
 """
 
 import dataclasses

@@ -45,6 +45,9 @@ class CHeartConfig:
     """By which the conditions are divided then."""
     temporal: Literal["lstm", "transformer"] = "lstm"
     """How the latent vector becomes one for each frame."""
+    mapping: bool = False
+    """Conditions go through eight layers of 64 units first, normalised before the first
+    and behind each; encoder, frames and decoder are told what comes out."""
     conditions_at: Literal["after", "before"] = "after"
     """Whether the LSTM is told the conditions, or the decoder alone."""
     decode: Literal["labels", "flow"] = "labels"
@@ -78,6 +81,27 @@ class _Norm(nn.Module):
         if self.kind == "group":
             return nn.GroupNorm(num_groups=min(4, x.shape[-1]))(x)
         return BatchNorm()(x, train=train)
+
+
+def pixel_norm(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    """Divided by the root of the mean square over channels; zeros stay zeros."""
+    square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(square + 1e-8)
+
+
+class _Mapping(nn.Module):
+    """Conditions to 64 numbers, as a StyleGAN maps its latent vector."""
+
+    width: int = 64
+    layers: int = 8
+
+    @nn.compact
+    def __call__(self, conditions: Float[Array, "b c"]) -> Float[Array, "b w"]:
+        x = pixel_norm(conditions)
+        for i in range(self.layers):
+            layer = nn.Dense(self.width, kernel_init=_UNIFORM, name=f"layer_{i}")
+            x = pixel_norm(nn.relu(layer(x)))
+        return pixel_norm(x)
 
 
 class _Encoder(nn.Module):
@@ -191,6 +215,8 @@ class CHeart(nn.Module):
         else:
             self.time = _Attention(c.frames)
         self.decoder = _Decoder(c, CLASSES)
+        if c.mapping:
+            self.mapping = _Mapping()
         if c.decode == "flow":
             self.flow = _Decoder(c, 3)
         if c.learned_prior:
@@ -203,6 +229,11 @@ class CHeart(nn.Module):
         deviation = jnp.asarray(self.config.condition_deviation, jnp.float32)[None]
         return (conditions - mean) / deviation
 
+    def _told(self, conditions: Float[Array, "b c"]) -> Float[Array, "b _"]:
+        """Conditions as all but the prior have them."""
+        told = self.standard(conditions)
+        return self.mapping(told) if self.config.mapping else told
+
     def encode(
         self,
         first: Integer[Array, "b d h w"],
@@ -211,7 +242,7 @@ class CHeart(nn.Module):
         train: bool = False,
     ) -> Gaussian:
         """The posterior given the labels of the first frame."""
-        told = self.standard(conditions)
+        told = self._told(conditions)
         return self.encoder(jax.nn.one_hot(first, CLASSES), told, train=train)
 
     def prior(self, conditions: Float[Array, "b c"]) -> Gaussian:
@@ -230,7 +261,7 @@ class CHeart(nn.Module):
         train: bool = False,
     ) -> Float[Array, "b t d h w k"]:
         """Logits of all frames."""
-        c, told = self.config, self.standard(conditions)
+        c, told = self.config, self._told(conditions)
         if c.conditions_at == "before":
             z = jnp.concatenate([z, told], axis=-1)
         time = self.time

@@ -16,7 +16,7 @@ from medjax.heart.cheart import (
     reconstruction_loss,
     use_of_latents,
 )
-from medjax.heart.cheart_network import _Lstm, _moved
+from medjax.heart.cheart_network import _Lstm, _Mapping, _moved, pixel_norm
 from medjax.nn.gaussian import Gaussian, divergence
 from medjax.train.system import System
 
@@ -53,6 +53,28 @@ def test_repo_has_the_released_networks_parameters():
     before = dataclasses.replace(CONFIGS["repo"], conditions_at="before")
     # The cell is as wide as what it is fed: 4 (2 * 37^2 + 2 * 37) against 32.
     assert parameters(before) - 933_708 == 4 * (2 * 37**2 + 2 * 37 - 2 * 32**2 - 2 * 32)
+
+
+def test_mapped_conditions_are_64_numbers_that_a_scale_does_not_change():
+    """Eight layers, of which the first has five inputs; everything that was told five
+    numbers is told 64: the encoder's first convolution of 4^3 taps and 4 features, and
+    the decoder's layer of 8192."""
+    repo = CONFIGS["repo"]
+    mapped = parameters(dataclasses.replace(repo, mapping=True))
+    layers = (5 * 64 + 64) + 7 * (64 * 64 + 64)
+    assert mapped - 933_708 == layers + (64 - 5) * (4 * 4**3 + 8192)
+    x = jnp.asarray([[3.0, -4.0], [0.0, 0.0]])
+    found = pixel_norm(x)
+    np.testing.assert_allclose(found[0], x[0] / np.sqrt(12.5), rtol=1e-6)
+    np.testing.assert_array_equal(found[1], 0)
+    net, given = _Mapping(), batch()["conditions"]
+    variables = jax.jit(net.init)(jax.random.key(0), given)
+    told, wide = (
+        jax.jit(net.apply)(variables, conditions) for conditions in (given, 7 * given)
+    )
+    np.testing.assert_allclose(told, wide, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jnp.mean(jnp.square(told), axis=-1), 1, rtol=1e-4)
+    assert (told >= 0).all() and np.abs(np.asarray(told[0] - told[1])).max() > 1e-4
 
 
 @pytest.fixture(scope="module")
