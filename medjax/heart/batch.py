@@ -28,6 +28,10 @@ name                 axes          meaning
 ``contour_mask``     b 2 p m       1 where there is a point
 ``contour_surface``  b 2 p m       which surface it lies on, as the topology counts them
 ``labels``           b 2 p h w     0 outside, 1 LV cavity, 2 its muscle, 3 RV cavity
+``projected``        b p q 2       pixels where the true mesh at ED meets planes, mm as
+                                   contours are; where folders of DeepMesh hold them
+``projected_mask``   b p q         1 where there is one
+``projected_planes`` b p           1 for planes that are compared with them
 ==================== ============= =====================================================
 
 Everything is float32 but ``contour_surface`` and ``labels`` (int32). Places are those
@@ -55,6 +59,9 @@ AXES = {
     "contour_mask": "b 2 p m",
     "contour_surface": "b 2 p m",
     "labels": "b 2 p h w",
+    "projected": "b p q 2",
+    "projected_mask": "b p q",
+    "projected_planes": "b p",
 }
 """Axes by field; one letter is one size within a batch."""
 WHOLE = ("contour_surface", "labels")

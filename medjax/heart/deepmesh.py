@@ -12,10 +12,12 @@ to t. Contours are compared with soft projections of vertices
 ``repo`` is the code's: coordinates scaled by half the size although sampling aligns the
 corners, image and mesh transposed against each other in the plane, displacements of at
 most half the field of view, intensities as they come, the Laplacian of the shape at a
-weight that shrinks hearts. ``paper`` keeps the network and mends these: voxel centres,
-one order of axes, displacements in mm along the stack's axes and their smoothness per
-mm, intensities of one scale, the Laplacian of displacements, and, if asked for, exact
-coverage instead of vertices near planes. Where a plane is missing it is masked in both.
+weight that shrinks hearts, and a first stage that is told where the true mesh meets
+planes, by folders that tell it. ``paper`` keeps the network and mends these: voxel
+centres, one order of axes, displacements in mm along the stack's axes and their
+smoothness per mm, intensities of one scale, the Laplacian of displacements, and, if
+asked for, exact coverage instead of vertices near planes. Where a plane is missing it
+is masked in both.
 
 The two stages are two systems, ``stage="ed"`` and ``"motion"``, which the code runs one
 after the other through files; ``"joint"`` trains them as one. BatchNorm is PyTorch's.
@@ -61,6 +63,10 @@ class DeepMeshConfig:
     """Intensities divided by the 99th percentile of the subject's images."""
     slice: Literal["projection", "coverage"] = "projection"
     """How the mesh is compared with planes."""
+    projections: bool = False
+    """The mesh at ED is compared with pixels where the true one meets all planes, as
+    released, not with contours on those that are labelled. Folders of DeepMesh hold
+    them; of other data it is contours."""
     tau: float = 0.75
     """Fall of a vertex's weight with its squared distance from a plane, 1/mm^2."""
     within: float = 2.0
@@ -104,6 +110,7 @@ CONFIGS = {
         normalised=False,
         laplacian=150.0,
         laplacian_of="shape",
+        projections=True,
     ),
     "paper": DeepMeshConfig(smoothness_of="mm"),
 }
@@ -184,7 +191,11 @@ def warped(
     places = (jnp.arange(n, dtype=rows.dtype) for n in (h, w))
     index = list(jnp.meshgrid(rows, *places, indexing="ij"))
     at = warp(field, tuple(index)) if depth != s else field
-    moved = at * (_range(size, steps, config) / voxels).reshape(1, 1, 1, 3)
+    reach = _range(size, steps, config) / voxels
+    if not config.voxel_centres:
+        # Corners of images are aligned in theirs, those of meshes are not.
+        reach = 0.5 * (jnp.asarray([s, h, w], jnp.float32) - 1.0)
+    moved = at * reach.reshape(1, 1, 1, 3)
     index[0] = index[0] * ((s - 1.0) / max(depth - 1.0, 1.0))
     return warp(image, tuple(index[i] + moved[..., i] for i in range(3)))
 
@@ -201,7 +212,7 @@ def plane_distance(
     Args:
         vertices: mm.
         example: ``planes``, ``plane_mask``, ``label_mask``, ``contours`` and
-            ``contour_mask``.
+            ``contour_mask``; of projections at ED ``projected`` and what goes with it.
         frame: 0 for ED, 1 for t.
         slices: how many of the planes are short-axis slices.
         config: of the projection.
@@ -229,10 +240,17 @@ def plane_distance(
         empty = ~(jnp.any(seen.weight > 0.0) & jnp.any(there > 0.0))
         return away, empty, seen.left_out > 0
 
-    each, *told = jax.vmap(one)(
-        example["planes"], example["contours"][frame], example["contour_mask"][frame]
-    )
-    mask = example["plane_mask"] * example["label_mask"]
+    if config.projections and frame == 0:
+        given = (example["projected"], example["projected_mask"])
+        known = example["projected_planes"]
+        # Many planes with many pixels: of one at a time.
+        every = (example["planes"], *given)
+        each, *told = jax.lax.map(jax.checkpoint(lambda x: one(*x)), every)
+    else:
+        given = (example["contours"][frame], example["contour_mask"][frame])
+        known = example["label_mask"]
+        each, *told = jax.vmap(one)(example["planes"], *given)
+    mask = example["plane_mask"] * known
     stack = jnp.sum(mask[:slices] * each[:slices])
     stack = stack / jnp.maximum(jnp.sum(mask[:slices]), 1.0)
     count = jnp.maximum(jnp.sum(mask), 1.0)
@@ -253,7 +271,10 @@ def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:
     seen += ["vertices_ed"] if config.stage == "motion" else ["vertices_init"]
     fields = [*seen, "label_mask", "contours", "contour_mask"]
     fields += ["labels", "contour_surface"] if coverage else []
-    fields += ["vertices_ed"] if config.stage != "motion" else []
+    if config.stage != "motion":
+        fields.append("vertices_ed")
+        if config.projections and not coverage:
+            fields += ["projected", "projected_mask", "projected_planes"]
 
     def images(batch: Batch) -> tuple[Array, Array, Array]:
         sax, lax = jnp.asarray(batch["sax"]), jnp.asarray(batch["lax"])

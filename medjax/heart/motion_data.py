@@ -384,7 +384,8 @@ def _keep(folder: Path, subject: Subject) -> None:
     draft = folder.with_name(f"{folder.name}.part")
     draft.mkdir(parents=True, exist_ok=True)
     for name, array in subject._asdict().items():
-        np.save(draft / f"{name}.npy", array)
+        if array is not None:
+            np.save(draft / f"{name}.npy", array)
     draft.rename(folder)
 
 
@@ -393,6 +394,8 @@ def _open(folder: Path) -> Subject:
     found = {}
     for name in Subject._fields:
         path = folder / f"{name}.npy"
+        if name in Subject._field_defaults and not path.is_file():
+            continue
         with reading(path, "drawn person"):
             found[name] = np.load(path, mmap_mode="r", allow_pickle=False)
     return Subject(**found)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int32, UInt8
+from jaxtyping import Bool, Float, Float32, Int32, UInt8
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
@@ -27,7 +27,7 @@ from medjax.heart.data import nearest_frames
 from medjax.heart.meshes import Topology, in_millimetres, oriented, unit
 from medjax.heart.motion_trees import borders
 from medjax.heart.scanning import ScanConfig
-from medjax.heart.subject import VIEWS, Subject
+from medjax.heart.subject import PROJECTED, VIEWS, Subject
 from medjax.heart.trees import DEPTHS, DeepMeshSubject, read_deepmesh, sheets
 
 WALLS = ("endo", "epi")
@@ -107,6 +107,7 @@ def read_folder(folder: Path, scan: ScanConfig, mesh: Mesh, *, points: int) -> S
     placed = np.concatenate(planes)[order].astype(np.float32)
     labels = labels[:, order]
     traced = [borders(one, placed, WALLS, points, views=VIEWS) for one in labels]
+    met, there, compared = _projected(folder, found)
     vertices = np.full((len(frames), *found.truth.shape), np.nan, np.float32)
     vertices[0] = found.truth
     along, side = unit(base - apex), -stack[0, 2]
@@ -124,7 +125,44 @@ def read_folder(folder: Path, scan: ScanConfig, mesh: Mesh, *, points: int) -> S
         contour_surface=traced[0].surface,
         septum=unit(side - (side @ along) * along),
         infarct=np.zeros(len(found.template), np.float32),
+        projected=met[order],
+        projected_mask=there[order],
+        projected_planes=compared[order],
     )
+
+
+def _projected(
+    folder: Path, found: DeepMeshSubject
+) -> tuple[
+    Float32[np.ndarray, "p q 2"], Float32[np.ndarray, "p q"], Float32[np.ndarray, " p"]
+]:
+    """Pixels where the true mesh meets planes, in mm, which of them there are, and
+    which planes are compared: the last slice of the files is not, as released.
+
+    Where there are more than there is room for, some are left out, evenly.
+
+    Raises:
+        DataError: for arrays of another size than the images.
+    """
+    points, masks = [], []
+    for view, met in found.projections.items():
+        size = found.images[view].data.shape[:3]
+        if met.shape != (size if view == "sa" else size[:2]):
+            raise DataError(
+                f"{folder}: {view} has images of {size} and a projected mesh of "
+                f"{met.shape}, expected as many pixels"
+            )
+        steps = np.linalg.norm(found.affines[view][:3, :2], axis=0)
+        for k in range(size[2]):
+            at = np.argwhere(met.reshape(size)[:, :, k]) * steps
+            if len(at) > PROJECTED:
+                at = at[np.arange(PROJECTED) * len(at) // PROJECTED]
+            points.append(np.pad(at, ((0, PROJECTED - len(at)), (0, 0))))
+            masks.append(np.arange(PROJECTED) < len(at))
+    compared = np.ones(len(points), np.float32)
+    compared[-VIEWS - 1] = 0.0
+    both = np.stack(points).astype(np.float32), np.stack(masks).astype(np.float32)
+    return *both, compared
 
 
 def _turned_alike(faces: Int32[np.ndarray, "f 3"]) -> Int32[np.ndarray, "f 3"]:

@@ -14,6 +14,10 @@ VIEWS = 2
 """Along the long axis: 2CH and 4CH, behind the slices."""
 
 
+PROJECTED = 1024
+"""Room for pixels of a plane where the true mesh at end-diastole meets it."""
+
+
 class Subject(NamedTuple):
     """One person: a scan, and what is known of the heart.
 
@@ -33,6 +37,10 @@ class Subject(NamedTuple):
         septum: from the long axis to the middle of the septum.
         infarct: share of contraction that is lost at each vertex of the left ventricle;
             0 where nothing is known of it.
+        projected: pixels where the true mesh at end-diastole meets planes, mm along
+            rows and columns; None where no file tells them.
+        projected_mask: 1 where there is one.
+        projected_planes: 1 for planes that are compared with them.
     """
 
     images: Float32[np.ndarray, "t p h w"]
@@ -48,6 +56,9 @@ class Subject(NamedTuple):
     contour_surface: Int32[np.ndarray, "p m"]
     septum: Float64[np.ndarray, " 3"]
     infarct: Float32[np.ndarray, " n"]
+    projected: Float32[np.ndarray, "p q 2"] | None = None
+    projected_mask: Float32[np.ndarray, "p q"] | None = None
+    projected_planes: Float32[np.ndarray, " p"] | None = None
 
     @property
     def followed(self) -> bool:
@@ -71,6 +82,8 @@ class Subject(NamedTuple):
         """
         both = [0, frame]
         images = np.asarray(self.images[both])
+        told = ("projected", "projected_mask", "projected_planes")
+        more = {name: getattr(self, name) for name in told}
         return {
             "sax": images[:, :-VIEWS],
             "lax": images[:, -VIEWS:],
@@ -87,4 +100,5 @@ class Subject(NamedTuple):
             "contour_mask": np.asarray(self.contour_mask[both, :, ::DENSE]),
             "contour_surface": np.stack([self.contour_surface[:, ::DENSE]] * 2),
             "labels": self.labels[both].astype(np.int32),
+            **{k: np.asarray(v) for k, v in more.items() if v is not None},
         }

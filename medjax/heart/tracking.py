@@ -148,6 +148,19 @@ def run(config: Tracking) -> dict[str, Any]:
     return results
 
 
+def learned(config: Tracking) -> MotionConfig:
+    """The system's settings as the data allow: of all, DeepMesh's folders alone tell
+    where the true mesh meets planes.
+
+    Args:
+        config: the run.
+    """
+    system = config.system
+    if isinstance(system, DeepMeshConfig) and config.data.format != "deepmesh":
+        return dataclasses.replace(system, projections=False)
+    return system
+
+
 def train(config: Tracking, data: MotionData) -> dict[str, Variables]:
     """Trains, or goes on training, every stage in its folder.
 
@@ -164,7 +177,7 @@ def train(config: Tracking, data: MotionData) -> dict[str, Variables]:
     """
     mesh, found = make_mesh(config.mesh), {}
     starts = asked_starts = None
-    for folder, settings in stages(config.system).items():
+    for folder, settings in stages(learned(config)).items():
         system = build(settings, data.topology, data.reference)
         if data.truth == "contours" and "vertices_t" in system.fields:
             raise ValueError(

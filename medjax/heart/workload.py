@@ -10,8 +10,8 @@ from medjax.heart.generation import Generation
 from medjax.heart.motion_data import mesh_of
 from medjax.heart.motion_systems import build, stages
 from medjax.heart.population import CONDITIONS
-from medjax.heart.subject import VIEWS
-from medjax.heart.tracking import Tracking
+from medjax.heart.subject import PROJECTED, VIEWS
+from medjax.heart.tracking import Tracking, learned
 from medjax.train.workload import Workload, spec
 
 
@@ -43,7 +43,7 @@ def tracking(config: Tracking, *, stage: str = ".") -> Workload:
     Raises:
         ValueError: there is no such stage.
     """
-    every = stages(config.system)
+    every = stages(learned(config))
     if stage not in every:
         raise ValueError(f"stage is {stage!r}, expected one of {list(every)}")
     data, scan, size = config.data, config.data.scan, config.data.batch_size
@@ -51,7 +51,7 @@ def tracking(config: Tracking, *, stage: str = ".") -> Workload:
     system = build(every[stage], topology, reference)
     sizes = {"b": size, "d": scan.slices, "v": VIEWS, "h": scan.size, "w": scan.size}
     sizes |= {"p": scan.slices + VIEWS, "n": topology.count}
-    sizes |= {"m": data.contour_points * len(topology.names)}
+    sizes |= {"m": data.contour_points * len(topology.names), "q": PROJECTED}
     batch = {
         field: spec(
             tuple(sizes[a] if a.isalpha() else int(a) for a in AXES[field].split()),

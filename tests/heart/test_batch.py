@@ -5,7 +5,7 @@ import pytest
 
 from medjax.heart.batch import AXES, check
 
-SIZES = {"b": 2, "d": 4, "v": 2, "h": 8, "w": 6, "p": 6, "n": 10, "m": 5}
+SIZES = {"b": 2, "d": 4, "v": 2, "h": 8, "w": 6, "p": 6, "n": 10, "m": 5, "q": 7}
 
 
 def batch(**changes):

@@ -105,6 +105,18 @@ def test_as_released_rows_read_columns_and_half_the_field_is_the_range():
     np.testing.assert_allclose((found - POINTS)[:, 1:], 0.0, atol=1e-5)
 
 
+def test_as_released_images_move_between_aligned_corners():
+    """All the way there is from the first pixel to the last, and half of it."""
+    repo = CONFIGS["repo"]
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.random((9, 13, 13)), jnp.float32)
+    # Two slices up of eight steps, three rows down of twelve; two columns back.
+    field = jnp.tile(jnp.asarray([2 / 4, 3 / 6, -2 / 6]), (9, 13, 13, 1))
+    planes = np.concatenate([PLANES, PLANES[-1:] + [[[0, 0, 2], [0] * 3, [0] * 3]]])
+    found = warped(image, field, jnp.asarray(planes, jnp.float32), repo)
+    np.testing.assert_allclose(found[:-2, :-3, 2:], image[2:, 3:, :-2], atol=1e-5)
+
+
 def test_smoothness_per_mm_is_of_the_slope_not_of_the_grid():
     """Published: 64 slices of 2 mm, 128 x 128 pixels of 1.25 mm; a tenth of it here."""
 

@@ -35,10 +35,12 @@ def data(folder):
 
 
 def test_rows_are_batches_of_the_room(data):
-    rows = MotionRows(data.train, list(AXES))
+    # Phantoms have no projected meshes: folders of DeepMesh do.
+    fields = [name for name in AXES if not name.startswith("projected")]
+    rows = MotionRows(data.train, fields)
     assert len(rows) == 2 * 2
     batch = {name: np.stack([v, v]) for name, v in rows[3].items()}
-    sizes = check(batch, list(AXES))
+    sizes = check(batch, fields)
     assert sizes["p"] == 6 and sizes["m"] == 3 * 8
     # The last row is the second person's last frame.
     second = data.train[1]

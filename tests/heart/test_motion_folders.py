@@ -1,23 +1,28 @@
 """DeepMesh's folders as hearts to follow, of a ventricle whose shape is a formula."""
 
 import dataclasses
+import functools
 import os
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import experiments.deepmesh
 import experiments.graph_motion
 from medjax.data import nifti
 from medjax.data.boundary import DataError
 from medjax.heart import motion_data
 from medjax.heart.appearance import LABELS
+from medjax.heart.deepmesh import CONFIGS, plane_distance
 from medjax.heart.exporting import _contours
 from medjax.heart.motion_data import MotionDataConfig, open_motion
 from medjax.heart.motion_folders import filled
 from medjax.heart.motion_report import show
-from medjax.heart.motion_systems import Follower
+from medjax.heart.motion_systems import Follower, build
 from medjax.heart.scanning import ScanConfig
-from medjax.heart.tracking import evaluate, run
+from medjax.heart.tracking import evaluate, learned, run
 from medjax.heart.trees import DEPTHS
 from tests.heart.shapes import ventricle
 
@@ -59,6 +64,16 @@ def drawn(view: str, size: float) -> np.ndarray:
     return np.where(z < 0, labels, 0).astype(np.int32)
 
 
+def met(view: str) -> np.ndarray:
+    """Voxels with a vertex in them, h w d."""
+    inverse = np.linalg.inv(grid_of(view))
+    shape = (SIZE, SIZE, VIEWS[view][3])
+    at = np.rint(ventricle()[0] @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
+    found = np.zeros(shape, bool)
+    found[tuple(at[np.all((at >= 0) & (at < shape), axis=1)].T)] = True
+    return found
+
+
 def written(folder, *, upside_down=False) -> None:
     """A subject's folder; perhaps with its slices from base to apex."""
     folder.mkdir(parents=True)
@@ -68,16 +83,17 @@ def written(folder, *, upside_down=False) -> None:
         affine[:3] = TURN @ grid_of(view)[:3]
         affine[:3, 3] += SHIFT
         labels = np.stack([drawn(view, size) for size in STROKE])
+        projected = met(view) if view == "sa" else met(view)[..., 0]
         if upside_down and view == "sa":
             affine[:3, 3] += (DEPTH - 1) * affine[:3, 2]
             affine[:3, 2] *= -1
-            labels = labels[..., ::-1]
+            labels, projected = labels[..., ::-1], projected[..., ::-1]
         rows = np.rint(DEPTHS * DEPTH).astype(int) if view == "sa" else [0]
         stack = np.moveaxis(labels, 3, 1)
         np.save(folder / f"contour_{view}.npy", _contours(stack[:, rows]))
         cine = np.moveaxis(labels, 0, -1).astype(np.float32)
         nifti.write(folder / f"{view}_img.nii.gz", cine, affine=affine)
-        np.save(folder / f"proj_mesh_{view.upper()}.npy", np.zeros((2, 2)))
+        np.save(folder / f"proj_mesh_{view.upper()}.npy", projected)
         origin = np.array([7, 11, 4])
         affine[:3, 3] -= affine[:3, :3] @ origin
         affines[key], origins[key] = affine, origin
@@ -152,6 +168,48 @@ def test_a_folder_is_a_heart_to_follow(data):
     np.testing.assert_allclose(steps, [[0, 0, GAP]] * (DEPTH - 1), atol=1e-3)
 
 
+def test_pixels_that_the_true_mesh_meets_are_what_the_first_stage_is_told(data):
+    one, other = data.train[0], data.test[0]
+    vertices = np.asarray(one.vertices[0], float)
+    for p, planes in enumerate(one.planes):
+        steps = np.asarray(planes, float)
+        axes = steps[1:] / np.linalg.norm(steps[1:], axis=1, keepdims=True)
+        at = one.projected[p][one.projected_mask[p] > 0]
+        view = {DEPTH: "2ch", DEPTH + 1: "4ch"}.get(p, "sa")
+        assert len(at) == met(view)[:, :, p if view == "sa" else 0].sum()
+        if len(at):
+            away = np.linalg.norm((at @ axes + steps[0])[:, None] - vertices, axis=-1)
+            # Within half a voxel along every axis.
+            thick = 4.0 if p >= DEPTH else GAP / 2
+            assert away.min(1).max() <= np.hypot(thick, np.hypot(1, 1)) + 1e-3
+    np.testing.assert_allclose(other.projected[:DEPTH], one.projected[:DEPTH])
+    # The last slice of the files, which may be the first of ours.
+    assert np.flatnonzero(one.projected_planes == 0) == [DEPTH - 1]
+    assert np.flatnonzero(other.projected_planes == 0) == [0]
+    example = one.example(1)
+    config = dataclasses.replace(CONFIGS["repo"], within=2.5)
+    away = functools.partial(plane_distance, frame=0, slices=DEPTH, config=config)
+
+    def distance(shift, **changes):
+        given = {k: jnp.asarray(v) for k, v in {**example, **changes}.items()}
+        return float(jax.jit(lambda x: away(x, given)[0])(given["vertices_ed"] + shift))
+
+    there = distance(0.0)
+    assert there < 0.5 * distance(5.0)
+    # Contours do not enter, nor does the last slice.
+    noise = {"contours": 9 * example["contours"], "label_mask": 0 * one.label_mask}
+    mask = one.projected_mask * (np.arange(DEPTH + 2) != DEPTH - 1)[:, None]
+    assert distance(0.0, **noise, projected_mask=mask.astype(np.float32)) == there
+    door = experiments.deepmesh.PRESETS["repo"]
+    assert not learned(door).projections
+    tree = dataclasses.replace(door.data, format="deepmesh", right=False)
+    assert learned(dataclasses.replace(door, data=tree)).projections
+    fields = build(
+        dataclasses.replace(config, stage="ed"), data.topology, data.reference
+    ).fields
+    assert {"projected", "projected_mask", "projected_planes"} <= set(fields)
+
+
 def test_folders_are_read_once_and_kept(config, tmp_path, monkeypatch):
     open_motion(config, tmp_path)
     monkeypatch.setattr(motion_data, "read_folder", lambda *_, **__: 1 / 0)
@@ -209,6 +267,11 @@ def test_folders_that_do_not_fit_the_run_are_refused(config, tree, tmp_path):
         run(dataclasses.replace(door, data=config, system=system, workdir=tmp_path))
     for name in ("0001", "0002"):
         written(tmp_path / "open" / name)
+    cut = tmp_path / "open" / "0002" / "proj_mesh_2CH.npy"
+    whole = np.load(cut)
+    np.save(cut, whole[1:])
+    refused(DataError, r"a projected mesh of \(39, 40\)", root=tmp_path / "open")
+    np.save(cut, whole)
     path = tmp_path / "open" / "0001" / "contour_sa.npy"
     contour = np.load(path)
     contour[SIZE // 2 :] = 0
