@@ -4,14 +4,15 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.bench import measure
+from experiments.bench import heart_steps, measure
 from medjax.heart import slicing
+from medjax.heart.deepmesh import CONFIGS
 from medjax.heart.motion_data import mesh_of
 from medjax.nn.graph import MessageStep
 from medjax.nn.nearest import nearest
@@ -21,12 +22,22 @@ from medjax.nn.warp import warp
 FIELD = 128.0
 """Of images, mm."""
 EDGE_FEATURES = 7
+Part = Literal["coverage", "nearest", "sampling", "message", "deepmesh", "cheart"]
 
 
 @dataclasses.dataclass(frozen=True)
 class HeartConfig:
-    """Sizes."""
+    """What is measured, and sizes."""
 
+    parts: tuple[Part, ...] = (
+        "coverage",
+        "nearest",
+        "sampling",
+        "message",
+        "deepmesh",
+        "cheart",
+    )
+    """Parts of steps, and the whole steps of two systems."""
     size: tuple[int, int] = (96, 52)
     """Vertices around and rings along each of two walls: about 10,000 vertices."""
     planes: int = 11
@@ -45,6 +56,16 @@ class HeartConfig:
     """Of the volume that is sampled."""
     pixels: int = 256
     """Of each plane, that the winding number is computed at."""
+    hearts: int = 8
+    """Of a step of DeepMesh."""
+    slices: int = 8
+    """Of each of them."""
+    people: int = 4
+    """Of a step of CHeart."""
+    shape: tuple[int, int, int] = (64, 128, 128)
+    """Of their label maps."""
+    frames: int = 20
+    """Of their cycles."""
     torch: bool = True
     """Measure PyTorch beside."""
     turns: int = 5
@@ -267,14 +288,62 @@ def _message(config: HeartConfig) -> dict[str, Contestant]:
     return found
 
 
+def _deepmesh(config: HeartConfig) -> dict[str, Contestant]:
+    """The preset ``repo`` with the widths of ``tiny``."""
+    topology, mean = mesh_of(config.size, right=False)
+    chosen = heart_steps.deepmesh_config(CONFIGS["tiny"].network)
+    batch = heart_steps.deepmesh_batch(
+        np.asarray(mean), hearts=config.hearts, slices=config.slices, side=config.side
+    )
+    sides = heart_steps.deepmesh_sides(chosen, topology, batch)
+    found = {"ours": _of_step(sides)}
+    if config.torch:
+        theirs = measure.need_torch("torch_deepmesh")
+        senders, receivers = edges_of(topology.neighbours)
+        run = theirs.step(sides.weights, chosen, (receivers, senders), batch)
+        found["torch"] = _of_torch(run)
+    return found
+
+
+def _cheart(config: HeartConfig) -> dict[str, Contestant]:
+    """The preset ``repo``."""
+    chosen = heart_steps.cheart_config(config.shape, config.frames)
+    batch = heart_steps.cheart_batch(chosen, people=config.people)
+    sides, noise = heart_steps.cheart_sides(chosen, batch)
+    found = {"ours": _of_step(sides)}
+    if config.torch:
+        theirs = measure.need_torch("torch_cheart")
+        run = theirs.step(sides.weights, chosen, batch, noise)
+        found["torch"] = _of_torch(run)
+    return found
+
+
+def _of_step(sides: heart_steps.Sides) -> Contestant:
+    return Contestant(
+        lambda: jax.block_until_ready(sides.ours(sides.given)),
+        sides.values,
+        sides.temporary,
+    )
+
+
+def _of_torch(run: Callable[[], Any]) -> Contestant:
+    value, gradients = run()
+    values = (value.numpy(), heart_steps.flat(gradients))
+    return Contestant(run, values, measure.growth(run))
+
+
 def parts(config: HeartConfig) -> dict[str, dict[str, Contestant]]:
-    """Every part with its contestants, ours first."""
-    return {
-        **_coverage(config),
-        **{
-            f"nearest {' x '.join(map(str, sizes))}": _nearest(config, sizes)
-            for sizes in (config.points, config.contour)
-        },
-        "sampling": _sampling(config),
-        "message": _message(config),
-    }
+    """Every part that is asked for, with its contestants, ours first."""
+    found: dict[str, dict[str, Contestant]] = {}
+    if "coverage" in config.parts:
+        found |= _coverage(config)
+    if "nearest" in config.parts:
+        for sizes in (config.points, config.contour):
+            found[f"nearest {' x '.join(map(str, sizes))}"] = _nearest(config, sizes)
+    alone = {"sampling": _sampling, "message": _message}
+    alone |= {"deepmesh": _deepmesh, "cheart": _cheart}
+    names = {"deepmesh": "DeepMesh step", "cheart": "CHeart step"}
+    for part, measured in alone.items():
+        if part in config.parts:
+            found[names.get(part, part)] = measured(config)
+    return found

@@ -1,14 +1,17 @@
 """What `heart` measures itself against, in PyTorch, as one would write it by hand."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from experiments.bench.measure import growth
 
+Step = Callable[[], tuple[torch.Tensor, dict[str, np.ndarray]]]
+"""Gives the loss, and gradients by name."""
 CHUNK = 512
 """Points whose distances to all others are in memory together."""
 
@@ -24,6 +27,35 @@ def _contestant(
         "temporary": growth(f),
         "share": share,
     }
+
+
+def step(
+    networks: Sequence[nn.Module],
+    weights: Mapping[str, np.ndarray],
+    loss: Callable[[], torch.Tensor],
+) -> Step:
+    """Forward and backward of networks that are in training.
+
+    Args:
+      networks: Whose parameters' names differ.
+      weights: What they start from; others are left aside.
+      loss: Of the batch.
+    """
+    for network in networks:
+        own = {k: np.array(weights[k]) for k in network.state_dict()}
+        network.load_state_dict({k: torch.from_numpy(v) for k, v in own.items()})
+        network.train()
+    named = dict(pair for network in networks for pair in network.named_parameters())
+
+    def run() -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+        for parameter in named.values():
+            parameter.grad = None
+        value = loss()
+        value.backward()
+        found = {k: p.grad for k, p in named.items() if p.grad is not None}
+        return value.detach(), {k: g.numpy() for k, g in found.items()}
+
+    return run
 
 
 def winding(

@@ -180,7 +180,9 @@ def cheart_system(config: CHeartConfig) -> GenerativeSystem:
         entropy, dice = reconstruction_loss(logits, batch["labels"], config)
         each = jnp.mean(divergence(posterior, prior), axis=0)
         step = variables["counters"]["step"]
-        total = entropy + config.dice * dice + divergence_cost(each, step, config)
+        total = entropy + divergence_cost(each, step, config)
+        # Without a weight it is told, and has no way back: 0 times it would have one.
+        total = total + config.dice * dice if config.dice else total
         metrics = {
             "cross_entropy": entropy,
             "soft_dice": 1.0 - dice,

@@ -26,10 +26,17 @@ Layout = Literal[
     "prompt_turned",
     "scalar",
     "pointwise",
+    "conv_3d",
+    "double",
+    "double_3d",
+    "field",
+    "backwards",
 ]
 """``up``: a transposed convolution, which runs over its kernel backwards here.
-``turned``: the height of their images is the width of ours. ``pointwise``:
-a convolution of one pixel, which is a dense layer here."""
+``double``: one that does not, of :class:`medjax.nn.halving.Double`. ``turned``: the
+height of their images is the width of ours. ``pointwise``: a convolution of one pixel,
+which is a dense layer here. ``field``: a convolution over volumes whose results are the
+other way round here, and ``backwards`` its bias."""
 
 TO_FLAX: dict[Layout, tuple[int, ...]] = {
     "dense": (1, 0),
@@ -39,10 +46,16 @@ TO_FLAX: dict[Layout, tuple[int, ...]] = {
     "up_turned": (3, 2, 0, 1),
     "prompt": (0, 2, 3, 1),
     "prompt_turned": (0, 3, 2, 1),
+    "conv_3d": (2, 3, 4, 1, 0),
+    "double": (2, 3, 0, 1),
+    "double_3d": (2, 3, 4, 0, 1),
+    "field": (2, 3, 4, 1, 0),
+    "backwards": (0,),
 }
 """Axis orders; the others have none. Of prompts, after the leading axis of one."""
 PROMPTS = ("prompt", "prompt_turned")
 BACKWARDS = ("up", "up_turned")
+LAST_BACKWARDS = ("field", "backwards")
 
 
 def to_flax_layout(layout: Layout, tensor: np.ndarray) -> np.ndarray:
@@ -57,6 +70,8 @@ def to_flax_layout(layout: Layout, tensor: np.ndarray) -> np.ndarray:
     if order is None or tensor.ndim != len(order):
         return tensor
     turned = tensor.transpose(order)
+    if layout in LAST_BACKWARDS:
+        return turned[..., ::-1]
     return turned[::-1, ::-1] if layout in BACKWARDS else turned
 
 
@@ -68,6 +83,8 @@ def to_torch_layout(layout: Layout, value: np.ndarray) -> np.ndarray:
         return value.T[:, :, None, None]
     if layout in BACKWARDS:
         value = value[::-1, ::-1]
+    if layout in LAST_BACKWARDS:
+        value = value[..., ::-1]
     order = TO_FLAX.get(layout)
     tensor = value if order is None else value.transpose(np.argsort(order))
     return tensor[None] if layout in PROMPTS else tensor

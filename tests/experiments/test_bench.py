@@ -227,6 +227,7 @@ def test_parts_of_the_heart_are_the_same_in_every_form(
         contour=(50, 9),
         width=8,
         channels=3,
+        parts=("coverage", "nearest", "sampling", "message"),
         turns=1,
         out=tmp_path,
     )
@@ -250,6 +251,29 @@ def test_parts_of_the_heart_are_the_same_in_every_form(
     dense = plane["every segment in every pixel"]
     assert dense["temporary_bytes"] > 20 * plane["ours"]["temporary_bytes"]
     assert "target 0.8x torch, sampling: " in capsys.readouterr().out
+
+
+def test_published_hearts_take_the_same_step(torch, quick_compiler, tmp_path, capsys):
+    """Loss and every gradient of DeepMesh and CHeart, from equal weights."""
+    config = heart.HeartConfig(
+        parts=("deepmesh", "cheart"),
+        size=(12, 10),
+        side=16,
+        hearts=2,
+        people=3,
+        shape=(16, 16, 16),
+        frames=3,
+        turns=1,
+        out=tmp_path,
+    )
+    parts = heart.run(config)["parts"]
+    assert set(parts) == {"DeepMesh step", "CHeart step"}
+    for name, part in parts.items():
+        value, gradient = part["contestants"]["torch"]["differs_by"]
+        assert value < 2e-6 and gradient < 1e-4, name
+    told = capsys.readouterr().out
+    assert "target 0.8x torch, DeepMesh step: " in told
+    assert "target 0.8x torch, CHeart step: " in told
 
 
 def test_both_readers_read_the_same_fields(torch, tmp_path, capsys):
