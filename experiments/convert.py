@@ -5,6 +5,7 @@
     python -m experiments.convert gloria.ckpt towers/gloria \\
         --prefix gloria.img_encoder.model.
     python -m experiments.convert pytorch_model.bin towers/cxr-bert
+    python -m experiments.convert motionEst.pth runs/deepmesh --first first/deform.pth
     python -m experiments.convert runs/imitate-tiny exported
 
 A ``.pth``, ``.pt``, ``.bin`` or ``.ckpt`` is a pickle, and unpickling runs the code in
@@ -12,6 +13,10 @@ it. Here PyTorch reads tensors alone (``weights_only``) and refuses the rest. Wh
 at OUT is then a folder for ``--image.checkpoint`` or ``--text.checkpoint``: the network
 that the names tell, under the names of torchvision, timm or Hugging Face, wrappers'
 prefixes taken away. Of several networks in a file ``--prefix`` names one.
+
+Of DeepMesh and CHeart it is the folder of a run, which follows hearts or generates
+them, and is not trained on. DeepMesh's network for long-axis images is a file of its
+own, ``multiview.pth`` beside either stage's.
 
 A run becomes the folder that PyTorch uses alone (``medjax.vlp.export``); runs of this
 version have it already, as ``towers``.
@@ -21,7 +26,7 @@ import dataclasses
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +63,11 @@ class Convert:
     """Folder for the result; made, and never one that holds something."""
     prefix: str | None = None
     """Take the tensors whose names begin so, and take that away; default: found."""
+    first: Path | None = None
+    """Of DeepMesh: the pickle of its first stage. Without, the mesh at end-diastole is
+    to be given to what follows hearts."""
+    shape: tuple[int, int, int] = (64, 128, 128)
+    """Of CHeart: voxels of its label maps along z, y and x."""
 
 
 def read_pickle(path: Path) -> dict[str, np.ndarray]:
@@ -153,6 +163,8 @@ def convert_pickle(config: Convert) -> None:
     kept = {
         k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
     }
+    if convert_heart(config, kept):
+        return
     with whole(config.out / WEIGHTS) as draft:
         save_file(kept, draft, metadata={"format": "pt"})
     beside = [config.source.parent / name for name in COMPANIONS]
@@ -166,6 +178,80 @@ def convert_pickle(config: Convert) -> None:
     flag = {"resnet": "image", "vit": "image", "bert": "text"}.get(network)
     if flag is not None:
         print(f"use it: --{flag}.checkpoint {config.out}")
+
+
+def convert_heart(config: Convert, tensors: Mapping[str, np.ndarray]) -> bool:
+    """Writes the folder of a run, if tensors are DeepMesh's or CHeart's.
+
+    Raises:
+      DataError: Tensors that do not fit, or a file that is absent.
+    """
+    from medjax.heart.published import FIRST_STAGE, cheart_of, deepmesh_of, network_of
+
+    network = network_of(tensors)
+    if config.first is not None and network != "DeepMesh":
+        raise ValueError(
+            f"first: {config.first} is of a first stage, and {config.source} is not "
+            "DeepMesh's second one"
+        )
+    if network is None:
+        return False
+    if network == FIRST_STAGE:
+        raise DataError(
+            f"{config.source}: the first stage of DeepMesh, which moves nothing: name "
+            "the second one's pickle, and this one by --first"
+        )
+    data = f"released weights ({config.source.name})"
+    if network == "CHeart":
+        made = _fitting(
+            config.source,
+            lambda: cheart_of(tensors, shape=config.shape, frames=20, data=data),
+        )
+        use = f"medjax.load({str(config.out)!r}).generate"
+    else:
+        first = None
+        if config.first is not None:
+            first = read_pickle(config.first)
+            if network_of(first) != FIRST_STAGE:
+                raise DataError(
+                    f"{config.first}: expected the first stage of DeepMesh, found "
+                    f"{in_short(sorted(first))}"
+                )
+            first = _with_stem(config.first, first)
+        motion = _with_stem(config.source, tensors)
+        made = _fitting(config.source, lambda: deepmesh_of(motion, first, data=data))
+        use = (
+            f"python -m experiments.heart track {config.out} cine.nii.gz --mesh "
+            "heart.vtk --out moving"
+        )
+    made.save(config.out)
+    print(f"{config.out}: the folder of a run; network: {network}\nuse it: {use}")
+    return True
+
+
+def _with_stem(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A stage's tensors and those of its network for long-axis images.
+
+    Raises:
+      DataError: There is no file of that network beside.
+    """
+    from medjax.heart.published import STEMS
+
+    beside = next((f for n in STEMS if (f := path.parent / n).is_file()), None)
+    if beside is None:
+        raise DataError(
+            f"{path}: DeepMesh's network for long-axis images is a file of its own, "
+            f"expected {' or '.join(STEMS)} beside"
+        )
+    return {**tensors, **read_pickle(beside)}
+
+
+def _fitting(path: Path, make: Callable[[], Any]) -> Any:
+    """What is made of a file's tensors, or an error that names the file."""
+    try:
+        return make()
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def reconstruction(folder: Path) -> str:

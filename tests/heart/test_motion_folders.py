@@ -201,9 +201,10 @@ def test_pixels_that_the_true_mesh_meets_are_what_the_first_stage_is_told(data):
     mask = one.projected_mask * (np.arange(DEPTH + 2) != DEPTH - 1)[:, None]
     assert distance(0.0, **noise, projected_mask=mask.astype(np.float32)) == there
     door = experiments.deepmesh.PRESETS["repo"]
-    assert not learned(door).projections
+    assert not dataclasses.asdict(learned(door))["projections"]
     tree = dataclasses.replace(door.data, format="deepmesh", right=False)
-    assert learned(dataclasses.replace(door, data=tree)).projections
+    there_too = learned(dataclasses.replace(door, data=tree))
+    assert dataclasses.asdict(there_too)["projections"]
     fields = build(
         dataclasses.replace(config, stage="ed"), data.topology, data.reference
     ).fields
