@@ -10,7 +10,7 @@
 ``heart``     slicing, nearest neighbours, sampling and messages on a heart's mesh,
               value and gradient, against dense forms and PyTorch; their memory
 ``gloria``    step, local contrast and words against loops in PyTorch
-``mgca``      step, assignments and boxes against PyTorch and loops in NumPy
+``mgca``      step, assignments, masks and boxes against PyTorch, loops in NumPy
 ``diffusion`` films from noise against ``diffusers``, Fréchet distance against SciPy
 ``all``       every one of them
 ============= =======================================================================
@@ -25,12 +25,17 @@ of weights, and the relative difference of their first losses and gradient norms
 printed beside the ratio: a fast step that computes something else is no step. Every
 number also goes to a JSON file.
 
+On a device only goals for that device are judged: those for two cores of a CPU on a
+CPU, those for an H200 there. ``gloria-published``, ``mgca-published`` and
+``diffusion-published`` are of the papers' sizes, which goals per second are for;
+``all`` takes them where there is an accelerator.
+
 Files: `measure` (turns, tables, facts), `compare` (two steps beside each other),
 `compiled` and `torch_training` (a step of ours, of theirs); then one file per command,
 with `pair`, `parts`, `torch_pair`, `torch_step` behind ``step``, `torch_varnet`,
 `torch_unrolled` behind ``unrolled``, `torch_input` behind ``input``, `heart_parts`,
-`torch_heart` behind ``heart``, `tasks` (pieces of work, their goals and table) behind
-``segmentation``, ``gloria``, ``mgca`` and ``diffusion``, and `words`, `torch_words`
-behind the middle two. Whatever is named ``torch_*`` is imported only where
-PyTorch is asked for.
+`torch_heart` behind ``heart``, `tasks` (pieces of work, their table) and `goals` behind
+``segmentation``, ``gloria``, ``mgca`` and ``diffusion``, `words`, `torch_words` behind
+the middle two, `masks`, `torch_masks` behind ``mgca``. Whatever is named ``torch_*`` is
+imported only where PyTorch is asked for.
 """

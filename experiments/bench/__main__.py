@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union
 
+import jax
 import tyro
 
 from experiments.bench import (
@@ -43,6 +44,14 @@ class AllConfig:
         common: dict[str, Any] = {"out": self.out, "turns": self.turns}
         both: dict[str, Any] = common | {"torch": self.torch}
         steps: dict[str, Any] = both | {"compile": self.compile}
+        local, tokens = gloria.GloriaBenchConfig(), mgca.MgcaBenchConfig()
+        made = diffusion.DiffusionBenchConfig()
+        if jax.default_backend() != "cpu":
+            low: dict[str, Any] = {"dtype": "bfloat16"}
+            full = low | {"batch_size": gloria.FULL}
+            local = dataclasses.replace(gloria.PUBLISHED, **full)
+            tokens = dataclasses.replace(mgca.PUBLISHED, **low)
+            made = diffusion.PUBLISHED
         return [
             step.StepConfig(text_kind="trainable", **steps),
             step.StepConfig(text_kind="frozen", **steps),
@@ -51,9 +60,9 @@ class AllConfig:
             maps.MapsConfig(**common),
             heart.HeartConfig(**both),
             segmentation.SegmentationBenchConfig(**common),
-            gloria.GloriaBenchConfig(**both),
-            mgca.MgcaBenchConfig(**both),
-            diffusion.DiffusionBenchConfig(**common),
+            dataclasses.replace(local, **both),
+            dataclasses.replace(tokens, **both),
+            dataclasses.replace(made, **common),
             input.InputConfig(**both),
         ]
 
@@ -81,6 +90,12 @@ COMMANDS = {
     "diffusion": diffusion.DiffusionBenchConfig,
     "all": AllConfig,
 }
+PUBLISHED = {
+    "gloria": gloria.PUBLISHED,
+    "mgca": mgca.PUBLISHED,
+    "diffusion": diffusion.PUBLISHED,
+}
+"""Benchmarks of which there is one at the papers' sizes as well."""
 
 
 @ends_in_words
@@ -93,10 +108,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       0, or 1 if one of ``all`` failed (the others run nevertheless).
     """
+    named = [(name, config, describe(config), {}) for name, config in COMMANDS.items()]
+    for name, config in PUBLISHED.items():
+        about = f"{describe(type(config))} At the papers' sizes."
+        named.append((f"{name}-published", type(config), about, {"default": config}))
     commands: Any = Union[  # noqa: UP007 - built from a list
         tuple(
-            Annotated[config, tyro.conf.subcommand(name, description=describe(config))]
-            for name, config in COMMANDS.items()
+            Annotated[kind, tyro.conf.subcommand(name, description=about, **default)]
+            for name, kind, about, default in named
         )
     ]
     config = tyro.cli(commands, args=arguments, prog="python -m experiments.bench")

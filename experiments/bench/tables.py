@@ -191,7 +191,7 @@ def segmentation(*results: Result) -> str:
                         _short(ours),
                         _short(theirs),
                         _span(ratio, ".2f"),
-                        f"{task['goal']:g}",
+                        "" if task["goal"] is None else f"{task['goal']:.3g}",
                         ", ".join(apart),
                     ]
                 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
+from experiments.bench import goals as goals_of
 from experiments.bench import measure
 
 Work = Callable[[], Any]
@@ -33,12 +34,16 @@ class Task(NamedTuple):
       ours: does it once.
       theirs: do it once, by name.
       differences: of our answer from theirs, by name.
+      amount: what is done, in units, by one call; 0: nothing that one counts.
+      unit: of it.
     """
 
     about: str
     ours: Work
     theirs: dict[str, Work]
     differences: dict[str, float]
+    amount: int = 0
+    unit: str = "pairs"
 
 
 def peer(name: str) -> ModuleType | None:
@@ -54,8 +59,9 @@ def run_tasks(
     config: Sizes,
     tasks: Mapping[str, Callable[[Any], Task]],
     *,
-    goals: Mapping[str, float],
+    goals: goals_of.Goals,
     peers: Sequence[str],
+    sizes: str = "",
 ) -> dict[str, Any]:
     """Times every task, prints and writes.
 
@@ -63,12 +69,15 @@ def run_tasks(
       benchmark: its name, and that of the file.
       config: sizes.
       tasks: what is measured: sizes to the work of both sides.
-      goals: times faster that is asked for, by task.
+      goals: what is asked for, by device and task.
       peers: packages that some of them need.
+      sizes: why goals per second are not for them; empty: they are.
 
     Returns:
       What the JSON file holds.
     """
+    facts = measure.facts()
+    device = facts["device"]
     found: dict[str, Any] = {}
     for name, build in tasks.items():
         task = build(config)
@@ -76,9 +85,20 @@ def run_tasks(
             {"ours": task.ours, **task.theirs}, turns=config.turns, warmup=1
         )
         ours = timings["ours"]
+        step = found.get("step", {}).get("seconds", {}).get("ours", {}).get("median")
         found[name] = {
             "about": task.about,
-            "goal": round(goals[name], 2),
+            "goal": goals_of.ratio(goals, name, device),
+            "goal_of": goals_of.judging(device),
+            "rates": goals_of.rates(
+                goals,
+                name,
+                device=device,
+                sizes=sizes,
+                unit=task.unit,
+                per_second=task.amount / ours.median if task.amount else None,
+                share_of_step=ours.median / step if step else None,
+            ),
             "seconds": {
                 who: {"median": t.median, "spread": list(t.spread)}
                 for who, t in timings.items()
@@ -91,7 +111,7 @@ def run_tasks(
     result = {
         "benchmark": benchmark,
         "config": measure.settings(config),
-        "facts": measure.facts(),
+        "facts": facts,
         "absent": [name for name in peers if peer(name) is None],
         "tasks": found,
     }
@@ -104,23 +124,29 @@ def _print(result: dict[str, Any]) -> None:
     print(f"\n{result['benchmark']}\n" + measure.describe(result["facts"]) + "\n")
     rows = []
     for task in result["tasks"].values():
-        ours = task["seconds"]["ours"]["median"]
+        ours = f"{1e3 * task['seconds']['ours']['median']:.1f}"
+        if not task["ours_times_faster"]:
+            rows.append([f"{task['about']}, ours alone", ours, "", "", ""])
         for who, ratio in task["ours_times_faster"].items():
-            theirs = task["seconds"][who]["median"]
-            cells = [f"{1e3 * ours:.1f}", f"{1e3 * theirs:.1f}"]
-            met = "met" if ratio["median"] >= task["goal"] else "NOT met"
-            rows.append(
-                [
-                    f"{task['about']}, {who}",
-                    *cells,
-                    measure.span(ratio, ".2f"),
-                    f"{task['goal']:g}, {met}",
-                ]
-            )
+            theirs = f"{1e3 * task['seconds'][who]['median']:.1f}"
+            faster = measure.span(ratio, ".2f")
+            judged = _judged(task, ratio["median"])
+            rows.append([f"{task['about']}, {who}", ours, theirs, faster, judged])
     head = ["", "ours, ms", "theirs, ms", "ours is times faster", "goal"]
     print(measure.table(head, rows))
+    for task in result["tasks"].values():
+        for row in task["rates"]:
+            print(goals_of.verdict(task["about"], row))
     for task in result["tasks"].values():
         for who, gap in task["differences"].items():
             print(f"{task['about']}: differs from {who} by {gap:.2g}")
     if result["absent"]:
         print(f"not installed: {', '.join(result['absent'])}")
+
+
+def _judged(task: Mapping[str, Any], found: float) -> str:
+    """The goal that a ratio is held to, and whether it is met."""
+    if task["goal"] is None:
+        return "none on this device"
+    met = "met" if found >= task["goal"] else "NOT met"
+    return f"{task['goal']:.3g} on {goals_of.PLACES[task['goal_of']]}, {met}"

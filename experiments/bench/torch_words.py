@@ -1,7 +1,8 @@
 """GLoRIA's and MGCA's training steps in PyTorch, as their code takes them.
 
 A loop over reports in GLoRIA's contrast and over tokens where word-pieces become words;
-MGCA's contrast of tokens in one product for the batch. Written from the formulas.
+MGCA's contrast of tokens in one product for the batch. Image towers are residual
+networks or vision transformers. Written from the formulas.
 Imported only where PyTorch is installed.
 """
 
@@ -17,20 +18,54 @@ from torch.nn import functional as F
 from experiments.bench.torch_pair import TorchResNet
 from experiments.bench.torch_training import Training
 from experiments.bench.words import OPTIMIZER, Towers
-from medjax.nn.resnet import RESNETS
-from medjax.vlp.towers import bert_config
+from experiments.examples.zero_shot_in_pytorch import Layer, ViT
+from medjax.nn.resnet import ResNetConfig
+from medjax.nn.vit import ViTConfig
+from medjax.vlp.towers import bert_config, network_config
 from medjax.weights import to_torch
 
 
 class Maps(TorchResNet):
-    """Images to places of the third stage ``[b, r, c]`` and the mean of the last."""
+    """Images to places of the third stage ``[b, r, c]`` and the mean of the last.
+
+    Third: where a class token looks, which there is none of.
+    """
+
+    kind = "resnet"
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__(config)
+        self.wide = config.widths[2], config.widths[-1]
 
     def forward(self, x: torch.Tensor) -> Any:
         x = self.pool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         for i in range(1, 4):
             x = getattr(self, f"layer{i}")(x)
         places = x.flatten(2).transpose(1, 2)
-        return places, getattr(self, "layer4")(x).mean((2, 3))  # noqa: B009
+        return places, getattr(self, "layer4")(x).mean((2, 3)), None  # noqa: B009
+
+
+class Patches(ViT):
+    """Images to patch tokens, the class token, and where that looks at last."""
+
+    kind = "vit"
+
+    def __init__(self, config: ViTConfig) -> None:
+        c = config
+        super().__init__(c.width, c.layers, c.heads, c.patch, c.image_size, c.mlp_ratio)
+        self.wide = c.width, c.width
+
+    def forward(self, x: torch.Tensor) -> Any:
+        asked: list[torch.Tensor] = []
+        last: Layer = self.blocks[-1]  # pyright: ignore[reportAssignmentType]
+        hook = last.attn.register_forward_pre_hook(lambda _, seen: asked.extend(seen))
+        tokens = self.tokens(x)
+        hook.remove()
+        b, n, d = asked[0].shape
+        heads = last.attn.heads
+        q, k, _ = last.attn.qkv(asked[0]).reshape(b, n, 3, heads, -1).unbind(2)
+        looks = torch.einsum("bhd,bnhd->bhn", q[:, 0], k) * (d // heads) ** -0.5
+        return tokens[:, 1:], tokens[:, 0], looks.softmax(2).mean(1)[:, 1:].detach()
 
 
 def words_of(
@@ -79,13 +114,15 @@ class Pair(nn.Module):
 
     def __init__(self, towers: Towers) -> None:
         super().__init__()
-        self.image = Maps(RESNETS[towers.image.architecture])
+        sees = network_config(towers.image)
+        kind = Patches if isinstance(sees, ViTConfig) else Maps
+        self.image: Any = kind(sees)  # pyright: ignore[reportArgumentType]
         sizes = transformers.BertConfig(**bert_config(towers.text).to_dict())
         self.text = transformers.BertModel(sizes, add_pooling_layer=False)
         if towers.text.layers_summed == 1:
             self.text.set_attn_implementation("eager")
         self.continues = towers.continues.tolist()
-        self.wide = RESNETS[towers.image.architecture].widths
+        self.wide = self.image.wide
 
     def read(self, ids: torch.Tensor, **options: Any) -> Any:
         """The report tower."""
@@ -98,7 +135,8 @@ class Pair(nn.Module):
             parts = {k: v[name][network] for k, v in variables.items() if name in v}
             return to_torch(network, parts)  # pyright: ignore[reportArgumentType]
 
-        state = {f"image.{k}": v for k, v in tower("image", "resnet").items()}
+        sees = tower("image", self.image.kind)
+        state = {f"image.{k}": v for k, v in sees.items()}
         state |= {f"text.{k}": v for k, v in tower("text", "bert").items()}
         state |= self.heads(variables["params"])
         tensors = {k: torch.from_numpy(np.array(v)) for k, v in state.items()}
@@ -121,7 +159,7 @@ class Gloria(Pair):
         width = bert_config(towers.text).hidden_size
         self.summed, self.temps = towers.text.layers_summed, temps
         self.image_head = nn.Linear(self.wide[-1], width)
-        self.local_head = nn.Linear(self.wide[2], width, bias=False)
+        self.local_head = nn.Linear(self.wide[0], width, bias=False)
 
     def heads(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
         head = params["image_head"]["linear1"]
@@ -132,7 +170,7 @@ class Gloria(Pair):
         }
 
     def forward(self, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        places, pooled = self.image(images)
+        places, pooled, _ = self.image(images)
         states = self.read(ids, output_hidden_states=True).hidden_states
         hidden = torch.stack(states[-self.summed :]).sum(0)
         words, counts = words_of(hidden, ids, self.continues, closing=False)
@@ -161,7 +199,7 @@ class Head(nn.Module):
 
 
 class Mgca(Pair):
-    """MGCA as released, with a ResNet: padding is among what words are told from."""
+    """MGCA as released: padding is among what words are told from."""
 
     def __init__(self, towers: Towers, config: Any) -> None:
         super().__init__(towers)
@@ -170,7 +208,7 @@ class Mgca(Pair):
         sizes = config.hidden, config.features
         self.image_head = Head(self.wide[-1], *sizes)
         self.text_head = Head(text, *sizes)
-        self.patch_head = Head(self.wide[2], *sizes)
+        self.patch_head = Head(self.wide[0], *sizes)
         self.word_head = Head(text, *sizes)
         self.prototypes = nn.Parameter(torch.zeros(config.prototypes, config.features))
 
@@ -185,7 +223,7 @@ class Mgca(Pair):
 
     def forward(self, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         c = self.config
-        places, pooled = self.image(images)
+        places, pooled, seen = self.image(images)
         read = self.read(ids, output_attentions=True)
         looked = read.attentions[-1][:, :, 0].mean(1)
         both = torch.cat([read.last_hidden_state, looked[..., None]], dim=2)
@@ -196,16 +234,12 @@ class Mgca(Pair):
             self.text_head(read.last_hidden_state[:, 0]),
         )
         patches, words = self.patch_head(places), self.word_head(words)
-        shares = []
-        for row in looks:
-            there = row.nonzero().squeeze(1)
-            ends = (torch.quantile(row[there], q) for q in (0.1, 0.9))
-            row[there] = row[there].clip(*ends)
-            shares.append(row / row.sum())
-        pad = torch.arange(words.shape[1]) >= torch.tensor(counts)[:, None] - 1
-        even = torch.full(patches.shape[:2], 1 / patches.shape[1])
-        tokens = self.found_again(words, patches, torch.stack(shares), None)
-        tokens = tokens + self.found_again(patches, words, even, pad)
+        places = torch.arange(words.shape[1], device=words.device)
+        pad = places >= torch.tensor(counts, device=words.device)[:, None] - 1
+        even = torch.full_like(patches[..., 0], 1 / patches.shape[1])
+        by_patch = even if seen is None else weights_of(seen)
+        tokens = self.found_again(words, patches, weights_of(looks), None)
+        tokens = tokens + self.found_again(patches, words, by_patch, pad)
         unit = F.normalize(self.prototypes)
         scores = image @ unit.T, report @ unit.T
         codes = [sinkhorn(s.detach() / c.sinkhorn_epsilon, 3) for s in scores]
@@ -228,12 +262,27 @@ class Mgca(Pair):
         scores = tokens @ others.transpose(1, 2) / tau
         if pad is not None:
             scores = scores.masked_fill(pad[:, None], -torch.inf)
-        gathered = F.normalize(scores.softmax(2) @ others, dim=2)
+        gathered = scores.softmax(2) @ others
+        # What a ViT's patches gather is left as it is, as in the released code.
+        if pad is None or isinstance(self.image, Maps):
+            gathered = F.normalize(gathered, dim=2)
         logits = tokens @ gathered.transpose(1, 2) / tau
-        own = torch.arange(tokens.shape[1]).expand(len(tokens), -1)
+        own = torch.arange(tokens.shape[1], device=tokens.device)
+        own = own.expand(len(tokens), -1)
         cost = F.cross_entropy(logits, own, reduction="none")
         cost = cost + F.cross_entropy(logits.transpose(1, 2), own, reduction="none")
         return (weights * cost).sum() / 2 / len(tokens)
+
+
+def weights_of(looks: torch.Tensor) -> torch.Tensor:
+    """Attention clipped to the quantiles of what is not zero, row by row, of sum 1."""
+    shares = []
+    for row in looks.clone():
+        there = row.nonzero().squeeze(1)
+        low, high = (torch.quantile(row[there], q) for q in (0.1, 0.9))
+        row[there] = row[there].clip(low, high)
+        shares.append(row / row.sum())
+    return torch.stack(shares)
 
 
 def sinkhorn(scores: torch.Tensor, iterations: int) -> torch.Tensor:
@@ -255,9 +304,11 @@ class Step(Training):
     ) -> None:
         pair.take(variables)
         super().__init__(pair, OPTIMIZER, towers.batch)
+        self.low = towers.image.dtype == "bfloat16"
         self.ids = self.batch["report"].long()
 
     def loss(self, view: Any) -> torch.Tensor:
         """Loss of the batch, of films that are prepared."""
         images = torch.from_numpy(np.array(view)).permute(0, 3, 1, 2)
-        return self.network(images.to(self.device), self.ids)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.low):
+            return self.network(images.to(self.device), self.ids)

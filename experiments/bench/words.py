@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.bench.compare import differences
 from experiments.bench.compiled import CompiledStep
+from experiments.bench.goals import unlike
 from experiments.bench.tasks import Task
 from medjax.nn.bert import BERTS
 from medjax.train.mesh import make_mesh
@@ -29,7 +30,9 @@ SYLLABLES = ("pneu", "mo", "tho", "rax", "ef", "fu", "sion", "car", "dio", "me",
 class WordsConfig:
     """Sizes of a system that compares words with places."""
 
-    image: Literal["resnet18", "resnet50", "resnet_tiny"] = "resnet18"
+    image: Literal[
+        "resnet18", "resnet50", "resnet_tiny", "vit_s16", "vit_b16", "vit_tiny"
+    ] = "resnet18"
     """The image tower."""
     text: Literal["base", "tiny"] = "tiny"
     """Sizes of the report tower."""
@@ -41,6 +44,8 @@ class WordsConfig:
     """Pairs of a step."""
     tokens: int = 48
     """Of a report, padding included."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the towers' arithmetic."""
     turns: int = 3
     """Timed turns of each."""
     torch: bool = True
@@ -49,6 +54,16 @@ class WordsConfig:
     """Of weights and batch."""
     out: Path = Path("runs/bench")
     """Folder of the JSON file."""
+
+    def described(self) -> str:
+        """What a step takes, in words."""
+        low = ", bfloat16" if self.dtype == "bfloat16" else ""
+        return f"{self.image} at {self.image_size}, batch {self.batch_size}{low}"
+
+    def unlike(self, published: "WordsConfig", batch_size: int) -> str:
+        """Why goals per second are not for these sizes; see `goals.unlike`."""
+        same = ("image", "text", "layers", "image_size", "tokens")
+        return unlike(self, published, same=same, least={"batch_size": batch_size})
 
 
 class Towers(NamedTuple):
@@ -93,9 +108,11 @@ def invent(config: WordsConfig, folder: Path, **text: Any) -> Towers:
     (folder / "config.json").write_text(json.dumps(sizes.to_dict()))
     side = config.image_size
     films = rng.integers(0, 256, (config.batch_size, side, side)).astype(np.uint8)
-    tower = TextTowerConfig(checkpoint=str(folder), max_length=config.tokens, **text)
+    tower = TextTowerConfig(
+        checkpoint=str(folder), max_length=config.tokens, dtype=config.dtype, **text
+    )
     return Towers(
-        ImageTowerConfig(config.image),
+        ImageTowerConfig(config.image, dtype=config.dtype),
         tower,
         tokenizer.continues,
         {"image": films, "report": tokenizer.encode(reports, config.tokens)},
@@ -141,4 +158,4 @@ def steps(
         mine, own = ({k: side[k] for k in known} for side in (first, found))
         gaps |= {f"{name}, {k}": v for k, v in differences(mine, own).items()}
     works = {n: t.waiting(lambda t=t: t.step(towers.view)) for n, t in theirs.items()}
-    return Task(about, step, works, gaps)
+    return Task(about, step, works, gaps, amount=len(towers.batch["image"]))

@@ -5,6 +5,7 @@ import importlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from experiments.bench import (
     compare,
     diffusion,
     gloria,
+    goals,
     heart,
     input,
     maps,
@@ -21,6 +23,7 @@ from experiments.bench import (
     mgca,
     segmentation,
     step,
+    tasks,
     unrolled,
 )
 from experiments.bench.measure import Timing
@@ -320,19 +323,27 @@ def test_segmentation_beside_its_peers(tmp_path, quick_compiler, capsys):
     assert all(name in told for name in result["absent"])
 
 
-def test_words_are_contrasted_as_pytorch_does(torch, quick_compiler, tmp_path):
+SMALL_WORDS: dict[str, Any] = {
+    "image_size": 16,
+    "batch_size": 4,
+    "tokens": 24,
+    "turns": 1,
+}
+"""Of GLoRIA's and MGCA's steps."""
+
+
+@pytest.mark.parametrize("image", ["resnet_tiny", "vit_tiny"])
+def test_words_are_contrasted_as_pytorch_does(image, torch, quick_compiler, tmp_path):
     config = gloria.GloriaBenchConfig(
-        image="resnet_tiny",
+        tasks=("step", "contrast", "words") if image == "resnet_tiny" else ("step",),
+        image=image,
         layers=2,
-        image_size=16,
-        batch_size=4,
-        tokens=24,
         pairs=4,
         words=5,
         regions=6,
         width=8,
-        turns=1,
         out=tmp_path,
+        **SMALL_WORDS,
     )
     result = gloria.run(config)
     for name, task in result["tasks"].items():
@@ -341,8 +352,41 @@ def test_words_are_contrasted_as_pytorch_does(torch, quick_compiler, tmp_path):
             assert gap < (1e-4 if "grad" in what else 1e-5), what
 
 
+@pytest.mark.parametrize("image", ["resnet_tiny", "vit_tiny"])
+def test_mgca_takes_the_same_step_as_pytorch(image, torch, quick_compiler, tmp_path):
+    config = mgca.MgcaBenchConfig(
+        tasks=("step",),
+        image=image,
+        layers=2,
+        hidden=16,
+        prototypes=5,
+        out=tmp_path,
+        **SMALL_WORDS,
+    )
+    step = mgca.run(config)["tasks"]["step"]
+    # BatchNorms of four examples make more of the last digits.
+    assert step["differences"]["PyTorch, loss"] < 1e-4
+    assert step["differences"]["PyTorch, grad_norm"] < 1e-3
+    assert step["goal"] == (1.2 if image == "vit_tiny" else 1.0)
+
+
+def test_masks_are_learnt_as_pytorch_learns_them(torch, quick_compiler, tmp_path):
+    config = mgca.MgcaBenchConfig(
+        tasks=("masks",),
+        mask_tower="resnet_tiny",
+        mask_side=32,
+        batch_size=2,
+        epoch=4,
+        turns=1,
+        out=tmp_path,
+    )
+    task = mgca.run(config)["tasks"]["masks"]
+    assert "an epoch of 4 films of 32" in task["about"]
+    assert task["differences"]["PyTorch, loss"] < 1e-5
+    assert task["differences"]["PyTorch, grad_norm"] < 1e-3
+
+
 def test_peers_of_mgca_and_diffusion_find_the_same(torch, quick_compiler, tmp_path):
-    """MGCA's losses beside PyTorch are the matter of tests/vlp."""
     config = mgca.MgcaBenchConfig(
         tasks=("sinkhorn", "boxes"),
         examples=12,
@@ -358,3 +402,117 @@ def test_peers_of_mgca_and_diffusion_find_the_same(torch, quick_compiler, tmp_pa
     tasks |= diffusion.run(sets)["tasks"]
     gaps = {k: v for task in tasks.values() for k, v in task["differences"].items()}
     assert len(gaps) == 3 and max(gaps.values()) < 1e-6
+
+
+def test_films_are_counted_and_have_no_goal_on_a_cpu(quick_compiler, tmp_path, capsys):
+    config = diffusion.DiffusionBenchConfig(
+        tasks=("films",),
+        widths=(8, 16),
+        side=8,
+        batch_size=2,
+        steps=20,
+        text=(4, 8),
+        turns=1,
+        out=tmp_path,
+    )
+    task = diffusion.run(config)["tasks"]["films"]
+    assert "2 films of 16 pixels, 20 steps" in task["about"]
+    assert task["goal"] is None and not task["ours_times_faster"]
+    (rate,) = task["rates"]
+    assert (rate["device"], rate["goal"], rate["met"]) == ("H200", 9.0, None)
+    assert rate["found"] == pytest.approx(2 / task["seconds"]["ours"]["median"])
+    printed = capsys.readouterr().out
+    assert "9 films per second, at least; not judged here (this is cpu)" in printed
+
+
+H200 = "NVIDIA H200"
+
+
+def judged(device, config, *, seconds=0.1, steps=4):
+    """Rates of GLoRIA's words and step on a device, both of so many seconds."""
+    sizes = config.unlike(gloria.PUBLISHED, gloria.FULL)
+    how = {"device": device, "sizes": sizes, "unit": "pairs"}
+    step = goals.rates(
+        gloria.GOALS,
+        "step",
+        per_second=config.batch_size / seconds,
+        share_of_step=1.0,
+        **how,
+    )
+    words = goals.rates(
+        gloria.GOALS, "words", per_second=None, share_of_step=seconds / steps, **how
+    )
+    return step + words
+
+
+def test_goals_are_judged_on_their_own_device_alone():
+    full = dataclasses.replace(gloria.PUBLISHED, batch_size=gloria.FULL)
+    assert goals.ratio(gloria.GOALS, "step", "cpu") == 1.2
+    assert goals.ratio(gloria.GOALS, "step", H200) is None
+    assert goals.ratio(gloria.GOALS, "step", "NVIDIA A100") is None
+    assert goals.ratio(diffusion.goals(diffusion.PUBLISHED), "sampling", H200) == 1.0
+    assert [row["met"] for row in judged(H200, full)] == [True, False]
+    assert [row["met"] for row in judged(H200, full, seconds=0.2)] == [False, False]
+    assert [row["met"] for row in judged(H200, full, seconds=0.02)] == [True, True]
+    for device in ("cpu", "NVIDIA A100"):
+        rows = judged(device, full)
+        assert [row["met"] for row in rows] == [None, None]
+        assert f"not judged here (this is {device})" in goals.verdict("", rows[0])
+    assert "NOT met: 0.025" in goals.verdict("", judged(H200, full)[1])
+
+
+def test_goals_per_second_are_for_published_sizes():
+    small = gloria.GloriaBenchConfig()
+    assert all(row["met"] is None for row in judged(H200, small))
+    assert (
+        "image is resnet18, the goal is for resnet50" in judged(H200, small)[0]["why"]
+    )
+    fewer = judged(H200, gloria.PUBLISHED)[0]
+    assert "batch_size is 48, the goal is for 384 at least" in fewer["why"]
+    by_steps = {
+        steps: diffusion.goals(dataclasses.replace(diffusion.PUBLISHED, steps=steps))
+        for steps in (20, 75, 30)
+    }
+    asked = [goals["H200"]["films"].per_second for goals in by_steps.values()]
+    assert asked == [9.0, 2.9, None]
+
+
+def test_the_table_names_whose_goal_was_used(monkeypatch, tmp_path, capsys):
+    """Of work that takes no time, on devices that are not there."""
+
+    def build(_):
+        return tasks.Task("nothing", lambda: None, {"them": lambda: None}, {}, 3)
+
+    given: goals.Goals = {
+        "cpu": {"step": goals.Goal(1e-9)},
+        "H200": {"step": goals.Goal(1e9, 1.0)},
+    }
+    config = gloria.GloriaBenchConfig(turns=1, out=tmp_path)
+    told = {
+        "cpu": "1e-09 on two cores of a CPU, met",
+        H200: "1e+09 on an H200, NOT met",
+        "NVIDIA A100": "none on this device",
+    }
+    for device, line in told.items():
+        facts = {**measure.facts(), "device": device}
+        monkeypatch.setattr(measure, "facts", lambda facts=facts: facts)
+        found = tasks.run_tasks("x", config, {"step": build}, goals=given, peers=())
+        assert found["tasks"]["step"]["goal_of"] == goals.judging(device)
+        printed = capsys.readouterr().out
+        assert line in printed
+        met = "not judged here" if device != H200 else "met: "
+        assert f"1 pairs per second, at least; {met}" in printed
+
+
+def test_sizes_of_the_papers_are_a_command_and_flags_change_them(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(command, "launch", lambda _: None)
+    for kind in (gloria.GloriaBenchConfig, mgca.MgcaBenchConfig):
+        monkeypatch.setitem(command.RUNS, kind, seen.append)
+    out = ["--out", str(tmp_path)]
+    assert command.main(["gloria-published", "--batch-size", "384", *out]) == 0
+    assert command.main(["mgca-published", *out]) == 0
+    assert seen == [
+        dataclasses.replace(gloria.PUBLISHED, batch_size=384, out=tmp_path),
+        dataclasses.replace(mgca.PUBLISHED, out=tmp_path),
+    ]
