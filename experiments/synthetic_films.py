@@ -177,7 +177,11 @@ def judge(
     drawn = find_generator("drawn", size=corpus.metadata["image_size"])
     texts = corpus.column("test", "report_text")[:PROMPTS]
     again = [drawn(texts, seed=seed) for seed in range(PER_PROMPT)]
+    how = ("settings", "source_hash", "image_size", "generator")
     judged = {
+        "reference": fidelity.reference(
+            real_films(corpus, "test"), {name: corpus.metadata[name] for name in how}
+        ),
         "distances": found,
         "agreement": {
             name: fidelity.report_agreement(known, *pair, corpus.findings)
@@ -203,7 +207,11 @@ def remembered(
     test: np.ndarray,
     features: Features,
 ) -> dict[str, Any]:
-    """Whether films are copies, by features and pixels; and that one would be seen."""
+    """Whether films are copies, by features and pixels; and that one would be seen.
+
+    And whether the border of the split lets films through, which made ones would be
+    excused by.
+    """
     pixels = memorisation.small_pixels(real_films(corpus, "train"))
     held_out = memorisation.small_pixels(real_films(corpus, "test"))
     known = {"features": (real["train"], real["test"]), "pixels": (pixels, held_out)}
@@ -213,13 +221,16 @@ def remembered(
     }
     rng = np.random.default_rng(0)
     films = real_films(corpus, "train")
-    films = films[rng.permutation(len(films))[:PLANTED]]
+    whose = rng.permutation(len(films))[:PLANTED]
+    films = films[whose]
     altered = np.clip(0.9 * films + rng.normal(0, 4, films.shape), 0, 255)
     altered = altered.round().astype(np.uint8)
     planted = {
         "features": features(altered),
         "pixels": memorisation.small_pixels(altered),
     }
+    patients = np.asarray(corpus.column("train", "patient"))
+    people = np.unique(patients, return_index=True)[1]
     found: dict[str, Any] = {}
     for name, (trained, others) in known.items():
         floor = memorisation.nearest(others, trained)
@@ -229,6 +240,11 @@ def remembered(
         copies = memorisation.nearest(planted[name], trained)
         share = memorisation.suspects(copies, floor)["share"]
         found[name]["planted copies found"] = share
+        found[name]["across the split"] = memorisation.near_duplicates(
+            floor,
+            memorisation.nearest(trained[people], trained[people]),
+            np.linalg.norm(planted[name] - trained[whose], axis=1),
+        )
     return found
 
 
@@ -260,16 +276,37 @@ def page(
     )
     report.section("The training films that made ones are nearest to")
     report.text("Left the made film, right the real one of the training split.")
-    found = memorisation.nearest(
-        memorisation.small_pixels(train), memorisation.small_pixels(known)
+    small = memorisation.small_pixels(known)
+    pairs(report, train, known, small)
+    report.section("The training films that held-out ones are nearest to")
+    across = judged["memorisation"]["pixels"]["across the split"]
+    report.text(
+        f"As near as a copy: {across['found']} held-out films ({across['share']:.1%}); "
+        f"of training films of different people {across['floor']:.1%} are as near to "
+        "another one."
     )
+    pairs(report, real_films(corpus, "test"), known, small)
+    report.save(path)
+
+
+def pairs(
+    report: Report, films: np.ndarray, known: np.ndarray, small: np.ndarray
+) -> None:
+    """Shows films beside the training film that they are nearest to, by pixels.
+
+    Args:
+      report: the page.
+      films: the nearest of them are shown.
+      known: of the training split.
+      small: small pixels of those.
+    """
+    found = memorisation.nearest(memorisation.small_pixels(films), small)
     report.gallery(
         [
             Card(
-                np.concatenate([train[i], known[found.row[i]]], axis=1),
+                np.concatenate([films[i], known[found.row[i]]], axis=1),
                 f"distance {found.distance[i]:.1f}",
             )
             for i in memorisation.worst(found)
         ]
     )
-    report.save(path)

@@ -123,6 +123,13 @@ def table(results: Mapping[str, Any]) -> str:
         ]
         for name, row in films["memorisation"].items()
     ]
+    across = [
+        [name, str(there["found"]), f"{there['share']:.1%}", f"{there['floor']:.1%}"]
+        for name, row in films["memorisation"].items()
+        if (there := row.get("across the split"))
+    ]
+    border = ["held-out films as near to a training film as a copy, by", "films"]
+    border += ["share", "of different people by chance"]
     like = films["likeness"]
     return "\n\n".join(
         [
@@ -131,6 +138,7 @@ def table(results: Mapping[str, Any]) -> str:
             markdown(
                 ["films", "Fréchet distance", "in floors", "kernel distance", "n"], near
             ),
+            *_reference(films),
             markdown(["films and reports", "agreement (macro AUC)"], asked),
             markdown(
                 [
@@ -142,6 +150,7 @@ def table(results: Mapping[str, Any]) -> str:
                 ],
                 copies,
             ),
+            *([markdown(border, across)] if across else []),
             markdown(
                 ["filter", "kept", "left out"],
                 [[str(part) for part in line] for line in films["curation"]],
@@ -151,3 +160,15 @@ def table(results: Mapping[str, Any]) -> str:
             results["answer"],
         ]
     )
+
+
+def _reference(films: Mapping[str, Any]) -> list[str]:
+    """What distances are to, in a line, if the results say it."""
+    if not (known := films.get("reference")):
+        return []
+    h, w = known["size"]
+    pixels, made = (known[f"{name}_sha256"][:12] for name in ("pixels", "preparation"))
+    return [
+        f"Distances are to {known['films']} held-out films of {h} by {w} pixels "
+        f"(SHA-256 of the pixels {pixels}, of their preparation {made})."
+    ]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import synthetic_places
+from experiments import synthetic_films, synthetic_places
 from experiments.compare.pretraining_runs import initial
 from experiments.compare.publishing import differences, keep, spread
 from experiments.synthetic_films import Made, judge, real_films, remembered
@@ -131,6 +131,24 @@ def test_planted_copies_are_found_by_pixels(made, corpus):
     found = remembered(corpus, real, synthetic, train, test, features)
     assert found["pixels"]["planted copies found"] == 1.0
     assert found["pixels"]["share"] < 0.2
+    across = found["pixels"]["across the split"]
+    assert across["limit"] > 0 and 0 <= across["share"] <= across["floor"] + 0.2
+
+
+def test_a_leak_across_the_split_is_seen(made, corpus, monkeypatch):
+    """Training films that were exposed otherwise, held out: each is told."""
+    known = real_films(corpus, "train")
+    leaked = np.clip(0.95 * known[:6] + 3, 0, 255).astype(np.uint8)
+    films = {"train": known, "test": leaked}
+    monkeypatch.setattr(synthetic_films, "real_films", lambda _, split: films[split])
+
+    def features(films: np.ndarray) -> np.ndarray:
+        return films.reshape(len(films), -1)[:, ::17].astype(np.float64)
+
+    real = {"train": features(known), "test": features(leaked)}
+    found = remembered(corpus, real, real, known, leaked, features)
+    across = found["pixels"]["across the split"]
+    assert across["found"] == 6 and across["share"] == 1.0 > across["floor"]
 
 
 def test_films_are_judged_beside_real_ones(made, corpus, tmp_path):
@@ -150,7 +168,12 @@ def test_films_are_judged_beside_real_ones(made, corpus, tmp_path):
     names = [name for name, *_ in found["curation"]]
     assert names == ["quality", "agreement", "distinct", "balance"]
     assert found["curation"][-1][1] == len(found["kept"]) > 0
-    assert "nearest to" in pictures.read_text()
+    page = pictures.read_text()
+    assert "nearest to" in page and "As near as a copy: " in page
+    said = found["reference"]
+    assert (said["films"], said["size"]) == (len(real_films(corpus, "test")), [32, 32])
+    again = judge(corpus, made, features, held_out=10, pictures=pictures)
+    assert again["reference"] == said
 
 
 def test_an_untrained_generator_is_judged_beside_the_trained_one(corpus, tmp_path):
@@ -227,6 +250,25 @@ def test_tables_say_floors_and_counts():
     more = table(found)
     assert "| untrained | 2.00 | 1.0 |" in more and "| untrained | 0.510 |" in more
     assert shown.count("| ConVIRT |") == 4
+
+
+def test_tables_say_what_distances_are_to_and_what_crosses_the_split():
+    found = results(0.8)
+    shown = table(found)
+    assert "SHA-256" not in shown and "by chance" not in shown
+    found["films"]["reference"] = {
+        "films": 50,
+        "size": [64, 64],
+        "pixels_sha256": "ab" * 32,
+        "preparation_sha256": "cd" * 32,
+    }
+    memory = found["films"]["memorisation"]["pixels"]
+    memory["across the split"] = {"found": 7, "share": 0.14, "floor": 0.02}
+    shown = table(found)
+    assert (
+        "to 50 held-out films of 64 by 64 pixels" in shown and "cdcdcdcdcdcd" in shown
+    )
+    assert "| pixels | 7 | 14.0% | 2.0% |" in shown
 
 
 def test_differences_are_taken_seed_by_seed():

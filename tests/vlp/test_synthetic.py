@@ -8,6 +8,7 @@ from medjax.data.pipeline import ArraySource, PipelineConfig, build_pipeline
 from medjax.vlp.synthetic import curation, fidelity
 from medjax.vlp.synthetic.films import DrawFilm, OtherFilms
 from medjax.vlp.synthetic.memorisation import (
+    near_duplicates,
     nearest,
     small_pixels,
     suspects,
@@ -92,6 +93,43 @@ def test_copies_across_a_split_do_not_hide_copies():
     said = suspects(nearest(known[10:20], known), nearest(held_out, known))
     assert said["limit"] == 0 and said["share"] == 1.0
     assert said["held_out_copies"] == 5
+
+
+def test_near_duplicates_across_a_split_are_counted_beside_chance():
+    """Copies with grain are not at 0: the limit is what grain does to a film."""
+    rng = np.random.default_rng(1)
+    known, strangers = rng.normal(size=(200, 16)), rng.normal(size=(80, 16))
+
+    def grain(films: np.ndarray) -> np.ndarray:
+        return films + rng.normal(size=films.shape) * 0.05
+
+    altered = np.linalg.norm(grain(known) - known, axis=1)
+    among = nearest(known, known)
+    clean = near_duplicates(nearest(strangers, known), among, altered)
+    assert clean["found"] == clean["share"] == clean["floor"] == 0
+    leaked = np.concatenate([strangers, grain(known[:20])])
+    found = nearest(leaked, known)
+    assert suspects(found, found)["held_out_copies"] == 0, "none of them is exact"
+    said = near_duplicates(found, among, altered)
+    assert 17 <= said["found"] <= 20 and said["share"] == said["found"] / 100
+    assert said["floor"] == 0
+    # People who look alike are no leak: the floor says so.
+    alike = np.concatenate([known[:100], grain(known[:100])])
+    said = near_duplicates(nearest(grain(alike), alike), nearest(alike, alike), altered)
+    assert said["floor"] > 0.8
+
+
+def test_a_reference_is_its_films_and_how_they_were_prepared():
+    films = RNG.integers(0, 256, (3, 4, 4)).astype(np.uint8)
+    said = fidelity.reference(films, {"settings": {"image_size": 4}, "seed": None})
+    assert said["films"] == 3 and said["size"] == [4, 4]
+    again = fidelity.reference(films + 0, {"seed": None, "settings": {"image_size": 4}})
+    assert again == said
+    other = fidelity.reference(films, {"settings": {"image_size": 5}, "seed": None})
+    assert other["pixels_sha256"] == said["pixels_sha256"]
+    assert other["preparation_sha256"] != said["preparation_sha256"]
+    turned = fidelity.reference(films.reshape(3, 2, 8), {})
+    assert turned["pixels_sha256"] != said["pixels_sha256"]
 
 
 def test_small_pixels_do_not_see_exposure():

@@ -6,6 +6,8 @@ what it would be for real films: distances with that of two real sets of the sam
 agreement with that of real films, likeness with that of films of one report.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,33 @@ from medjax.metrics.images import ssim
 from medjax.vlp.probes import LinearProbeConfig, linear_probe
 
 Features = Float[np.ndarray, "_ _"]
+
+
+def reference(
+    films: UInt8[np.ndarray, "n h w"], preparation: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What distances are to, so that two of them are compared only if it is the same.
+
+    Real films that were resized, cut or stretched otherwise are another set, and the
+    distance to it another number.
+
+    Args:
+        films: the real ones, as they are compared.
+        preparation: how they were made of files: settings and sources, as JSON.
+
+    Returns:
+        How many ``films`` of what ``size``, and the SHA-256 of their pixels and of the
+        preparation.
+    """
+    pixels = hashlib.sha256(repr(films.shape).encode())
+    pixels.update(np.ascontiguousarray(films).tobytes())
+    asked = json.dumps(preparation, sort_keys=True, default=str)
+    return {
+        "films": len(films),
+        "size": list(films.shape[1:]),
+        "pixels_sha256": pixels.hexdigest(),
+        "preparation_sha256": hashlib.sha256(asked.encode()).hexdigest(),
+    }
 
 
 def distances(

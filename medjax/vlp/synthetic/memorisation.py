@@ -3,7 +3,8 @@
 A made film is a copy if it is nearer to a film of the training set than real people's
 films are to each other. What is near is asked twice: of features, and of small pixels;
 and what real held-out films do is told beside, since patients with several films, and
-duplicates across the border of a split, are near as well.
+duplicates across the border of a split, are near as well. Of such duplicates it is said
+how many there are, and how many there would be among films of different people.
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ SIDE = 32
 """Of the small pixels."""
 QUANTILE = 0.01
 """Of real films' distances to their nearest training film: nearer ones are suspects."""
+SAME = 0.95
+"""Of the distances of films to altered copies of themselves: no farther, no other."""
 BLOCK = 512
 
 
@@ -98,6 +101,40 @@ def suspects(
         "expected": quantile,
         "held_out_copies": int((held_out.distance <= 1e-9).sum()),
         "ratio": {"made": ratio(made), "held out": ratio(held_out)},
+    }
+
+
+def near_duplicates(
+    held_out: Nearest,
+    strangers: Nearest,
+    altered: Float[np.ndarray, " c"],
+    *,
+    quantile: float = SAME,
+) -> dict[str, Any]:
+    """Held-out films that are as near to a training film as copies of it would be.
+
+    A split that lets one film into both its halves, saved anew or exposed otherwise,
+    makes every number of the held-out half too good, and copies by a generator look
+    like what real films do.
+
+    Args:
+        held_out: of the held-out films, among those of training.
+        strangers: of training films of different people, among themselves; their
+            ``second`` is the nearest that is not the film itself.
+        altered: distances of films to altered copies of themselves.
+        quantile: of these, up to which films are taken for the same one.
+
+    Returns:
+        ``limit`` (a distance), ``found`` films that are no farther and their ``share``;
+        the ``floor`` is that share among strangers, who look alike by chance.
+    """
+    limit = float(np.quantile(altered, quantile))
+    near = held_out.distance <= limit
+    return {
+        "limit": limit,
+        "found": int(near.sum()),
+        "share": float(near.mean()),
+        "floor": float((strangers.second <= limit).mean()),
     }
 
 
