@@ -49,7 +49,9 @@ from medjax.train.sharding import DEFAULT_RULES, Rules, replicated
 from medjax.train.state import Init, TrainState, overlay, partition, run_keys
 from medjax.train.step import Loss
 from medjax.train.stopping import Stopping, StoppingConfig
-from medjax.train.storage import Folder, Growing, run_folder
+from medjax.train.storage import Folder, run_folder
+from medjax.train.straggling import DEVICE, INPUT
+from medjax.train.trace import Trace
 from medjax.typing import Key, Variables
 
 logger = logging.getLogger(__name__)
@@ -259,7 +261,7 @@ class _Run:
         steps = CompiledSteps(step, limit=train.shapes, devices=mesh.size)
         with self.goodput.spent("compile"):
             program = steps.of(state, fed.device, key, proceed)
-        trace = _Trace(train.profiled, self.workdir / "profile")
+        trace = Trace(train.profiled, self.workdir / "profile")
         clock = speed.Clock()
         behind: _Taken | None = None
 
@@ -272,7 +274,7 @@ class _Run:
             for n in range(start + 1, train.steps + 1):
                 if n > start + 1:
                     began = time.perf_counter()
-                    with self.goodput.spent("input"):
+                    with self.goodput.spent("input"), watch.spent(INPUT):
                         fed = self.feed.next()
                     clock.waited(time.perf_counter() - began)
                     with clock.excluded(), self.goodput.spent("compile"):
@@ -280,7 +282,8 @@ class _Run:
                 watch.moved("step", n)
                 self.held.check()
                 trace.before(n)
-                with jax.profiler.StepTraceAnnotation("train", step_num=n):
+                trace_step = jax.profiler.StepTraceAnnotation("train", step_num=n)
+                with trace_step, watch.spent(DEVICE):
                     state, metrics = program.run(state, fed.device, key, proceed)
                 proceed = metrics["finite"]
                 progress.advance()
@@ -331,7 +334,8 @@ class _Run:
         n, metrics = taken.n, taken.metrics
         # All numbers in one transfer, and only where they are shown.
         asked = metrics if taken.logs else {"finite": metrics["finite"]}
-        known = jax.device_get(dict(asked))
+        with watch.spent(DEVICE):
+            known = jax.device_get(dict(asked))
         if not bool(known.pop("finite")):
             self.checkpoints.save(state, taken.fed.before, self.settings, wait=True)
             raise record_nonfinite(self.workdir, n, taken.fed, metrics)
@@ -379,40 +383,3 @@ class _Run:
         steps = (before, self.stopping.best)
         self.checkpoints.protect([step for step in steps if step is not None])
         return better, self.stopping.exhausted
-
-
-class _Trace:
-    """Profiles the steps from the first to the last, both included."""
-
-    def __init__(self, steps: tuple[int, int] | None, folder: Folder) -> None:
-        self._first, self._last = steps or (0, 0)
-        self._folder = folder
-        self._on = False
-
-    def before(self, n: int) -> None:
-        """Starts at the first step."""
-        if n == self._first:
-            self._written = Growing(self._folder)
-            jax.profiler.start_trace(str(self._written.local))
-            self._on = True
-
-    def ends(self, n: int) -> bool:
-        """Whether step n is the last to trace, and is to be waited for."""
-        return self._on and n == self._last
-
-    def after(self, n: int) -> None:
-        """Stops after the last step."""
-        if self.ends(n):
-            self._stop()
-
-    def _stop(self) -> None:
-        if self._on:
-            self._on = False
-            jax.profiler.stop_trace()
-            self._written.close()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop()

@@ -1,7 +1,9 @@
 """Leaving when asked: SIGTERM and SIGINT end a run after a checkpoint, not before.
 
 A cluster sends SIGTERM some time before it takes a machine away. The handler only
-notes it; the loop looks after each step, saves and raises `Preempted`.
+notes it; the loop looks after each step, saves and raises `Preempted`. In Google's
+cloud the machine's own server is asked as well (:mod:`medjax.train.notice`), and its
+word counts as SIGTERM.
 
 With several processes the signal may reach only one, or each at another step, while a
 checkpoint needs all of them at the same step. Whoever notices a signal at step n writes
@@ -26,6 +28,7 @@ from typing import Any
 import jax
 
 from medjax.train.agree import coordination_client
+from medjax.train.notice import Notice
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +56,8 @@ class Preempted(SystemExit):
 
 
 class PreemptionGuard:
-    """Notes SIGTERM and SIGINT while it is entered, in the main thread.
+    """Notes SIGTERM and SIGINT while it is entered, in the main thread, and what
+    Google's cloud says.
 
     With several processes all must enter one, and ask it at every step.
 
@@ -68,6 +72,7 @@ class PreemptionGuard:
         self._told = False
         self._previous: dict[int, Any] = {}
         self._board = _Board() if jax.process_count() > 1 else None
+        self._notice = Notice(self._warned)
 
     def __enter__(self) -> "PreemptionGuard":
         if threading.current_thread() is threading.main_thread():
@@ -75,9 +80,11 @@ class PreemptionGuard:
                 # None: a handler that is not Python's and cannot be put back.
                 previous = signal.signal(signum, self._note)
                 self._previous[signum] = previous or signal.SIG_DFL
+        self._notice.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        self._notice.__exit__()
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         if kind is None and self._signum is not None:
@@ -100,6 +107,10 @@ class PreemptionGuard:
             return None
         stop = self._board.read()
         return stop[1] if stop is not None and step >= stop[0] else None
+
+    def _warned(self, what: str) -> None:
+        logger.warning("this machine ends (%s): will save after a step and stop", what)
+        self._signum = self._signum or signal.SIGTERM
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         del frame

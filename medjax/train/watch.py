@@ -13,6 +13,8 @@ why:
 * no step has been taken for the stall time: then with the stacks of all threads, and
   the processes that are behind.
 
+Process 0 logs as well who holds up the others (:mod:`medjax.train.straggling`).
+
 Threads do this: the main thread may be inside a collective that never returns.
 """
 
@@ -25,16 +27,16 @@ import json
 import os
 import re
 import socket
-import statistics
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax._src import distributed
+
+from medjax.train.straggling import Meter, Pace, Stragglers
 
 STATUS = 75
 """How a process ends that another one left: EX_TEMPFAIL, "try again"."""
@@ -72,6 +74,8 @@ class Note:
     ended: str | None = None
     """Why it ended, if not as it should."""
     done: bool = False
+    pace: Pace = Pace()
+    """Of its steps."""
     heard: float = 0.0
     """Clock of this process; not sent."""
 
@@ -108,7 +112,8 @@ class Watch:
         self.own = Note(host=socket.gethostname(), pid=os.getpid())
         self._notes: dict[int, Note] = {}
         self._answered = self._moved = time.monotonic()
-        self._steps: deque[float] = deque(maxlen=20)
+        self.meter = Meter()
+        self._stragglers = Stragglers()
         self._client: Any = None
         self._failed = False
         self._ending = threading.Lock()
@@ -170,8 +175,8 @@ class Watch:
     def moved(self, phase: str, step: int | None = None) -> None:
         """Notes that the main thread has got somewhere."""
         now = time.monotonic()
-        if phase == self.own.phase == "step" and step != self.own.step:
-            self._steps.append(now - self._moved)
+        stepped = phase == self.own.phase == "step" and step != self.own.step
+        self.meter.ended(now - self._moved if stepped else None)
         self.own.phase, self._moved = phase, now
         if step is not None:
             self.own.step = step
@@ -234,8 +239,7 @@ class Watch:
     def _limit(self) -> float:
         if self.own.phase != "step":
             return max(LIMITS.get(self.own.phase, LIMITS[OUTSIDE]), self.stall)
-        usual = statistics.median(self._steps) if self._steps else 0.0
-        return max(USUAL_STEPS * usual, self.stall)
+        return max(USUAL_STEPS * self.meter.pace.took, self.stall)
 
     def _speak(self) -> None:
         """Keeps in touch until the end."""
@@ -245,7 +249,7 @@ class Watch:
 
     def exchange(self) -> None:
         """Writes this process's note and reads the others'."""
-        self.own.beat += 1
+        self.own.beat, self.own.pace = self.own.beat + 1, self.meter.pace
         note = dataclasses.asdict(self.own)
         key = f"{FOLDER}/{self.process}"
         try:
@@ -255,7 +259,8 @@ class Watch:
             return
         self._answered = now = time.monotonic()
         for key, text in found:
-            process, note = int(key.rsplit("/", 1)[1]), Note(**json.loads(text))
+            process, told = int(key.rsplit("/", 1)[1]), json.loads(text)
+            note = Note(**{**told, "pace": Pace(*told["pace"])})
             last = self._notes.get(process)
             changed = last is None or note.beat != last.beat
             # Of one that has ended, when it did.
@@ -264,6 +269,8 @@ class Watch:
             note.heard = now if changed or last is None else last.heard
             if process != self.process:
                 self._notes[process] = note
+        if self.process == 0:
+            self._stragglers.look({**self._notes, 0: self.own})
 
     def _look(self) -> None:
         """Looks for a reason to end, until the end."""
@@ -366,6 +373,11 @@ def moved(phase: str, step: int | None = None) -> None:
     """
     if _watch is not None:
         _watch.moved(phase, step)
+
+
+def spent(name: str) -> contextlib.AbstractContextManager[None]:
+    """Charges what runs inside to a part of the step, `DEVICE` or `INPUT`."""
+    return contextlib.nullcontext() if _watch is None else _watch.meter.spent(name)
 
 
 def failed(error: BaseException) -> None:

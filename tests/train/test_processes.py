@@ -1,6 +1,7 @@
 """The loop in real processes: killed, asked to leave, and two that train as one."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -62,6 +63,23 @@ def start_pair(workdir, loop, attempt, *, count=2, **options):
         )
         for process in range(count)
     ]
+
+
+def test_a_process_whose_batches_come_late_is_named(tmp_path):
+    """Once, by the first process, which waits for it in every step."""
+    options = dict(
+        train=dict(steps=60, log_every=60, checkpoint_every=60),
+        **dict(coordinator=processes.free_address(), processes=2, interval=0.2),
+    )
+    running = [
+        start(tmp_path, log=f"{process}.log", process=process, delay=delay, **options)
+        for process, delay in enumerate((0.0, 0.1))
+    ]
+    processes.finish(tmp_path, running, [0, 0])
+    told = re.findall("process . of 2 .* holds up", (tmp_path / "0.log").read_text())
+    (line,) = told
+    assert re.match(r"process 1 of 2 \(pid \d+ on .*, step \d+\)", line)
+    assert "holds up" not in (tmp_path / "1.log").read_text()
 
 
 def test_two_processes_train_the_curve_of_one(tmp_path):

@@ -1,5 +1,6 @@
 """One process dies, stops, fails or hangs: the others end, and say whom they miss."""
 
+import itertools
 import json
 import re
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from medjax.train.straggling import DEVICE, INPUT, Meter, Pace, behind
 from medjax.train.watch import LIMITS, STATUS, Watch
 from tests import processes
 
@@ -188,3 +190,44 @@ def test_the_watch_is_over_when_all_are_done_and_before_the_interpreter(trio):
     watches[0].exchange()
     leaves.join(60)
     assert not leaves.is_alive() and not speaks.is_alive()
+
+
+def test_whoever_holds_up_the_others_is_named(trio, caplog):
+    """Of three whose steps are as long one reads for most of it; by process 0, once."""
+    watches, _, pass_time = trio
+    step = itertools.count(1)
+
+    def train(*own):
+        """Three looks at steps of a second, of which so much is one's own."""
+        for _ in range(3):
+            at = next(step)
+            for watch, seconds in zip(watches, own, strict=True):
+                watch.own.phase, watch.own.step = "step", at
+                watch.meter = Meter()
+                watch.meter._spent[DEVICE] = 1 - seconds
+                watch.meter._spent[INPUT] = seconds / 2
+                watch.meter.ended(1.0)
+            pass_time(1, 1, 2, 0)
+
+    train(0.2, 0.2, 0.29)
+    train(0.01, 0.01, 0.1)  # many times the others, and felt by nobody
+    assert not caplog.records
+    train(0.2, 0.2, 0.31)
+    (told,) = caplog.records
+    words = "process 2 of 3 .* holds up the others: of a step of 1 s its own part takes"
+    assert re.match(f"{words} 0.31 s .0.155 s of it.*0.2 s is usual", told.getMessage())
+    train(0.2, 0.2, 0.4)
+    assert len(caplog.records) == 1, "it is known"
+    train(0.2, 0.2, 0.2)
+    train(0.2, 0.9, 0.4)  # the one in the middle is what is usual
+    train(0.2, 0.2, 0.4)
+    named = [each.args[0][:9] for each in caplog.records[1:]]
+    assert named == ["process 1", "process 2"]
+    # While somebody saves, or nobody gets on, there is nothing to be seen.
+    train(0.2, 0.2, 0.2)
+    caplog.clear()
+    watches[1].moved("save")
+    pass_time(9, 0, 1, 2)
+    assert not caplog.records
+    assert behind({0: Pace(1.0, 0.5), 1: Pace(1.0, 0.7)}) == {1}
+    assert behind({0: Pace(), 1: Pace()}) == set()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import train
-from medjax.train import mirror
+from medjax.train import mirror, watch
 from medjax.train.sharding import fsdp
 
 
@@ -105,6 +105,8 @@ def main(options):
     )
 
     process = options.get("process") or 0
+    if watch._watch is not None:
+        watch._watch.interval = options.get("interval", watch._watch.interval)
 
     def kill(state, step):
         """Sends this process a signal when it first gets to a step."""
