@@ -13,14 +13,14 @@
 ``measure`` gives volumes, ejection fractions and masses of label maps (NIfTI, in the
 numbering of ``--codes``) and of meshes (VTK, PLY, STL, OBJ, npz). ``strain`` wants an
 ``npz`` with ``vertices`` (frames, n, 3) in mm, ``faces`` and ``surface`` (0
-endocardium, 1 epicardium, 2 right ventricle). A folder of 4Dsegment is a moving mesh
-as well. ``slice`` draws a mesh as label maps on the slices of an image. ``fit`` goes
-the other way: label maps of a cycle give a mesh that moves, its volumes beside those of
-the labels. ``convert`` writes a mesh in another format, a moving one as one file a
-frame, or with another number of frames. ``track`` follows the mesh of end-diastole
-through a cine scan with a run of ``experiments.graph_motion`` or
-``experiments.deepmesh``. ``export`` writes phantom people in the folders that
-DeepMesh's and CHeart's code reads.
+endocardium, 1 epicardium, 2 right ventricle), or label maps of a cycle, to which a mesh
+is fitted first. A folder of 4Dsegment is a moving mesh as well. ``slice`` draws a mesh
+as label maps on the slices of an image. ``fit`` goes the other way: label maps of a
+cycle give a mesh that moves, its volumes beside those of the labels. ``convert`` writes
+a mesh in another format, a moving one as one file a frame, or with another number of
+frames. ``track`` follows the mesh of end-diastole through a cine scan with a run of
+``experiments.graph_motion`` or ``experiments.deepmesh``. ``export`` writes phantom
+people in the folders that DeepMesh's and CHeart's code reads.
 """
 
 import dataclasses
@@ -69,11 +69,15 @@ class Strain:
     """Strain of moving meshes, by wall and by segment."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
-    """Moving meshes (npz)."""
+    """Moving meshes (npz), or label maps of a cycle (NIfTI)."""
+    codes: Ventricle = "ukb"
+    """Whose numbering label maps have: 1 LV, 2 muscle, 3 RV in ukb."""
     diastole: Diastole = "first"
     """End-diastole: the first frame, the one of the largest volume, or a number."""
+    fit: FitConfig = FitConfig()
+    """How a mesh is fitted to label maps."""
     scale: float = 1.0
-    """mm per unit of the file."""
+    """mm per unit of a mesh's file."""
     septum_direction: tuple[float, float, float] | None = None
     """From the long axis to the septum, for a heart without a right ventricle."""
     report: Path | None = None
@@ -205,20 +209,17 @@ def measure(config: Measure) -> int:
 
 def strains(config: Strain) -> int:
     """Prints strain of each file."""
-    from medjax.heart.aha import NAMES
     from medjax.heart.analysis import mesh_strain
-    from medjax.heart.bullseye import bullseye
-    from medjax.report import Card, Report
+    from medjax.heart.strain_report import of_labels, section, told
+    from medjax.report import Report
 
     page = Report("Strain", "engineering, %; end-diastole is the reference")
     for path in config.files:
         if path.name.endswith(IMAGES):
-            raise DataError(
-                f"{path}: strain is of meshes, expected VTK, PLY or npz. Of label maps "
-                f"of a cycle a moving mesh is made first: python -m experiments.heart "
-                f"fit {path} --out FOLDER, then strain FOLDER/mesh.npz"
-            )
-        vertices, topology = read_heart(path, config.scale)
+            labels, volume = read_cycle(path, config.codes)
+            vertices, topology = of_labels(path, labels, volume.affine, config.fit)
+        else:
+            vertices, topology = read_heart(path, config.scale)
         curves = mesh_volumes(vertices, topology, close=True)
         ends = function(curves, diastole=config.diastole)
         septum = config.septum_direction
@@ -230,28 +231,8 @@ def strains(config: Strain) -> int:
             septum_direction=None if septum is None else np.array(septum),
         )
         print(f"\n{path}: {'; '.join(ends.remarks()[:1])}; engineering strain, %")
-        for name, curve in found.curves.items():
-            values = 100 * np.array([curve.end_systolic, curve.peak, curve.drift])
-            told = zip(("end-systole", "peak", "last frame"), values, strict=True)
-            print(f"  {name:<9}" + "  ".join(f"{k} {v:6.1f}" for k, v in told))
-        rows = [
-            {"frame": t}
-            | {k: 100 * curve.values[t] for k, curve in found.curves.items()}
-            for t in range(len(vertices))
-        ]
-        page.section(path.name).curves("strain, %", rows, x="frame")
-        if found.segments is None:
-            print("  no segments: no right ventricle says where the septum is")
-            continue
-        print("  circumferential, endocardium, at end-systole:")
-        for name, value in zip(NAMES, found.segments, strict=True):
-            told = f"{100 * value:6.1f}" if np.isfinite(value) else "  none"
-            print(f"  {name:<20} {told}")
-        empty = f"{int(np.isnan(found.segments).sum())} segments hold no endocardium"
-        print(f"  {empty}")
-        eye = bullseye(100 * found.segments, -35.0, 0.0)
-        title = "circumferential, endocardium, at end-systole, %"
-        page.gallery([Card(eye, title, [("-35 to 0", None), (empty, None)])])
+        print(told(found))
+        section(page, path.name, found)
     if config.report is not None:
         print(f"report: {page.save(config.report)}")
     return 0

@@ -12,6 +12,7 @@ from medjax.data.volumes import Grid
 from medjax.heart.appearance import heart_labels
 from medjax.heart.clinical import label_volumes, mesh_volumes
 from medjax.heart.exporting import anatomy_grid
+from medjax.heart.fitting import Fitted
 from medjax.heart.mesh_files import read_heart
 from medjax.heart.phantom import make_heart
 from medjax.heart.phantom_mesh import moving_mesh
@@ -78,6 +79,31 @@ def test_strain_is_told_by_wall_and_segment(files, capsys):
     assert "1 segments hold no endocardium" in text
     told = page.read_text()
     assert told.count("<img") == 1 and "1 segments hold no endocardium" in told
+
+
+def test_strain_of_label_maps_is_that_of_the_mesh_fitted_to_them(
+    files, capsys, monkeypatch
+):
+    """By a fit that finds the mesh that the labels were drawn of."""
+    vertices, topology = read_heart(files / "heart.npz", 1.0)
+    asked = []
+
+    def fit(labels, affine, config):
+        asked.append((labels, config))
+        return Fitted(vertices, topology, {"lv": np.array([0.9, 0.8])})
+
+    monkeypatch.setattr("medjax.heart.fitting.fit", fit)
+    assert main(["strain", str(files / "heart.npz")]) == 0
+    wanted = capsys.readouterr().out.splitlines()[2:]
+    arguments = ["strain", str(files / "seg.nii.gz"), "--fit.steps", "7"]
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert told.splitlines()[-len(wanted) :] == wanted
+    assert "Dice with them: lv 0.850" in told and "around the heart" in told
+    ((labels, config),) = asked
+    assert labels.shape == (4, 24, 24, 12) and config.steps == 7
+    truth = nifti.read_labels(files / "seg.nii.gz").data
+    np.testing.assert_array_equal(labels, np.moveaxis(truth, 3, 0))
 
 
 @pytest.mark.parametrize(
@@ -195,10 +221,10 @@ def test_files_that_are_no_hearts_end_in_one_sentence(files, capsys):
     # The command's own flag, which mends it.
     assert "expected 20 to 400" in told and "needs --scale" in told
     assert main(["measure", str(files / "unit.npz"), "--scale", "100"]) == 0
-    assert main(["strain", str(files / "seg.nii.gz")]) == 1
-    told = capsys.readouterr().err
-    assert "strain is of meshes" in told
-    assert f"experiments.heart fit {files / 'seg.nii.gz'} --out FOLDER" in told
+    labels = nifti.read(files / "seg.nii.gz")
+    nifti.write(files / "one.nii.gz", labels.data[..., 0], affine=labels.affine)
+    assert main(["strain", str(files / "one.nii.gz")]) == 1
+    assert "one.nii.gz: one frame, expected label maps" in capsys.readouterr().err
     assert main(["measure", str(files / "nothing.nii.gz")]) == 1
     assert "nothing.nii.gz: no such file" in capsys.readouterr().err
     assert main(["measure", str(files / "seg.nii.gz"), "--codes", "acdc"]) == 1
