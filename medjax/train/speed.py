@@ -32,8 +32,10 @@ PEAK_FLOPS = {
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
+    "TPU7x": 2307e12 / 2,
 }
-"""Dense bfloat16 FLOP/s by prefix of `device_kind` (vendors' data sheets)."""
+"""Dense bfloat16 FLOP/s by prefix of `device_kind` (vendors' data sheets); of a TPU7x
+each half of a chip is a device."""
 
 
 TIMED = ("steps_per_s", "examples_per_s", "input_wait", "eta_s", "mfu", "hfu")

@@ -80,6 +80,7 @@ def test_shells_parse_the_scripts(template, name, tmp_path):
     "template, name, jobs, pods, resource",
     [
         ("gke-tpu", "v6e-256x2", 2, 64, {"google.com/tpu": 4}),
+        ("gke-tpu", "tpu7x-128", 1, 16, {"google.com/tpu": 4}),
         ("gke-gpu", "h100-4x8", 1, 4, {"nvidia.com/gpu": 8}),
     ],
 )
@@ -269,6 +270,7 @@ def test_the_command_prints_and_refuses(capsys):
         "slurm --topology v5p-512 -- imitate": "topology: v5p-512 is no GPU",
         "gke-tpu --topology h200-8x8 -- imitate": "topology: h200-8x8 is no TPU",
         "slurm --topology h200-8x8": "expected -- and an experiment",
+        "tpu-vm --topology tpu7x-8 -- imitate": "tpu7x-8 is not to be had as TPU VMs",
     }.items():
         assert main(words.split()) == 1
         assert message in capsys.readouterr().err

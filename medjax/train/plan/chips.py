@@ -1,7 +1,7 @@
 """What chips can do, one source per figure; what no source was read for is assumed.
 
-Rates are of one *device*, as JAX counts devices: a TensorCore of a v4, a chip of
-the others. Links are per device and direction.
+Rates are of one *device*, as JAX counts devices: a TensorCore of a v4 or TPU7x, a chip
+of the others. Links are per device and direction.
 
 A figure that is told was read in the source that stands beside it, Google's pages in
 November 2026. One that is assumed was read nowhere: it is remembered, guessed, or
@@ -51,6 +51,7 @@ class Chip:
       far_link: Of the network between slices or hosts, bytes/s.
       far_latency: Of one step on that, s.
       efficiency: Share of the peak that a class of work is taken to reach.
+      launch: From the end of a step's program to the start of the next, s.
       hidden: Bytes that the compiler's count leaves out.
     """
 
@@ -66,6 +67,7 @@ class Chip:
     far_link: Figure
     far_latency: Figure
     efficiency: dict[str, Figure]
+    launch: Figure
     hidden: Figure = Figure(0.0, "none")
 
     @property
@@ -93,6 +95,7 @@ ON_GPU = {
     "matmul": assumed(0.45),
     "fft": assumed(0.05),
 }
+AHEAD = "guessed: the next step's program is queued while one runs"
 SIX = "the peak over the six bfloat16 passes of Precision.HIGHEST"
 """Of every float32 product: those at default precision, one pass, take less time than a
 plan says."""
@@ -120,6 +123,7 @@ def _tpu(
         far_link=far_link,
         far_latency=assumed(25e-6),
         efficiency=ON_TPU,
+        launch=assumed(50e-6, AHEAD),
     )
 
 
@@ -140,13 +144,14 @@ def _hopper(
         far_link=assumed(50e9, "remembered: eight 400 Gb/s cards a node"),
         far_latency=assumed(25e-6),
         efficiency=ON_GPU,
+        launch=assumed(100e-6, AHEAD),
         # cuDNN's workspaces are not among the compiler's temporaries.
         hidden=assumed(1e9, "workspace of cuDNN"),
     )
 
 
 GIB = 2**30
-V5E, V5P, V6E = (f"{GOOGLE}/{kind}" for kind in ("v5e", "v5p", "v6e"))
+V5E, V5P, V6E, TPU7X = (f"{GOOGLE}/{kind}" for kind in ("v5e", "v5p", "v6e", "tpu7x"))
 CHIPS = {
     "v4": _tpu(
         "TPU v4",
@@ -184,6 +189,15 @@ CHIPS = {
         told(4, V6E),
         told(12.5e9, f"{V6E}: four 200 Gb/s cards for eight chips"),
     ),
+    "tpu7x": _tpu(
+        "TPU7x",
+        told(PEAK_FLOPS["TPU7x"], f"{TPU7X}: 2307 TFLOP/s of two cores"),
+        told(96 * GIB, f"{TPU7X}: 192 GiB of two cores"),
+        assumed(3690e9, "remembered: 7380 GB/s of two cores"),
+        assumed(300e9, "remembered: 1200 GB/s in both directions, of two cores"),
+        assumed(6, "two for each axis of the torus in space"),
+        assumed(6.25e9, "remembered: 100 Gb/s of two cores"),
+    ),
     "h100": _hopper(
         "NVIDIA H100",
         assumed(PEAK_FLOPS["NVIDIA H100"], SAME_DIE),
@@ -216,6 +230,7 @@ CHIPS = {
             "matmul": assumed(0.5),
             "fft": assumed(0.1),
         },
+        launch=assumed(0.0, "part of what is calibrated"),
     ),
 }
 """By the first part of a topology's name."""

@@ -1,9 +1,10 @@
 """How long a step takes, and what it waits for.
 
-    t = max(t_compute, t_memory) + exposed collectives
+    t = max(t_compute, t_memory) + exposed collectives + t_launch
 
 ``t_compute`` is work over the rate that its class reaches, ``t_memory`` the bytes that
-the compiler counts over the memory's rate. All of it is a prediction from figures that
+the compiler counts over the memory's rate, ``t_launch`` what devices wait for the next
+step's program. All of it is a prediction from figures that
 a plan shows beside it; `calibrated` replaces their efficiency by what a run measured.
 """
 
@@ -28,6 +29,7 @@ class Step:
       exposed: Of those that nothing hides.
       statistics: Of exposed ones that are of statistics.
       batch: Of exposed ones by which a contrast sees the batch of all devices.
+      launch: Of waiting for the step's program.
     """
 
     compute: float
@@ -36,11 +38,12 @@ class Step:
     exposed: float
     statistics: float
     batch: float
+    launch: float
 
     @property
     def seconds(self) -> float:
         """Of the whole step."""
-        return max(self.compute, self.memory or 0.0) + self.exposed
+        return max(self.compute, self.memory or 0.0) + self.exposed + self.launch
 
     @property
     def binds(self) -> str:
@@ -49,6 +52,7 @@ class Step:
             "compute": self.compute,
             "memory": self.memory or 0.0,
             "network": self.exposed,
+            "launch": self.launch,
         }
         return max(parts, key=lambda name: parts[name])
 
@@ -88,6 +92,7 @@ def predict(
         exposed=sum(waited.values()),
         statistics=waited["statistics"],
         batch=waited["batch"],
+        launch=chip.launch.value,
     )
 
 
@@ -104,7 +109,9 @@ def calibrated(chip: Chip, flops: dict[Work, float], seconds: float) -> Chip:
         kind: told(figure.value * factor, "measured")
         for kind, figure in chip.efficiency.items()
     }
-    return dataclasses.replace(chip, efficiency=scaled)
+    # What was measured had both in it.
+    whole = told(0.0, "measured with the rest")
+    return dataclasses.replace(chip, efficiency=scaled, launch=whole)
 
 
 def rescaled(

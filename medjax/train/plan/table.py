@@ -121,6 +121,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     known = "not counted" if step.memory is None else _seconds(step.memory)
     yield f"  memory   {known}"
     yield f"  network  {_seconds(step.exchange)}, exposed {_seconds(step.exposed)}"
+    yield f"  launch   {_seconds(step.launch)}"
     if step.batch:
         yield (
             f"  showing each other the batch takes {_seconds(step.batch)} of that: "

@@ -4,7 +4,7 @@
 name           meaning
 =============  =======================================================================
 ``v5e-16``     TPU chips (v5e, v6e)
-``v5p-512``    TPU cores, two a chip, as Google counts them (v4, v5p)
+``v5p-512``    TPU cores, two a chip, as Google counts them (v4, v5p, tpu7x)
 ``v6e-256x2``  slices of a TPU: two of 256 chips, joined by the slow network
 ``h200-8x8``   hosts x GPUs of a host (h100, h200)
 ``cpu-8``      host devices; the only ones that run as well
@@ -30,6 +30,10 @@ from medjax_kernels.chips import H100, H200
 
 TARGETS = {"h100": H100, "h200": H200}
 INSTALL = "pip install 'medjax[plan]'"
+IN_CORES = ("v4", "v5p", "tpu7x")
+"""Generations whose names count cores, two a chip."""
+IN_TWO = ("v4", "tpu7x")
+"""Those of which each core is a device of its own."""
 FLAT = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 """Shapes of slices whose chips lie in a plane."""
 CUBIC = {
@@ -85,7 +89,7 @@ class Topology:
     @property
     def chips(self) -> int:
         """What is paid for."""
-        return self.devices // 2 if self.generation == "v4" else self.devices
+        return self.devices // 2 if self.generation in IN_TWO else self.devices
 
     @property
     def joined(self) -> int:
@@ -125,15 +129,15 @@ def topology(name: str) -> Topology:
         hosts, gpus = (count, second) if match[3] else (1, count)
         shape = f"{hosts}x{gpus}"
         return Topology(name, generation, shape, hosts, hosts * gpus, hosts)
-    chips = count // 2 if generation in ("v4", "v5p") else count
+    chips = count // 2 if generation in IN_CORES else count
     shapes = FLAT if generation in ("v5e", "v6e") else CUBIC
-    if chips not in shapes or (generation in ("v4", "v5p") and count % 2):
-        sizes = [n * 2 if generation in ("v4", "v5p") else n for n in shapes]
+    if chips not in shapes or (generation in IN_CORES and count % 2):
+        sizes = [n * 2 if generation in IN_CORES else n for n in shapes]
         raise ValueError(
             f"topology: {name!r}, expected a slice of {', '.join(map(str, sizes))}"
         )
     slices = second if match[3] else 1
-    cores = 2 if generation == "v4" else 1
+    cores = 2 if generation in IN_TWO else 1
     hosts = max(chips // 4, 1) * slices
     devices = chips * cores * slices
     return Topology(name, generation, shapes[chips], slices, devices, hosts)
