@@ -18,6 +18,8 @@ from experiments.bench import (
     input,
     maps,
     mgca,
+    saved,
+    saving,
     segmentation,
     step,
     unrolled,
@@ -64,6 +66,8 @@ class AllConfig:
             dataclasses.replace(tokens, **both),
             dataclasses.replace(made, **common),
             input.InputConfig(**both),
+            saved.SavedConfig(**common),
+            saving.SavingConfig(out=self.out),
         ]
 
 
@@ -77,6 +81,8 @@ RUNS = {
     gloria.GloriaBenchConfig: gloria.run,
     mgca.MgcaBenchConfig: mgca.run,
     diffusion.DiffusionBenchConfig: diffusion.run,
+    saved.SavedConfig: saved.run,
+    saving.SavingConfig: saving.run,
 }
 COMMANDS = {
     "step": step.StepConfig,
@@ -88,6 +94,8 @@ COMMANDS = {
     "gloria": gloria.GloriaBenchConfig,
     "mgca": mgca.MgcaBenchConfig,
     "diffusion": diffusion.DiffusionBenchConfig,
+    "saved": saved.SavedConfig,
+    "saving": saving.SavingConfig,
     "all": AllConfig,
 }
 PUBLISHED = {

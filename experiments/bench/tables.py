@@ -219,3 +219,36 @@ def answers(one: Result, several: Result) -> str:
     told = [f"{floors[name]:.4f}" if name in floors else "" for name in shown]
     rows.append(["*truth, other annotators*", *told])
     return markdown(["hierarchical uncertainty", *shown.values()], rows)
+
+
+def saved(result: Result) -> str:
+    """What steps no longer spend."""
+    rows = []
+    for piece in result["pieces"].values():
+        before, now = piece["before"], piece["now"]
+        cells = [
+            f"{before['gflop']:,.1f}, {now['gflop']:,.1f}" if now["gflop"] else "",
+            f"{before['cpu_s']:.3g}, {now['cpu_s']:.3g}",
+            f"{before['chip_mb']:,.0f}, {now['chip_mb']:,.0f}"
+            if before["chip_mb"] is not None
+            else "",
+        ]
+        rows.append([piece["about"], *cells])
+    chip = result["config"]["chip"]
+    head = ["before, now", "GFLOP", "CPU seconds", f"MB read and written, TPU {chip}"]
+    return markdown(head, rows)
+
+
+def saving(result: Result) -> str:
+    """How long a checkpoint holds up the loop."""
+    waited, whole = ([min(s), max(s)] for s in (result["waited_s"], result["whole_s"]))
+    cells = [
+        f"{result['bytes'] / 1e6:,.0f} MB",
+        " to ".join(f"{1e3 * s:,.0f}" for s in waited),
+        " to ".join(f"{s:.1f}" for s in whole),
+        f"{result['interval_s']:,.0f}",
+        f"{result['share']:.2%}",
+        "met" if result["share"] <= result["goal"] else "not met",
+    ]
+    head = ["state", "loop waits, ms", "whole after, s", "interval, s", "share waited"]
+    return markdown([*head, f"goal, {result['goal']:.0%}"], [cells])

@@ -51,6 +51,7 @@ STEPS = tuple(f"cpu/bench-step{kind}.json" for kind in ("", "-frozen", "-compile
 ROUNDING, UNCERTAINTY = "compare_rounding.json", "compare_uncertainty.json"
 UNROLLED, MAPS = "cpu/bench-unrolled.json", "cpu/bench-maps.json"
 INPUT = "cpu/bench-input.json"
+SAVED, SAVING = "cpu/bench-saved.json", "cpu/bench-saving.json"
 FIT, CHEART = "cpu/heart-fit.json", "cpu/cheart-tiny.json"
 FOLLOWED = ("cpu/deepmesh-tiny.json", "cpu/graph-motion-tiny.json")
 MASKS = tuple(
@@ -80,6 +81,8 @@ TABLES: Mapping[str, Table] = {
     "bench_maps": Table("results/speed.md", (MAPS,), bench.maps),
     "bench_input": Table("results/speed.md", (INPUT,), bench.input),
     "bench_words": Table("results/speed.md", WORDS, bench.segmentation),
+    "bench_saved": Table("results/speed.md", (SAVED,), bench.saved),
+    "bench_saving": Table("results/speed.md", (SAVING,), bench.saving),
     "heart_fit": Table("results/heart.md", (FIT,), bench.fit),
     "bench_heart": Table("results/heart.md", ("cpu/bench-heart.json",), bench.heart),
     "cheart_tiny": Table("results/heart.md", (CHEART,), bench.completion),

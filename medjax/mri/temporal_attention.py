@@ -6,13 +6,16 @@ whose tokens are neighbouring pixels of one frame, and a form that is silent at 
 
 Inside a level pixels are the last axis. Tokens and channels are few (nine, eight), and
 an accelerator rounds the last axis up to 128: with them there, 15 of 16 numbers that
-are read and written would be padding. So there is a product per pixel only where all
-pixels share a matrix; scores and mixtures are sums over an axis that is not the last.
+are read and written would be padding. Scores and mixtures, whose matrices are of one
+pixel each, are sums over an axis that is not the last; a CPU takes them for the matrix
+products that they are, since XLA makes slow loops of the sums' gradients there.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -76,10 +79,18 @@ class TemporalAttention(nn.Module):
         projected = jnp.einsum("btdp,snde->sbntep", x, kernel.astype(self.dtype))
         projected += jnp.expand_dims(bias.astype(self.dtype), (1, 3, 5))
         key, query, value = projected.astype(jnp.float32)
-        # [b n i j p]: frames i ask, of frames j.
-        scores = jnp.sum(key[:, :, :, None] * query[:, :, None], axis=4)
-        weights = nn.softmax(scores, axis=3)
-        mixed = jnp.sum(weights[:, :, :, :, None] * value[:, :, None], axis=3)
+        scores = jax.lax.platform_dependent(
+            key,
+            query,
+            cpu=functools.partial(jnp.einsum, "bnicp,bnjcp->bnijp"),
+            default=lambda k, q: jnp.sum(k[:, :, :, None] * q[:, :, None], axis=4),
+        )
+        mixed = jax.lax.platform_dependent(
+            nn.softmax(scores, axis=3),
+            value,
+            cpu=functools.partial(jnp.einsum, "bnijp,bnjcp->bnicp"),
+            default=lambda w, v: jnp.sum(w[..., None, :] * v[:, :, None], axis=3),
+        )
         # Every block adds x to its own output; so does their average.
         return jnp.mean(mixed, axis=1).astype(self.dtype) + x
 

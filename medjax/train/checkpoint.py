@@ -178,7 +178,11 @@ class Checkpoints:
                 custom_metadata=dict(settings),
             )
         if wait:
-            self._checkpointer.wait()
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when the files of what was saved are complete."""
+        self._checkpointer.wait()
 
     def settings(self, step: int) -> dict[str, Any]:
         """The settings saved with a step.

@@ -21,6 +21,8 @@ from experiments.bench import (
     maps,
     measure,
     mgca,
+    saved,
+    saving,
     segmentation,
     step,
     tasks,
@@ -516,3 +518,42 @@ def test_sizes_of_the_papers_are_a_command_and_flags_change_them(monkeypatch, tm
         dataclasses.replace(gloria.PUBLISHED, batch_size=384, out=tmp_path),
         dataclasses.replace(mgca.PUBLISHED, out=tmp_path),
     ]
+
+
+def test_what_is_saved_is_told_beside_equal_numbers(tmp_path, capsys):
+    pieces = ("films", "convolution")
+    config = saved.SavedConfig(pieces=pieces, turns=1, out=tmp_path)
+    result = saved.run(config)
+    assert json.loads((tmp_path / "saved.json").read_text()) == json.loads(
+        json.dumps(result)
+    )
+    found = result["pieces"]
+    assert found["films"]["differs_by"] < 1e-6
+    assert found["convolution"]["differs_by"] < 1e-4
+    # Forwards, and two gradients: 2 x 8 x 56 x 56 x 64 x 256 each.
+    for side in ("before", "now"):
+        assert found["convolution"][side]["gflop"] == pytest.approx(2.466, abs=0.001)
+    assert "32 films warped" in capsys.readouterr().out
+
+
+def test_texts_that_are_compared_are_the_same_ones():
+    config = saved.SavedConfig(window=3, buckets=(40, 64))
+    piece = saved.texts(config)
+    full, cut = (
+        [given[1] for _, given in calls] for calls in (piece.before, piece.now)
+    )
+    assert {ids.shape for ids in full} == {(32, 256)}
+    assert {ids.shape[1] for ids in cut} <= {40, 64, 256} and len(cut) == len(full)
+    padded = [np.pad(ids, ((0, 0), (0, 256 - ids.shape[1]))) for ids in cut]
+    rows = [sorted(map(tuple, np.concatenate(ids))) for ids in (full, padded)]
+    assert rows[0] == rows[1]
+
+
+def test_the_share_of_waiting_is_that_of_the_slowest_save():
+    result = saving.told([0.2, 0.3], [4.0, 2.0], hours=2.0)
+    assert result["interval_s"] == pytest.approx(240.0)  # sqrt(2 * 4 * 7200)
+    assert result["share"] == pytest.approx(0.3 / 240)
+    told = saving.sentence({**result, "bytes": 8e8, "config": {"hours": 2.0}})
+    assert "800 MB" in told and "200 to 300 ms" in told and "(met)" in told
+    with pytest.raises(ValueError, match="saves, hours: .* 0 and 4"):
+        saving.SavingConfig(saves=0)

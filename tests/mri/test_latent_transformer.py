@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.bench.saved import channels_last
 from medjax.mri import latent_transformer as lt
 from medjax.mri import temporal_attention as ta
 from medjax.mri.fourier import fft2c
@@ -78,24 +79,12 @@ def test_attention_is_the_published_contraction():
     np.testing.assert_allclose(ours.reshape(x.shape), total / 3, atol=2e-6)
 
 
-def channels_last(params, x):
-    """A level as it was computed with channels and frames as the last axes."""
-    encoding = ta.frame_encoding(*x.shape[1::3]).astype(np.float32)
-    encoded = x + np.expand_dims(encoding, (0, 2, 3))
-    y = encoded
-    for kernel, bias in zip(
-        *(params["layers"][n] for n in ("kernel", "bias")), strict=True
-    ):
-        key, query, value = jnp.einsum("bthwd,snde->sbhwnte", y, kernel) + (
-            jnp.expand_dims(bias, (1, 2, 3, 5))
-        )
-        scores = jnp.einsum("bhwnic,bhwnjc->bhwnij", key, query)
-        mixed = jnp.einsum("bhwnij,bhwnjc->bhwnic", jax.nn.softmax(scores), value)
-        y = jnp.moveaxis(jnp.mean(mixed, axis=3), 3, 1) + y
-    return x + y
-
-
-def test_where_the_pixels_lie_changes_no_number():
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+def test_where_the_pixels_lie_changes_no_number(platform, monkeypatch):
+    """As a CPU computes it, and as all else does."""
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *args, **forms: forms[platform](*args)
+    )
     x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 3, 4, 5, 6)), jnp.float32)
     level = ta.LevelTransformer(heads=2, layers=2)
     params = random_variables(jax.eval_shape(level.init, jax.random.key(0), x))
