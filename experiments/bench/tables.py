@@ -241,14 +241,13 @@ def saved(result: Result) -> str:
 
 def saving(result: Result) -> str:
     """How long a checkpoint holds up the loop."""
-    waited, whole = ([min(s), max(s)] for s in (result["waited_s"], result["whole_s"]))
-    cells = [
-        f"{result['bytes'] / 1e6:,.0f} MB",
-        " to ".join(f"{1e3 * s:,.0f}" for s in waited),
-        " to ".join(f"{s:.1f}" for s in whole),
-        f"{result['interval_s']:,.0f}",
-        f"{result['share']:.2%}",
-        "met" if result["share"] <= result["goal"] else "not met",
+    rows = [
+        [str(n), f"{1e3 * waited:,.0f}", f"{whole:.1f}"]
+        + [f"{waited / result['interval_s']:.2%}"]
+        for n, (waited, whole) in enumerate(
+            zip(result["waited_s"], result["whole_s"], strict=True), start=1
+        )
     ]
-    head = ["state", "loop waits, ms", "whole after, s", "interval, s", "share waited"]
-    return markdown([*head, f"goal, {result['goal']:.0%}"], [cells])
+    head = [f"save of {result['bytes'] / 1e6:,.0f} MB", "loop waits, ms"]
+    head += ["whole after, s", f"share of {result['interval_s']:,.0f} s"]
+    return markdown(head, rows)
