@@ -86,7 +86,7 @@ def _jobset(
     variables = f"\n                  env:{told}" if told else ""
     return f"""# kubectl apply -f {job.name}.yaml
 # One failed pod ends all, and the set starts anew: the command goes on from the last
-# checkpoint, which is why its workdir has to be a mounted bucket or a shared disk.
+# checkpoint, which is why its workdir has to be a gs:// address or on a shared disk.
 {instead}{job.remarks}apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:

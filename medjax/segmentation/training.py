@@ -167,7 +167,7 @@ def fitted(
     record = dataclasses.replace(record, can=able)
     sources = sources or sources_of(config, settings, found)
     variables = train(config, record, system, found, sources)
-    return Segmenter(record, saved_steps(config.workdir)[-1], system, variables)
+    return Segmenter(record, saved_steps(config.stored)[-1], system, variables)
 
 
 def open_data(config: SegmentationTraining, ledger: Ledger) -> SegmentationData:

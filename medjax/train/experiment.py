@@ -34,7 +34,14 @@ from medjax.train.settings import TrainConfig
 from medjax.train.sharding import on_host, replicated
 from medjax.train.state import TrainState
 from medjax.train.stopping import best_step
-from medjax.train.storage import is_remote, run_folder
+from medjax.train.storage import (
+    Folder,
+    bring_logs,
+    is_remote,
+    keep_rest,
+    local_folder,
+    run_folder,
+)
 from medjax.train.system import System
 from medjax.train.unison import check_flags
 from medjax.typing import Variables
@@ -81,10 +88,28 @@ class Experiment:
     launch: LaunchConfig = LaunchConfig()
     """How processes find each other."""
     workdir: Path
-    """Folder of the run; the same command on the same folder resumes."""
+    """Folder of the run, or gs:// address of its checkpoints, logs and, at its end, all
+    else that it leaves; the same command on the same folder resumes."""
+    store: tyro.conf.Suppress[str | None] = None
+    """Where an address was given as workdir: that; the workdir is then a folder of this
+    machine."""
     mirror: str | None = None
     """Address of a copy that is kept of that folder, and that an empty one is brought
     back from: s3://bucket/run, gs://bucket/run."""
+
+    @property
+    def stored(self) -> Folder:
+        """Where checkpoints and logs are: in the workdir, or its like at an address."""
+        if self.store is None:
+            return self.workdir
+        address = run_folder(self.store)
+        below = self.workdir.relative_to(local_folder(address)).parts
+        return address.joinpath(*below)
+
+    def bring_logs(self) -> None:
+        """Brings the logs of a training into the workdir; for all processes."""
+        if self.store is not None:
+            on_first(lambda: bring_logs(self.stored, self.workdir), what="logs")
 
     def with_data(self: E, **changes: Any) -> E:
         """The same run on other data."""
@@ -143,17 +168,19 @@ class Experiment:
         optimizer, train = self.resolved(
             rows=rows, batch_size=batch_size, frozen=system.frozen
         )
-        return fit(
+        state = fit(
             system.init,
             system.loss,
             data,
-            workdir=self.workdir,
+            workdir=self.stored,
             optimizer=optimizer,
             train=train,
             mesh=mesh,
             config=self,
             **options,
         )
+        self.bring_logs()
+        return state
 
     def fit_recorded(
         self,
@@ -190,11 +217,11 @@ class Experiment:
         variables, stopping = state.averaged_variables, options.get("stopping")
         if stopping is not None:
             step = on_first(
-                lambda: best_step(self.workdir, stopping), what="best checkpoint"
+                lambda: best_step(self.stored, stopping), what="best checkpoint"
             )
             say(f"kept: the state after step {step}, by validation")
             variables = load_variables(
-                self.workdir, step=step, sharding=replicated(mesh)
+                self.stored, step=step, sharding=replicated(mesh)
             )
         return jax.device_put(on_host(variables, mesh))
 
@@ -230,6 +257,15 @@ def door() -> str:
     return f"experiments.{Path(sys.argv[0]).stem}"
 
 
+def with_folder(config: E) -> E:
+    """The same run; where its workdir is an address, with a folder of this machine."""
+    if not is_remote(folder := run_folder(config.workdir)):
+        return config
+    return dataclasses.replace(
+        config, workdir=local_folder(folder), store=os.fspath(folder)
+    )
+
+
 @ends_in_words
 def main(
     presets: Mapping[str, E], run: Callable[[E], object], about: str | None
@@ -247,15 +283,10 @@ def main(
     config = command(presets, about)
     if config.train.wandb is not None:
         import_wandb()
-    if is_remote(folder := run_folder(config.workdir)):
-        raise ValueError(
-            f"workdir: {os.fspath(folder)}: prepared data, towers and reports of an "
-            "experiment lie on a file system; name a folder, and for a copy of it "
-            f"--mirror {os.fspath(folder)} (medjax.train.fit itself takes the address)"
-        )
+    config = with_folder(config)
     launch(config.launch)
     check_flags(config)
-    with hold(config.workdir), mirrored(config.workdir, config.mirror):
+    with hold(config.stored), mirrored(config.stored, config.mirror):
         run(config)
 
         def end() -> None:
@@ -265,6 +296,10 @@ def main(
                 command=["python", "-m", door(), *sys.argv[1:]],
                 contents=config.contents,
                 uses=config.uses,
+                store=config.store,
             )
+            if config.store is not None:
+                keep_rest(config.workdir, config.stored)
+                say(f"and at {config.store}")
 
         on_first(end, what="what the run leaves")

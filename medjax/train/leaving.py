@@ -33,6 +33,13 @@ CONTENTS = {
 """What the folder of any run holds, in the order in which it is told."""
 
 
+FETCH = """
+The whole run is on an object store; to use it, bring it to a disk:
+
+    gcloud storage cp --recursive {store} .
+""".strip()
+
+
 def conclude(
     folder: Path,
     *,
@@ -40,6 +47,7 @@ def conclude(
     command: Sequence[str],
     contents: Mapping[str, str],
     uses: Mapping[str, str],
+    store: str | None = None,
 ) -> None:
     """Writes ``README.txt`` and prints what the folder holds; for one process of many.
 
@@ -49,6 +57,7 @@ def conclude(
       command: That made it.
       contents: What its domain leaves, by name.
       uses: How each ability is used, as in `Experiment.uses`.
+      store: Address that has the whole run, where the folder is without checkpoints.
     """
     known = {**contents, **CONTENTS}
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,13 +66,15 @@ def conclude(
     listed = "\n".join(
         f"  {_shown(folder, name):<18} {why}" for name, why in here.items()
     )
-    run, path = shlex.quote(str(folder)), repr(str(folder))
+    used = str(folder) if store is None else folder.name
+    run, path = shlex.quote(used), repr(used)
     able = abilities(folder, uses)
     told = [uses[name].format(run=run, path=path).strip() for name in able]
     parts = [
         f"{about}\n{'=' * len(about)}",
         f"Made by medjax {medjax.__version__} with\n\n    {shlex.join(command)}\n\n"
         "The same command goes on where the run was stopped.",
+        *([] if store is None else [FETCH.format(store=shlex.quote(store))]),
         *told,
         f"What is here:\n\n{listed}",
     ]

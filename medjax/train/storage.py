@@ -5,6 +5,9 @@ what grows (rows of metrics, events) grows in a local folder and is copied at in
 and at the end; everything else is written at once, in place. Checkpoints are orbax's
 work, which knows file systems and Google's store; others are refused here, and reached
 by a copy (:mod:`medjax.train.mirror`).
+
+Of an experiment whose run is on an object store the rest (towers, pages, prepared data)
+is written in a folder of this machine, and copied there when the run ends.
 """
 
 import logging
@@ -21,6 +24,10 @@ logger = logging.getLogger(__name__)
 Folder = Path | epath.Path
 """A `pathlib.Path` on a file system, an `epath.Path` on an object store."""
 
+LOCAL = "~/.cache/medjax/runs"
+"""Where the folders of such runs are on this machine."""
+LOGS = ("config.json", "metrics.jsonl", "time.json")
+"""What a page of a run is made of, beside its scores."""
 EVERY = 60.0
 """Seconds between two copies of what grows."""
 
@@ -52,6 +59,33 @@ def run_folder(workdir: str | os.PathLike[str]) -> Folder:
 def is_remote(folder: Folder) -> bool:
     """Whether a folder is on an object store."""
     return isinstance(folder, epath.Path) and "://" in os.fspath(folder)
+
+
+def local_folder(address: Folder) -> Path:
+    """The folder of this machine for what is no checkpoint and no log of a run."""
+    below = os.fspath(address).removeprefix("gs://")
+    return Path(LOCAL).expanduser() / below
+
+
+def bring_logs(stored: Folder, folder: Path) -> None:
+    """Copies the logs of a run from where they are stored into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in LOGS:
+        if (stored / name).exists():
+            (folder / name).write_bytes((stored / name).read_bytes())
+
+
+def keep_rest(folder: Path, stored: Folder) -> None:
+    """Copies what a run left in a folder to where its checkpoints are stored.
+
+    Logs are there already; prepared data (folders with a ``metadata.json``) can be made
+    again, and a lock is of this machine.
+    """
+    prepared = {path.parent for path in folder.rglob("metadata.json")}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in LOGS and not prepared & {*path.parents}:
+            (stored / name).write_bytes(path.read_bytes())
 
 
 class Growing:

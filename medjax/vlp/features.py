@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from medjax.data import npz
 from medjax.data.whole import whole
-from medjax.train.agree import on_first
+from medjax.train.agree import everyone, on_first
 from medjax.typing import Variables
 from medjax.vlp.corpus import Corpus
 from medjax.vlp.evaluate import encode
@@ -74,7 +74,8 @@ def report_features(
       One array per field, a row per study: columns of :class:`.corpus.Rows`.
     """
     path = workdir / f"text_features_{features_key(system, corpus, text)}.npz"
-    if on_first(path.exists, what="features of the report tower"):
+    # Hosts without a shared disk: the first one has kept them, for itself alone.
+    if all(everyone(path.exists(), what="features of the report tower")):
         return npz.read(path)
 
     def asks(field: str) -> Callable[[Variables, Mapping[str, Array]], Array]:

@@ -140,9 +140,9 @@ def run(config: Finetuning, *, devices: Sequence[Any] | None = None) -> dict[str
     validate = validation(encoder, data.parts["valid"], exclusive=config.exclusive)
     train_on(config, system, data.parts["train"], tower, mesh=mesh, validate=validate)
     step = on_first(
-        lambda: best_step(config.workdir, config.stopping), what="best checkpoint"
+        lambda: best_step(config.stored, config.stopping), what="best checkpoint"
     )
-    variables = load_variables(config.workdir, step=step, sharding=replicated(mesh))
+    variables = load_variables(config.stored, step=step, sharding=replicated(mesh))
     results, scores = test(config, data, encoder, variables)
     results |= {"step": step, "labels_used": len(data.parts["train"])}
     results |= {"fraction": config.films.fraction, "method": config.method}
@@ -281,7 +281,7 @@ def train_on(
         system.init,
         system.loss,
         stream,
-        workdir=config.workdir,
+        workdir=config.stored,
         optimizer=optimizer,
         train=train,
         mesh=mesh,
@@ -290,6 +290,7 @@ def train_on(
         pretrained=tower,
         config=config,
     )
+    config.bring_logs()
 
 
 def asks_once(config: Finetuning) -> bool:

@@ -92,9 +92,9 @@ def run_places(
     validate = validation(encoder, parts["valid"])
     train_on(config, system, parts["train"], tower, mesh=mesh, validate=validate)
     step = on_first(
-        lambda: best_step(config.workdir, config.stopping), what="best checkpoint"
+        lambda: best_step(config.stored, config.stopping), what="best checkpoint"
     )
-    variables = load_variables(config.workdir, step=step, sharding=replicated(mesh))
+    variables = load_variables(config.stored, step=step, sharding=replicated(mesh))
     found = encoder(variables, parts["test"], label="test")["found"]
     results = scores_of(found, parts["test"])
     results |= {"kind": kind, "step": step, "labels_used": len(parts["train"])}

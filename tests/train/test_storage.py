@@ -1,9 +1,13 @@
 """A run's folder on an object store: no rename, no append, nothing in ``gs:/``."""
 
+import dataclasses
+import functools
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,17 +15,18 @@ import pytest
 from etils import epath
 from etils.epath import backend, gpath
 
-from medjax.train import storage
+from medjax.train import checkpoint, storage
 from medjax.train.checkpoint import saved_steps
 from medjax.train.experiment import Experiment, main
 from medjax.train.feed import Fed
 from medjax.train.lock import NAME, hold
 from medjax.train.log import Writer, read_metrics
-from medjax.train.mesh import make_mesh
+from medjax.train.mesh import MeshConfig, make_mesh
 from medjax.train.nonfinite import record_nonfinite
 from medjax.train.optimizer import OptimizerConfig
 from medjax.train.settings import TrainConfig, write_config
 from medjax.train.storage import run_folder
+from tests.train.tiny import Stream, init, quiet_loss
 
 
 class Bucket(backend._OsPathBackend):
@@ -128,11 +133,62 @@ def test_what_grows_is_copied_at_intervals(bucket, monkeypatch):
         assert len(read_metrics(workdir)) == 1
 
 
-def test_an_experiment_refuses_an_address_before_it_does_anything(
-    bucket, capsys, monkeypatch
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """The tiny system as an experiment takes one."""
+
+    init: Any = init
+    loss: Any = quiet_loss
+    frozen: tuple[str, ...] = ()
+    apply: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def test_an_experiment_goes_on_at_an_address_on_a_machine_that_has_nothing(
+    bucket, capsys, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("sys.argv", ["mflag.py", "--workdir", "gs://bucket/run"])
+    # Orbax speaks to Google's store by itself: here it is told where that lies.
+    monkeypatch.setattr(
+        checkpoint, "_absolute", lambda folder: Path(bucket._here(folder))
+    )
+    monkeypatch.setattr("sys.argv", ["tiny.py", "--workdir", "gs://bucket/a/run"])
+    mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
+    address = epath.Path("gs://bucket/a/run")
+
+    def train(config, steps):
+        loop = TrainConfig(steps=steps, log_every=1, checkpoint_every=1)
+        for folder in (config.workdir, config.workdir / "stage"):
+            inside = dataclasses.replace(config, train=loop, workdir=folder)
+            inside.fit(Tiny(), Stream(), rows=64, batch_size=16, mesh=mesh)
+            rows = read_metrics(folder)  # as a page reads them
+            assert [row["step"] for row in rows] == [*range(1, steps + 1)]
+        (config.workdir / "towers").mkdir()
+        (config.workdir / "towers" / "weights").write_bytes(b"1234")
+        (config.workdir / "data").mkdir()
+        (config.workdir / "data" / "metadata.json").write_text("{}")
+        (config.workdir / "data" / "rows").write_text("can be prepared again")
+
+    for attempt, steps in enumerate((2, 3)):
+        local = tmp_path / f"machine-{attempt}"
+        monkeypatch.setattr(storage, "LOCAL", str(local))
+        presets = {"tiny": Experiment(about="tiny", workdir=Path("run"))}
+        assert main(presets, functools.partial(train, steps=steps), "about") == 0
+        assert "and at gs://bucket/a/run" in capsys.readouterr().out
+        # Both trainings went on, and lie where the address says.
+        assert saved_steps(address)[-1] == saved_steps(address / "stage")[-1] == steps
+        assert not (local / "bucket/a/run/checkpoints").exists()
+        assert not (address / NAME).exists()
+    assert json.loads((address / "time.json").read_text())["starts"] == 2
+    assert (address / "towers" / "weights").read_bytes() == b"1234"
+    assert not (address / "data").exists()
+    told = (address / "README.txt").read_text()
+    assert "gcloud storage cp --recursive gs://bucket/a/run ." in told
+
+
+def test_a_run_at_an_address_has_no_mirror(bucket, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(storage, "LOCAL", str(tmp_path / "machine"))
+    flags = ["--workdir", "gs://bucket/run", "--mirror", "memory://bucket/run"]
+    monkeypatch.setattr("sys.argv", ["mflag.py", *flags])
     presets = {"tiny": Experiment(about="tiny", workdir=Path("run"))}
     assert main(presets, lambda _: pytest.fail("it ran"), "about") == 1
     told = capsys.readouterr().err
-    assert "workdir: gs://bucket/run: " in told and "--mirror gs://bucket/run" in told
+    assert "expected a workdir on a disk, not gs://bucket/run" in told
