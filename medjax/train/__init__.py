@@ -1,12 +1,13 @@
 """One sharded training loop for every system."""
 
 from medjax.train.checkpoint import load_variables
+from medjax.train.copies import MirrorError
 from medjax.train.feed import DataIterator
 from medjax.train.launch import LaunchConfig, launch
 from medjax.train.log import Writer, read_metrics
 from medjax.train.loop import fit
 from medjax.train.mesh import MeshConfig, make_mesh
-from medjax.train.mirror import MirrorError, mirrored
+from medjax.train.mirror import mirrored
 from medjax.train.nonfinite import NonFiniteError
 from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from medjax.train.preemption import Preempted

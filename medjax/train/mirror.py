@@ -4,17 +4,16 @@
 there by a thread, and a folder that has nothing yet is brought back from there before
 the run begins. Stores are those that fsspec knows: ``s3://``, ``gs://``, ``az://``.
 
-A store has no rename: an object is whole or absent, but of a folder half may be there.
-So ``COMMIT`` is written last, and names all files that belong together; what it does
-not name was never there. It also has a mark of its own, which the folder keeps: by that
-two runs that copy to one address, or a folder that has fallen behind, are found out.
+``COMMIT`` is written last, and names all files that belong together
+(:mod:`medjax.train.copies`). It also has a mark of its own, which the folder keeps: by
+that two runs that copy to one address, or a folder that has fallen behind, are found
+out.
 
 A file that changed in place is copied before the ``COMMIT`` that counts it. After a
 crash in between the copy has it newer than the rest, as the folder itself would.
 """
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -30,12 +29,11 @@ from medjax.data.whole import whole
 from medjax.progress import Progress
 from medjax.train import lock
 from medjax.train.agree import on_first
+from medjax.train.copies import COMMIT, Commit, Copy, MirrorError
 from medjax.train.storage import is_remote, run_folder
 
 logger = logging.getLogger(__name__)
 
-COMMIT = "COMMIT"
-"""Object with a JSON of the mark and of all files: size and time of change."""
 KEPT = "mirror.json"
 """File of the run's folder with the mark that it goes on from."""
 EVERY = 60.0
@@ -46,52 +44,6 @@ TRIES = 6
 """Failures in a row after which the run ends, rather than go on without a copy."""
 TOGETHER = 64
 """Files that travel at once."""
-
-
-class MirrorError(OSError):
-    """The copy cannot be written or read, or is another run's."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Commit:
-    """What belongs together.
-
-    Attributes:
-      mark: Of this state of the copy.
-      files: Size in bytes and time of change in nanoseconds, by relative path.
-    """
-
-    mark: str
-    files: dict[str, tuple[int, int]]
-
-    def encoded(self) -> bytes:
-        """As the object holds it."""
-        return json.dumps(dataclasses.asdict(self)).encode()
-
-    @classmethod
-    def decoded(cls, content: bytes, where: str) -> "Commit":
-        """From what the object holds.
-
-        Raises:
-          MirrorError: That is something else.
-        """
-        try:
-            found = json.loads(content)
-        except ValueError:
-            found = None
-        shape = {"mark": str, "files": dict[str, tuple[int, int]]}
-        if not isinstance(found, dict) or not all(
-            fits(found.get(name), kind) for name, kind in shape.items()
-        ):
-            raise MirrorError(f"mirror: {where}/{COMMIT}: expected a list of files")
-        for name in found["files"]:
-            if name.startswith("/") or ".." in name.split("/"):
-                raise MirrorError(
-                    f"mirror: {where}/{COMMIT}: {name} is outside of a run"
-                )
-        return cls(
-            found["mark"], {n: (was[0], was[1]) for n, was in found["files"].items()}
-        )
 
 
 @contextlib.contextmanager
@@ -148,8 +100,8 @@ class Mirror:
     """
 
     def __init__(self, folder: Path, address: str) -> None:
-        self._folder, self._address = folder, address.rstrip("/")
-        self._store, self._root = _opened(self._address)
+        self._folder, self._copy = folder, Copy(address)
+        self._address = self._copy.address
         self._last = self._meant = Commit("", {})
         self._failures = 0
         self._lost: MirrorError | None = None
@@ -162,8 +114,7 @@ class Mirror:
         Raises:
           MirrorError: They are not, or the store does not answer.
         """
-        with self._speaking():
-            found = self._commit()
+        found = self._copy.commit()
         kept, here = self._kept(), self._here()
         if found is None:
             self._claim()
@@ -189,8 +140,7 @@ class Mirror:
         if kept is None or kept["bringing"]:
             self._fetch(found)
         self._last = self._meant = found
-        with self._speaking():
-            self._clear_unfinished()
+        self._clear_unfinished()
 
     def start(self) -> None:
         """Begins to copy what is new."""
@@ -232,7 +182,7 @@ class Mirror:
     def _tried(self) -> bool:
         """Whether all that is new is copied; failures are counted."""
         try:
-            self._copy()
+            self._renew()
         except _Foreign as error:
             self._lost = MirrorError(str(error))
         except OSError as error:
@@ -245,15 +195,14 @@ class Mirror:
             return True
         return False
 
-    def _copy(self) -> None:
+    def _renew(self) -> None:
         """Copies what is new, then says so.
 
         Raises:
           MirrorError: The store does not answer.
           _Foreign: Another run writes there, or nothing is there any more.
         """
-        with self._speaking():
-            standing = self._commit()
+        standing = self._copy.commit()
         if standing is not None and standing.mark == self._meant.mark:
             # Written after all, where the answer to it was lost.
             self._last = self._meant
@@ -265,8 +214,7 @@ class Mirror:
             # An old checkpoint may have gone: what is left of it is not one.
             if whole_still and files.keys() <= self._here().keys():
                 break
-        with self._speaking():
-            standing = self._commit()
+        standing = self._copy.commit()
         if standing is None:
             raise _Foreign(f"mirror: what was at {self._address} has vanished")
         if standing.mark != self._last.mark:
@@ -284,11 +232,7 @@ class Mirror:
         new = [n for n, was in files.items() if self._last.files.get(n) != was]
         for some in _in_turn(new):
             try:
-                with self._speaking():
-                    self._store.put(
-                        [str(self._folder / name) for name in some],
-                        [f"{self._root}/{name}" for name in some],
-                    )
+                self._copy.put(self._folder, some)
             except MirrorError:
                 if all((self._folder / name).exists() for name in some):
                     raise
@@ -301,12 +245,9 @@ class Mirror:
         # The folder knows both marks: a crash in between leaves either in the copy.
         self._note([self._last.mark, commit.mark])
         self._meant = commit
-        with self._speaking():
-            self._store.pipe_file(f"{self._root}/{COMMIT}", commit.encoded())
+        self._copy.say(commit)
         self._last = commit
-        with self._speaking():
-            for name in gone:
-                self._remove(name)
+        self._copy.remove(gone)
 
     def _claim(self) -> None:
         """Takes an address where nothing is.
@@ -314,8 +255,7 @@ class Mirror:
         Raises:
           MirrorError: Something is.
         """
-        with self._speaking():
-            there = self._found("")
+        there = self._copy.found()
         if there:
             raise MirrorError(
                 f"mirror: {self._address} holds {len(there)} objects ({there[0]}), and "
@@ -338,11 +278,7 @@ class Mirror:
                 drafts = [path.with_name(f".part.{path.name}") for path in places]
                 for draft in drafts:
                     draft.parent.mkdir(parents=True, exist_ok=True)
-                with self._speaking():
-                    self._store.get(
-                        [f"{self._root}/{name}" for name in some],
-                        [str(d) for d in drafts],
-                    )
+                self._copy.get(some, drafts)
                 for name, draft, place in zip(some, drafts, places, strict=True):
                     _, changed = commit.files[name]
                     os.utime(draft, ns=(changed, changed))
@@ -355,32 +291,8 @@ class Mirror:
 
     def _clear_unfinished(self) -> None:
         """Takes away what a crash left of a checkpoint that no COMMIT names."""
-        for name in self._found("checkpoints"):
-            if name not in self._last.files:
-                self._remove(name)
-
-    def _remove(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._store.rm_file(f"{self._root}/{name}")
-
-    def _found(self, part: str) -> list[str]:
-        """Objects of a part of the copy, by relative path."""
-        root = f"{self._root}/{part}".rstrip("/")
-        try:
-            found = self._store.find(root)
-        except FileNotFoundError:
-            return []
-        return sorted(
-            path[path.index(self._root) + len(self._root) + 1 :] for path in found
-        )
-
-    def _commit(self) -> Commit | None:
-        """What the copy says of itself; None where there is none."""
-        try:
-            content = self._store.cat_file(f"{self._root}/{COMMIT}")
-        except FileNotFoundError:
-            return None
-        return Commit.decoded(content, self._address)
+        there = self._copy.found("checkpoints")
+        self._copy.remove([name for name in there if name not in self._last.files])
 
     def _here(self) -> dict[str, tuple[int, int]]:
         """Files of the folder that are whole: size and time of change."""
@@ -414,21 +326,6 @@ class Mirror:
         with whole(self._folder / KEPT) as draft:
             draft.write_text(json.dumps(kept) + "\n")
 
-    @contextlib.contextmanager
-    def _speaking(self) -> Iterator[None]:
-        """Every store's library has errors of its own; here they get one name.
-
-        Raises:
-          MirrorError: For whatever came.
-        """
-        try:
-            yield
-        except MirrorError:
-            raise
-        except Exception as error:
-            told = " ".join(str(error).split()) or type(error).__name__
-            raise MirrorError(f"mirror: {self._address}: {told[:300]}") from error
-
 
 class _Foreign(Exception):
     """Another run writes to the copy."""
@@ -442,31 +339,3 @@ def _passing(name: str) -> bool:
 def _in_turn(names: list[str]) -> Iterator[list[str]]:
     for first in range(0, len(names), TOGETHER):
         yield names[first : first + TOGETHER]
-
-
-def _opened(address: str) -> tuple[Any, str]:
-    """The store of an address, and the address as it knows it.
-
-    Raises:
-      ValueError: It is no address of a store.
-      ImportError: What speaks to it is not installed.
-    """
-    scheme, _, rest = address.partition("://")
-    if not rest or scheme in ("file", "local"):
-        raise ValueError(
-            f"mirror: {address}: expected an address of an object store, as "
-            "s3://bucket/run; a folder on a disk that lasts can be the workdir itself"
-        )
-    try:
-        import fsspec
-
-        store, root = fsspec.url_to_fs(
-            address, use_listings_cache=False, skip_instance_cache=True
-        )
-    except ValueError as error:
-        raise ValueError(f"mirror: {address}: {error}") from error
-    except ImportError as error:
-        raise ImportError(
-            f"mirror: {address}: {error}; pip install 'medjax[s3]' or 'medjax[gcs]'"
-        ) from error
-    return store, root.rstrip("/")

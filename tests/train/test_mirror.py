@@ -13,8 +13,9 @@ from moto.server import ThreadedMotoServer
 
 from medjax import train
 from medjax.train import mirror
+from medjax.train.copies import COMMIT, MirrorError
 from medjax.train.experiment import Experiment, main
-from medjax.train.mirror import COMMIT, KEPT, Mirror, MirrorError
+from medjax.train.mirror import KEPT, Mirror
 from tests import processes
 from tests.train.short import run
 from tests.train.test_processes import PROGRAM, rows
@@ -65,7 +66,7 @@ def copied(folder):
     """A folder with its copy, made or gone on with."""
     found = Mirror(folder, ADDRESS)
     found.bring()
-    found._copy()
+    found._renew()
     return found
 
 
@@ -77,7 +78,7 @@ def test_what_is_whole_is_copied_and_comes_back_in_an_empty_folder(store, tmp_pa
     assert objects(store) == {"log": "1", "checkpoints/5/x": "five"}
     write(first, log="1 2", checkpoints__9__x="nine")
     shutil.rmtree(first / "checkpoints" / "5")
-    one._copy()
+    one._renew()
     assert objects(store) == {"log": "1 2", "checkpoints/9/x": "nine"}
 
     second = tmp_path / "b"
@@ -87,10 +88,10 @@ def test_what_is_whole_is_copied_and_comes_back_in_an_empty_folder(store, tmp_pa
     assert held(second) == objects(store)
     sent = two._sent
     two._sent = lambda files: pytest.fail("copied again")
-    two._copy()
+    two._renew()
     two._sent = sent
     write(second, log="1 2 3")
-    two._copy()
+    two._renew()
     assert objects(store)["log"] == "1 2 3"
     # The first machine is back: its folder has fallen behind, and nothing is lost.
     with pytest.raises(MirrorError, match="a was not the last to be copied"):
@@ -103,7 +104,7 @@ def test_what_no_commit_names_was_never_there(store, tmp_path):
     one = copied(first)
     write(first, checkpoints__9__x="nine", checkpoints__9__y="nine")
     # The machine goes when one of two files of a checkpoint is there.
-    one._store.pipe_file("/bucket/run/checkpoints/9/x", b"nine")
+    one._copy.store.pipe_file("/bucket/run/checkpoints/9/x", b"nine")
     (tmp_path / "b").mkdir()
     two = Mirror(tmp_path / "b", ADDRESS)
     two.bring()
@@ -118,7 +119,7 @@ def test_a_crash_at_the_commit_itself_leaves_the_folder_its_own(
     folder = write(tmp_path / "a", log="1")
     one = copied(folder)
     write(folder, log="1 2")
-    pipe = one._store.pipe_file
+    pipe = one._copy.store.pipe_file
 
     def crash(path, content):
         if said:
@@ -126,9 +127,9 @@ def test_a_crash_at_the_commit_itself_leaves_the_folder_its_own(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(one._store, "pipe_file", crash)
+        patch.setattr(one._copy.store, "pipe_file", crash)
         with pytest.raises(KeyboardInterrupt):
-            one._copy()
+            one._renew()
     copied(folder)
     assert objects(store) == {"log": "1 2"}
 
@@ -138,7 +139,7 @@ def test_a_commit_whose_answer_was_lost_is_known_as_ones_own(
 ):
     folder = write(tmp_path / "a", log="1")
     one = copied(folder)
-    pipe = one._store.pipe_file
+    pipe = one._copy.store.pipe_file
 
     def unanswered(path, content):
         pipe(path, content)
@@ -146,7 +147,7 @@ def test_a_commit_whose_answer_was_lost_is_known_as_ones_own(
 
     write(folder, log="1 2")
     with monkeypatch.context() as patch:
-        patch.setattr(one._store, "pipe_file", unanswered)
+        patch.setattr(one._copy.store, "pipe_file", unanswered)
         assert not one._tried()
     write(folder, log="1 2 3")
     assert one._tried() and objects(store) == {"log": "1 2 3"}
@@ -173,7 +174,7 @@ def test_a_folder_that_was_half_brought_is_brought_again(store, tmp_path, monkey
     second = tmp_path / "b"
     second.mkdir()
     two = Mirror(second, ADDRESS)
-    get, asked = two._store.get, []
+    get, asked = two._copy.store.get, []
 
     def once(there, here):
         if asked:
@@ -181,7 +182,7 @@ def test_a_folder_that_was_half_brought_is_brought_again(store, tmp_path, monkey
         asked.append(there)
         get(there, here)
 
-    monkeypatch.setattr(two._store, "get", once)
+    monkeypatch.setattr(two._copy.store, "get", once)
     with pytest.raises(KeyboardInterrupt):
         two.bring()
     assert held(second) == {"log": "1"}
@@ -196,7 +197,7 @@ def test_what_would_mix_two_runs_is_refused_by_name(store, tmp_path):
         copied(other)
     moved = Mirror(tmp_path / "a", "memory://bucket/elsewhere")
     moved.bring()  # an address where nothing is takes any folder
-    moved._copy()
+    moved._renew()
     with pytest.raises(MirrorError, match="is copied to memory://bucket/elsewhere"):
         copied(tmp_path / "a")
     store.pipe_file("/bucket/others/film.png", b"")
@@ -207,7 +208,7 @@ def test_what_would_mix_two_runs_is_refused_by_name(store, tmp_path):
         copied(other)
     with pytest.raises(MirrorError, match="run/COMMIT: expected a list of files"):
         write(tmp_path / "a", log="1 2")
-        one._copy()
+        one._renew()
     away = {"mark": "m", "files": {"../../home": [0, 0]}}
     store.pipe_file(f"/bucket/run/{COMMIT}", json.dumps(away).encode())
     with pytest.raises(MirrorError, match="../../home is outside of a run"):
@@ -235,15 +236,15 @@ def test_a_checkpoint_that_goes_while_it_is_copied_is_left_out(
     )
     one = Mirror(folder, ADDRESS)
     one.bring()
-    put = one._store.put
+    put = one._copy.store.put
 
     def late(here, there):
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         put(here, there)
 
     monkeypatch.setattr(mirror, "TOGETHER", 1)
-    monkeypatch.setattr(one._store, "put", late)
-    one._copy()
+    monkeypatch.setattr(one._copy.store, "put", late)
+    one._renew()
     (tmp_path / "b").mkdir()
     Mirror(tmp_path / "b", ADDRESS).bring()
     assert held(tmp_path / "b") == {"log": "1"}
