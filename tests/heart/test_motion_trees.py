@@ -168,10 +168,12 @@ def test_slices_that_are_kept_are_those_with_labels(held, slices, kept, said, ca
     assert said in out if said else not out
 
 
-def test_the_border_of_a_disc_is_its_circle():
+@pytest.mark.parametrize("outer", [12, 9])
+def test_the_border_of_a_disc_is_its_circle(outer):
+    """With a wall of four pixels, and of one: its two surfaces stay two."""
     i, j = np.mgrid[:40, :40]
     disc = np.zeros((2, 40, 40), np.uint8)
-    disc[0][np.hypot(i - 20, j - 18) < 12] = LABELS["myo"]
+    disc[0][np.hypot(i - 20, j - 18) < outer] = LABELS["myo"]
     disc[0][np.hypot(i - 20, j - 18) < 8] = LABELS["lv"]
     planes = np.tile(
         np.array([[0, 0, 0], [0, 2.0, 0], [1.5, 0, 0]], np.float32), (2, 1, 1)
@@ -179,7 +181,7 @@ def test_the_border_of_a_disc_is_its_circle():
     found = borders(disc, planes, ("endo", "epi", "rv"), 30)
     np.testing.assert_array_equal(found.mask[0], [1] * 60 + [0] * 30)
     assert not found.mask[1].any()
-    for k, radius in enumerate((8, 12)):
+    for k, radius in enumerate((8, outer)):
         points = found.points[0, 30 * k : 30 * (k + 1)] / [2.0, 1.5] - [20, 18]
         reach = np.linalg.norm(points, axis=1)
         assert reach.mean() == pytest.approx(radius, abs=0.3)
@@ -187,6 +189,12 @@ def test_the_border_of_a_disc_is_its_circle():
         # All around, in order.
         turn = np.unwrap(np.arctan2(points[:, 1], points[:, 0]))
         assert np.ptp(turn) > 5.5 and (np.diff(turn) > -0.2).all()
+    # As a view along the heart, open where there is no wall above the cavity's middle.
+    disc[0, :20][disc[0, :20] == LABELS["myo"]] = 0
+    found = borders(disc[:1], planes[:1], ("endo", "epi"), 30, views=1)
+    assert found.mask.all()
+    rows = found.points[0, :, 0] / 2.0
+    assert rows.min() > 18 and rows.max() == pytest.approx(20 + outer, abs=0.8)
 
 
 def test_frames_are_those_with_labels_from_end_diastole_on(tmp_path):
