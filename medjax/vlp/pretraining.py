@@ -29,7 +29,12 @@ from medjax.vlp.show import show
 from medjax.vlp.synthetic.films import OtherFilms
 from medjax.vlp.system import PretrainingSystem
 from medjax.vlp.systems import Build, PairRecord
-from medjax.vlp.text_lengths import LengthsConfig, lengths_of, say_lengths
+from medjax.vlp.text_lengths import (
+    LengthsConfig,
+    lengths_of,
+    say_lengths,
+    sizes_of,
+)
 from medjax.vlp.towers import (
     ImageTowerConfig,
     TextTowerConfig,
@@ -154,8 +159,17 @@ def run(
     implementation = config.kernels.implementation or config.loss.implementation
     contrast = dataclasses.replace(config.loss, implementation=implementation)
     # What does not go together is refused before anything is prepared or trained.
-    build(config.system, config.image, config.text, contrast)
+    known = build(config.system, config.image, config.text, contrast)
     check_vocabulary(config.text)
+    learns_language = config.text.checkpoint is None and config.language.steps > 0
+    reads = learns_language or config.text.checkpoint is not None
+    caches = bool(config.cache_text and known.cached_tokens and reads)
+    sizes_of(config.lengths, limit=config.text.max_length, shapes=config.train.shapes)
+    if caches and config.lengths.buckets:
+        raise ValueError(
+            "lengths.buckets: a step does not read texts whose features are kept; "
+            "leave it out, or say --no-cache-text"
+        )
     mesh = make_mesh(config.mesh, devices=devices)
     corpus = open_corpus(
         config.data,
@@ -165,7 +179,6 @@ def run(
     )
     check_reports(corpus)
     text, batches = config.text, {"data.batch-size": config.data.batch_size}
-    learns_language = text.checkpoint is None and config.language.steps > 0
     if learns_language:
         batches["language.batch-size"] = config.language.batch_size
     check_splits(corpus, batches)
@@ -188,12 +201,6 @@ def run(
         )
     system = build(config.system, config.image, text, contrast)
     check_sections(corpus, system)
-    caches = bool(config.cache_text and system.cached_tokens and text.checkpoint)
-    if caches and config.lengths.buckets:
-        raise ValueError(
-            "lengths.buckets: a step does not read texts whose features are kept; "
-            "leave it out, or say --no-cache-text"
-        )
     say_lengths(corpus, system, config.text.max_length)
     record = describe(config, text, system, corpus, films)
     on_first(lambda: record.save(config.workdir, corpus.tokenizer), what="record")

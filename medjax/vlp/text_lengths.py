@@ -29,6 +29,33 @@ class LengthsConfig:
     their lengths. 1: batches hold what they hold without buckets."""
 
 
+def sizes_of(config: LengthsConfig, *, limit: int, shapes: int) -> tuple[int, ...]:
+    """Lengths that a batch may have, ascending.
+
+    Args:
+      config: what is asked for.
+      limit: tokens of a text, ``text.max-length``; the last of them.
+      shapes: that the step may be compiled for, ``train.shapes``.
+
+    Raises:
+      ValueError: buckets that are none, or too many; no window.
+    """
+    sizes = tuple(sorted({*config.buckets, limit}))
+    if sizes[0] < 2 or sizes[-1] > limit:
+        raise ValueError(
+            f"lengths.buckets: expected numbers of tokens from 2 to text.max-length, "
+            f"{limit}, got {config.buckets}"
+        )
+    if len(sizes) > shapes:
+        raise ValueError(
+            f"lengths.buckets: with text.max-length these are {len(sizes)} lengths, "
+            f"and so many shapes of batches; train.shapes allows {shapes}"
+        )
+    if config.window < 1:
+        raise ValueError(f"lengths.window: expected at least 1, got {config.window}")
+    return sizes
+
+
 def lengths_of(
     config: LengthsConfig,
     corpus: Corpus,
@@ -55,17 +82,7 @@ def lengths_of(
     """
     if not config.buckets:
         return None
-    sizes = tuple(sorted({*config.buckets, limit}))
-    if sizes[0] < 2 or sizes[-1] > limit:
-        raise ValueError(
-            f"lengths.buckets: expected numbers of tokens from 2 to text.max-length, "
-            f"{limit}, got {config.buckets}"
-        )
-    if len(sizes) > shapes:
-        raise ValueError(
-            f"lengths.buckets: with text.max-length these are {len(sizes)} lengths, "
-            f"and so many shapes of batches; train.shapes allows {shapes}"
-        )
+    sizes = sizes_of(config, limit=limit, shapes=shapes)
     known = np.asarray(
         on_first(
             lambda: corpus.longest_texts(system.tokens).tolist(),

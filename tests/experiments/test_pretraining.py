@@ -252,3 +252,19 @@ def test_named_differences_are_paired_by_seed_and_get_their_verdict():
     )
     assert f"| {entry['difference']} | +0.030 [" in shown and "better (0.01)" in shown
     assert "2.00 ± 0.71; by the pieces' frequency: 60.0" in shown
+
+
+def test_lengths_that_no_step_would_have_are_refused_first(tmp_path):
+    def refused(preset, build, **changes):
+        config = small(preset, tmp_path / "run", steps=1)
+        lengths = pretraining.LengthsConfig(**changes)
+        with pytest.raises(ValueError) as told:
+            run(dataclasses.replace(config, lengths=lengths), build)
+        assert not (tmp_path / "run").exists()
+        return str(told.value)
+
+    kept = refused(mflag.PRESETS["tiny"], mflag.mflag, buckets=(16,))
+    assert kept.startswith("lengths.buckets: ") and "--no-cache-text" in kept
+    tiny = convirt.PRESETS["tiny"]
+    assert "2 to text.max-length, 32" in refused(tiny, convirt.convirt, buckets=(64,))
+    assert "lengths.window" in refused(tiny, convirt.convirt, window=0)
