@@ -12,7 +12,8 @@ The other presets are as large as published. With people's label maps::
 
 ``repo`` is the released code's, ``paper`` standardises conditions and keeps the state
 that is best for the people of the part ``val``, ``improved`` has a prior that depends
-on the person. ``--help`` behind a preset lists all flags.
+on the person. ``--help`` behind a preset lists all flags. Released weights become a run
+by ``python -m experiments.convert cheart.pth RUN``.
 """
 
 import dataclasses

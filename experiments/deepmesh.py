@@ -15,6 +15,9 @@ code reads, one a person::
 
     python -m experiments.deepmesh paper --data.root people --data.format deepmesh
 
+Of those the first stage of ``repo`` learns where the true mesh meets planes. Released
+weights become a run by ``python -m experiments.convert motionEst.pth RUN``.
+
 ``--help`` behind a preset lists all flags.
 """
 

@@ -138,6 +138,7 @@ SYSTEMS = {
     "varnet": reconstruction,
     "promptmr": reconstruction,
     "graph_motion": planned,
+    "deepmesh": planned,
     "deepmesh, first stage": first_stage,
     "cheart": planned,
     "segment": planned,
@@ -209,9 +210,9 @@ def test_little_travels_through_remat_and_accumulation(
 
 @pytest.mark.aot
 def test_weights_that_read_six_images_travel_once_on_gpus(request):
-    """DeepMesh's encoder sees three views at two times. On a CPU its gradients are
-    summed over devices image by image, 3.4 times the parameters; the compiler for an
-    H200 adds them up first."""
+    """DeepMesh's encoder sees three views at two times, as one batch: image by image
+    its gradients were summed over devices, 3.4 times the parameters on a CPU, where the
+    compiler for an H200 had added them up first."""
     if not request.config.getoption("--traffic"):
         pytest.skip("a compilation for GPUs: pytest --traffic")
     asked = importlib.import_module("experiments.deepmesh").PRESETS["tiny"]
