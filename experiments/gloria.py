@@ -2,17 +2,21 @@
 
 ``python -m experiments.gloria`` runs the ``tiny`` preset on embedded data on a CPU;
 ``repo`` and ``paper`` are the real thing (``--data.root``). ``--help`` behind a preset
-lists all flags.
+lists all flags. First of all it says from how many pairs on the contrast word by word
+costs more than reading the films.
 """
 
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
+from medjax.progress import say
+from medjax.train.agree import on_first
 from medjax.train.experiment import main
 from medjax.train.optimizer import OptimizerConfig
 from medjax.vlp.augment import AUGMENTATIONS
-from medjax.vlp.gloria import CONFIGS, GloriaConfig, gloria
+from medjax.vlp.gloria import CONFIGS, GloriaConfig, equal_cost, gloria
 from medjax.vlp.pretraining import IMAGENET, TINY, Pretraining, run
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
 
@@ -59,5 +63,32 @@ PRESETS = {
     ),
 }
 
+
+def train(config: Pretraining) -> dict[str, Any]:
+    """Trains, after it has said what the contrast word by word costs.
+
+    Args:
+      config: the run.
+
+    Returns:
+      The evaluation.
+    """
+    on_first(lambda: say(cost(config)), what="cost of the local contrast")
+    return run(config, gloria)
+
+
+def cost(config: Pretraining) -> str:
+    """From how many pairs on the local contrast costs more than the image tower."""
+    pairs, system = config.data.batch_size, config.system
+    if system.local_negatives is not None:
+        return f"local contrast: with {system.local_negatives} others of {pairs} pairs"
+    whose = "a batch" if config.loss.negatives == "global" else "a device"
+    n = equal_cost(system, config.image, config.text)
+    return (
+        f"local contrast: costs more than the image tower from {n} pairs of {whose} "
+        f"on; this batch has {pairs}"
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(main(PRESETS, lambda config: run(config, gloria), __doc__))
+    sys.exit(main(PRESETS, train, __doc__))

@@ -25,8 +25,8 @@ the released code cuts the words of a prompt at its number of *characters*.
 
 The local contrast grows with N^2 t r d, beside N encodings: by a count of products it
 costs more than a ResNet-50 beyond 140 pairs of 97 words and 361 regions, or 530 pairs
-of 25 words. ``words`` limits the slots that are compared, ``local_negatives`` and
-``loss.negatives = "local"`` the pairs.
+of 25 words (`equal_cost`). ``words`` limits the slots that are compared,
+``local_negatives`` and ``loss.negatives = "local"`` the pairs.
 """
 
 import dataclasses
@@ -38,6 +38,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from medjax.train.plan.flops import count_flops
 from medjax.typing import Batch, Key, Metrics, Variables
 from medjax.vlp.augment import AUGMENTATIONS, AugmentConfig
 from medjax.vlp.contrastive import ContrastConfig, contrast, normalise
@@ -245,6 +246,33 @@ def gloria_loss(
     whole = by_image + by_text
     total = config.local_weight * local + config.global_weight * whole
     return total, {"local": local, "global": whole}
+
+
+def equal_cost(
+    config: GloriaConfig, image: ImageTowerConfig, text: TextTowerConfig
+) -> int:
+    """Pairs of a global batch from which on the local contrast is most of a step.
+
+    By a count of products, forward: of the image tower on every film, and of the two
+    with which each word of each report gathers from all films.
+
+    Args:
+      config: words that are compared; all pairs are.
+      image: the image tower.
+      text: the report tower.
+
+    Returns:
+      The pairs at which both cost as much.
+    """
+    size = config.augment.upsample or config.augment.size
+    film = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    tower = ImageTower(image)
+    shapes = jax.eval_shape(tower.init, jax.random.key(0), film)
+    traced = jax.jit(tower.apply).trace(shapes, film)
+    _, high, wide, _ = traced.out_info.local.shape
+    words = config.words or text.max_length
+    a_pair = 4.0 * words * high * wide * config.width
+    return round(count_flops(traced.jaxpr).total / a_pair)
 
 
 def gloria(

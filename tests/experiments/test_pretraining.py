@@ -268,3 +268,14 @@ def test_lengths_that_no_step_would_have_are_refused_first(tmp_path):
     tiny = convirt.PRESETS["tiny"]
     assert "2 to text.max-length, 32" in refused(tiny, convirt.convirt, buckets=(64,))
     assert "lengths.window" in refused(tiny, convirt.convirt, window=0)
+
+
+def test_gloria_says_what_its_local_contrast_costs():
+    tiny = gloria.PRESETS["tiny"]
+    told = gloria.cost(tiny)
+    assert "from 33 pairs of a batch on; this batch has 64" in told
+    apart = dataclasses.replace(tiny.loss, negatives="local")
+    assert "pairs of a device" in gloria.cost(dataclasses.replace(tiny, loss=apart))
+    few = dataclasses.replace(tiny.system, local_negatives=3)
+    told = gloria.cost(dataclasses.replace(tiny, system=few))
+    assert told == "local contrast: with 3 others of 64 pairs"

@@ -16,7 +16,9 @@ from medjax.data.ledger import Ledger
 from medjax.nn.bert import BertConfig
 from medjax.nn.diffusion.autoencoder import AutoencoderConfig
 from medjax.nn.diffusion.unet import UNetConfig
+from medjax.train.collectives import read_collectives
 from medjax.train.mesh import MeshConfig, make_mesh
+from medjax.train.sharding import fsdp
 from medjax.vlp.datasets import PrepareConfig, Study, open_prepared, prepare
 from medjax.vlp.diffusion.folder import load_pipeline, save_pipeline
 from medjax.vlp.diffusion.generator import DiffusionGenerator
@@ -102,6 +104,59 @@ def test_eight_devices_make_the_films_of_one(folder, films):
         mesh=make_mesh(MeshConfig(), devices=jax.devices()[:1]),
     )
     np.testing.assert_array_equal(one(REPORTS, seed=5), films)
+
+
+def test_eight_devices_with_a_part_of_the_weights_make_the_films_of_one(folder, films):
+    """Weights travel, and nothing else: no latent, no film, no text."""
+    mesh = make_mesh(MeshConfig(fsdp=4))
+    sampling = SamplingConfig(steps=3, group=2, fsdp=4)
+    rules = ((".*", fsdp(min_size=64)),)
+    pipeline = load_pipeline(folder)
+    eight = DiffusionGenerator(pipeline, sampling=sampling, mesh=mesh, rules=rules)
+    said = eight.described()
+    assert "fsdp" not in said and "negative" not in said
+    np.testing.assert_array_equal(eight(REPORTS, seed=5), films)
+    parts = jax.tree.leaves(eight._params)
+    split = [leaf for leaf in parts if not leaf.sharding.is_fully_replicated]
+    assert sum(x.nbytes for x in split) > 0.8 * sum(x.nbytes for x in parts)
+    assert all(x.addressable_shards[0].data.size == x.size // 4 for x in split)
+    ids = np.zeros((16, pipeline.networks.max_length), np.int32)
+    rows = np.arange(16, dtype=np.int32)
+    given = eight._params, jax.random.key(0), ids, rows, ids[:1]
+    text = eight._run.lower(*given).compile().as_text()
+    assert text is not None
+    travels = read_collectives(text)
+    assert {one.kind for one in travels} == {"all-gather"}
+    assert {one.bytes for one in travels} <= {leaf.nbytes for leaf in split}
+    used = [
+        leaf
+        for name in ("text", "unet")
+        for leaf in jax.tree.leaves(eight._params[name])
+        if not leaf.sharding.is_fully_replicated
+    ]
+    assert sum(one.bytes for one in travels) >= sum(leaf.nbytes for leaf in used)
+
+
+def test_films_are_led_away_from_a_negative_text(folder, generator, films):
+    pipeline = load_pipeline(folder)
+
+    def films_of(negative: str, guidance: float = 3.0) -> np.ndarray:
+        sampling = SamplingConfig(
+            steps=3, group=2, guidance=guidance, negative=negative
+        )
+        make = DiffusionGenerator(pipeline, sampling=sampling)
+        assert make.described().get("negative", "") == negative
+        return make(REPORTS[:2], seed=5)
+
+    np.testing.assert_array_equal(films_of(""), films[:2])
+    led = films_of("d e")
+    assert not np.array_equal(led, films[:2])
+    # Away from the very text that is asked for there is nowhere to go.
+    own, told = films_of(REPORTS[0]), films_of("", guidance=1.0)
+    np.testing.assert_allclose(own[0].astype(int), told[0].astype(int), atol=1)
+    assert not np.array_equal(own[1], told[1])
+    with pytest.raises(ValueError, match="negative: guidance 1 leads away"):
+        SamplingConfig(negative="a", guidance=1.0)
 
 
 def test_what_is_written_is_what_was_read(folder, generator, films, tmp_path):

@@ -19,6 +19,7 @@ from medjax.vlp.gloria import (
     Compared,
     Gloria,
     GloriaConfig,
+    equal_cost,
     gloria,
     gloria_loss,
 )
@@ -294,3 +295,15 @@ def test_a_text_is_as_near_as_its_word_that_is_found_best(small):
 def test_a_width_that_is_not_the_report_towers_is_refused():
     with pytest.raises(ValueError, match="system.width: .* its width, 128, got 64"):
         gloria(GloriaConfig(width=64), ImageTowerConfig(), TextTowerConfig("tiny"))
+
+
+@pytest.mark.parametrize("words, pairs", [(97, 138), (25, 535)])
+def test_the_local_contrast_costs_as_much_as_a_resnet_at_so_many_pairs(words, pairs):
+    """Of the paper's sizes: some 14.6 GFLOP a film, 4 t r d a pair."""
+    config = dataclasses.replace(CONFIGS["paper"], words=words)
+    text = TextTowerConfig("base", max_length=97)
+    found = equal_cost(config, ImageTowerConfig("resnet50"), text)
+    assert found == pairs == pytest.approx(14.6e9 / (4 * words * 361 * 768), rel=0.03)
+    if words == 97:  # as many as the tower has places for
+        all_of_them = dataclasses.replace(config, words=None)
+        assert equal_cost(all_of_them, ImageTowerConfig("resnet50"), text) == pairs

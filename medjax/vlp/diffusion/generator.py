@@ -5,6 +5,9 @@ there are or what runs beside it: its noise is drawn from the seed and the row, 
 every device runs the same program on a small group of a fixed size at a time. So
 shapes are the same on one device and on many, and films the same bytes wherever the
 compiler makes the same program of them; a chip of another kind rounds otherwise.
+
+Every device holds all weights, or a part of them (``SamplingConfig.fsdp``): then each
+network is gathered when it is asked, and nothing else ever travels.
 """
 
 import dataclasses
@@ -21,11 +24,11 @@ from jaxtyping import Array, Int, UInt8
 
 from medjax.progress import Progress
 from medjax.train.mesh import BATCH_AXES, MeshConfig, make_mesh
-from medjax.train.sharding import replicated
+from medjax.train.sharding import DEFAULT_RULES, Rules, param_shardings
 from medjax.vlp.diffusion.folder import Pipeline, load_pipeline
 from medjax.vlp.diffusion.networks import Networks, Params
 from medjax.vlp.diffusion.samplers import guided, row_noise, sample
-from medjax.vlp.diffusion.schedule import SamplingConfig
+from medjax.vlp.diffusion.schedule import SamplingConfig, deciding
 from medjax.vlp.reports import join_sections, split_sections
 
 DEFAULT = SamplingConfig()
@@ -47,6 +50,7 @@ class DiffusionGenerator:
         sampling: SamplingConfig = DEFAULT,
         size: int | None = None,
         mesh: Mesh | None = None,
+        rules: Rules = DEFAULT_RULES,
     ) -> None:
         """Puts the weights on all devices.
 
@@ -54,7 +58,8 @@ class DiffusionGenerator:
           pipeline: networks, weights and tokenizer.
           sampling: sampler, steps and guidance.
           size: side of the films in pixels; None: the network's.
-          mesh: the devices; None: all of this process.
+          mesh: the devices; None: all of this process, as the sampling says.
+          rules: which weights are split over its axis ``fsdp``, and how.
 
         Raises:
           ValueError: another size than the network makes.
@@ -71,15 +76,19 @@ class DiffusionGenerator:
         self._identity = pipeline.identity
         # Without weights, of which those on the devices are enough.
         self._pipeline = dataclasses.replace(pipeline, params=None)
-        self._mesh = mesh or make_mesh(MeshConfig(), devices=jax.local_devices())
-        self._params = jax.device_put(pipeline.params, replicated(self._mesh))
-        self._empty = pipeline.tokenize([""])
+        shared = MeshConfig(fsdp=sampling.fsdp)
+        self._mesh = mesh or make_mesh(shared, devices=jax.local_devices())
+        self._rules = rules
+        shardings = param_shardings(pipeline.params, self._mesh, rules)
+        self._params = jax.device_put(pipeline.params, shardings)
+        self._without = pipeline.tokenize([sampling.negative])
+        specs = jax.tree.map(lambda sharding: sharding.spec, shardings)
         whole, split = PartitionSpec(), PartitionSpec(BATCH_AXES)
         self._run = jax.jit(
             jax.shard_map(
-                functools.partial(films, self.networks, sampling),
+                functools.partial(films, self.networks, sampling, specs=specs),
                 mesh=self._mesh,
-                in_specs=(whole, whole, split, split, whole),
+                in_specs=(specs, whole, split, split, whole),
                 out_specs=split,
                 check_vma=False,
             )
@@ -100,7 +109,9 @@ class DiffusionGenerator:
         """The same networks, with weights as they are drawn before any training."""
         params = jax.jit(self._pipeline.networks.init)(jax.random.key(0))
         pipeline = dataclasses.replace(self._pipeline, params=params, identity="")
-        return DiffusionGenerator(pipeline, sampling=self._sampling, mesh=self._mesh)
+        return DiffusionGenerator(
+            pipeline, sampling=self._sampling, mesh=self._mesh, rules=self._rules
+        )
 
     def __call__(
         self, reports: Sequence[str], *, seed: int
@@ -126,7 +137,7 @@ class DiffusionGenerator:
                     self._params,
                     jax.random.key(seed % 2**32),
                     *jax.device_put((here, rows), split),
-                    self._empty,
+                    self._without,
                 )
                 made.append(np.asarray(out)[: len(reports) - start])
                 progress.advance(len(made[-1]))
@@ -139,7 +150,7 @@ class DiffusionGenerator:
             "weights_sha256": self._identity,
             "section": self.section,
             "size": self.size,
-            **dataclasses.asdict(self._sampling),
+            **deciding(self._sampling),
         }
 
     def prompt(self, report: str) -> str:
@@ -158,31 +169,53 @@ def films(
     key: jax.Array,
     ids: Int[Array, "b n"],
     rows: Int[Array, " b"],
-    empty: Int[Array, "1 n"],
+    without: Int[Array, "1 n"],
+    *,
+    specs: Any = None,
 ) -> UInt8[Array, "b h w"]:
     """The films of one device's reports, one group.
 
     Args:
       networks: sizes.
       sampling: sampler, steps and guidance.
-      params: of all networks.
+      params: of all networks, or this device's part of them.
       key: of the seed.
       ids: of the reports' tokens.
       rows: their places in the call.
-      empty: ids of no text, as the tokenizer pads it.
+      without: ids of what films are led away from, such as no text.
+      specs: how the parameters are split; None: they are whole.
     """
-    text = networks.read(params, ids)
-    without = jnp.broadcast_to(networks.read(params, empty), text.shape)
-    denoise = guided(
-        functools.partial(networks.predict, params), text, without, sampling.guidance
-    )
+
+    def whole(network: str) -> Params:
+        if specs is None:
+            return params
+        gathered = jax.tree.map(_gathered, params[network], specs[network])
+        return {network: gathered}
+
+    reader = whole("text")
+    text = networks.read(reader, ids)
+    away = jnp.broadcast_to(networks.read(reader, without), text.shape)
+
+    def predict(latent: Array, steps: Array, text: Array) -> Array:
+        # Gathered in every step: between them a part is enough.
+        return networks.predict(whole("unet"), latent, steps, text)
+
     latent = sample(
-        denoise,
+        guided(predict, text, away, sampling.guidance),
         row_noise(key, rows, networks.latent_shape),
         networks.schedule,
         steps=sampling.steps,
         sampler=sampling.sampler,
     )
+    decoder = whole("autoencoder")
     # One by one: at 512 pixels the decoder's activations are the peak of memory.
-    grey = jax.lax.map(lambda z: networks.decode(params, z[None])[0], latent)
+    grey = jax.lax.map(lambda z: networks.decode(decoder, z[None])[0], latent)
     return jnp.clip(jnp.round(grey), 0.0, 255.0).astype(jnp.uint8)
+
+
+def _gathered(part: Array, spec: PartitionSpec) -> Array:
+    """A whole parameter of this device's part."""
+    for axis, names in enumerate(spec):
+        if names is not None:
+            part = jax.lax.all_gather(part, names, axis=axis, tiled=True)
+    return part

@@ -148,13 +148,35 @@ class SamplingConfig:
     """Films that a device makes together. Part of what a film's last bits depend on."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the networks' computation; what is summed over steps is float32."""
+    negative: str = ""
+    """What films are led away from, in the place of no text; needs guidance."""
+    fsdp: int = 1
+    """Devices that share one copy of the weights, which are gathered network by
+    network. Films do not depend on it."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "group"):
+        if self.negative and self.guidance == 1.0:
+            raise ValueError(
+                f"negative: guidance 1 leads away from nothing, got {self.negative!r}"
+            )
+        for name in ("steps", "group", "fsdp"):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name}: expected at least 1, got {getattr(self, name)}"
                 )
+
+
+def deciding(config: SamplingConfig) -> dict[str, Any]:
+    """What of it films depend on, as JSON holds it.
+
+    A negative text is told where there is one: sets without, of before there could be
+    any, are still what they say.
+    """
+    said = dataclasses.asdict(config)
+    del said["fsdp"]
+    if not config.negative:
+        del said["negative"]
+    return said
 
 
 def ddim_steps(config: ScheduleConfig, steps: int) -> Int[np.ndarray, " s"]:
