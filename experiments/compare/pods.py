@@ -8,9 +8,10 @@ travels in a compiled step beside what has to, by hand; planned memory beside th
 compiler's; a planned step that is kept, loaded and run; flags suggested under an
 artificial limit; a contrast around a ring; the time of all-reduces between two
 processes, fitted by a latency and a rate, beside that between four; steps on two host
-devices predicted from one. What is planned for the contrast of a large batch, and what
-drills have found, stands beside them. Times are of this machine, on which other work
-may run: the page says what they were, not what they should be.
+devices predicted from one; whole steps compiled for machines that are not here. What is
+planned for the contrast of a large batch, and what drills have found, stands beside
+them. Times are of this machine, on which other work may run: the page says what they
+were, not what they should be.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ import tyro
 
 from experiments import convirt, imitate, varnet
 from experiments.bench.reducing import between
-from experiments.compare import planned, pods_page
+from experiments.compare import absent, planned, pods_page
 from experiments.compare.pods_page import BATCH, POD
 from experiments.compare.publishing import write_pages
 from experiments.plan import workload_of
@@ -184,6 +185,7 @@ def measured(config: Comparison) -> dict[str, Any]:
         "suggested": planned.suggested,
         "ring": planned.ring,
         "scaled": lambda: planned.scaled(config.steps),
+        "absent": absent.absent,
     }
     asked = config.parts
     if asked is None:

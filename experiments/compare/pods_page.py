@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import drill
-from experiments.compare import planned
+from experiments.compare import absent, planned
 
 GOAL = 0.3
 """Relative error of a predicted all-reduce that is aimed at."""
@@ -44,6 +44,7 @@ accelerator, and no claim about its error there is made.
         "ring": planned.ring_table,
         "network": lambda rows: _network(rows, found["cores"]),
         "scaled": planned.scaled_table,
+        "absent": absent.absent_table,
     }
     told = [table(found[name]) for name, table in tables.items() if name in found]
     missing = [_ABOUT[name] for name in tables if name not in found]
@@ -64,6 +65,7 @@ _ABOUT = {
     "ring": "memory of a contrast around a ring",
     "network": "all-reduces between processes",
     "scaled": "steps of two host devices predicted from one",
+    "absent": "steps compiled for machines that are not here",
 }
 
 

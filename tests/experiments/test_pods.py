@@ -3,11 +3,12 @@
 import functools
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from experiments import drill
-from experiments.compare import planned, pods, pods_page
+from experiments.compare import absent, planned, pods, pods_page
 from experiments.results import pages
 
 TRAVELS = {"all-reduce": [4, 1668]}
@@ -93,6 +94,61 @@ def test_other_work_is_told_of():
             "What `experiments.plan`"
         )[0]
         assert head.rstrip().endswith(words)
+
+
+ELSEWHERE = {
+    "topology": {"devices": 16},
+    **{"batch": 64, "compiled": True, "memory": {"need": 7e7, "fits": True}},
+    "collectives": [
+        {"kind": "all-reduce", "count": 2, "bytes": 10},
+        {"kind": "all-gather", "count": 1, "bytes": 7},
+        {"kind": "all-reduce", "count": 3, "bytes": 5},
+    ],
+    "step": {"seconds": 0.0015, "binds": "memory"},
+}
+"""What of a plan's file is told."""
+
+
+def test_plans_for_absent_machines_are_those_of_the_command(monkeypatch):
+    """One could be given by hand; what travels is summed by kind."""
+    given = []
+
+    def taken(words):
+        given.append(words)
+        Path(words[-1]).write_text(json.dumps(ELSEWHERE))
+        return {"cpu_s": 42.0, "memory": 2.1e9}
+
+    monkeypatch.setattr(absent, "taken", taken)
+    found = absent.absent()
+    assert [row["topology"] for row in found] == list(absent.MACHINES)
+    summed = {"all-reduce": {"count": 5, "bytes": 15}}
+    summed["all-gather"] = {"count": 1, "bytes": 7}
+    assert all(row["collectives"] == summed for row in found)
+    assert [words[1:3] for words in given] == [["-m", "experiments.plan"]] * len(found)
+    assert all("--no-cache" in words for words in given)
+    table = absent.absent_table(found)
+    for words in given:
+        assert f"python -m {' '.join(words[2 : words.index('--no-cache')])}\n" in table
+    row = "64 | 70 MB | 1 x all-gather, 0.00 MB in all; 5 x all-reduce, 0.00 MB in all"
+    assert f"| v5e-16 | {row} | 1.50, memory | 42 | 2.1 GB |" in table
+    assert "each plan is met" in table and "step, compiled for" in table
+    for worse, said in {
+        ("cpu_s", 181.0): "is **missed**",
+        ("memory", 9.1e9): "is **missed**",
+        ("compiled", False): "**not compiled** for",
+        ("fits", False): "| does not fit: 70 MB |",
+    }.items():
+        changed = absent.absent_table([{**found[0], worse[0]: worse[1]}])
+        assert said in " ".join(changed.split())
+
+
+def test_what_a_command_takes_is_its_own(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--nonsense")
+    holds = "import os; assert 'XLA_FLAGS' not in os.environ; x = b'1' * 300_000_000"
+    found = absent.taken([sys.executable, "-c", holds])
+    assert 3e8 < found["memory"] < 6e8 and found["cpu_s"] > 0
+    with pytest.raises(ValueError, match="exit.3. ended with 3"):
+        absent.taken([sys.executable, "-c", "exit(3)"])
 
 
 def drilled(seed):
