@@ -229,14 +229,14 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any
         for system in dict.fromkeys(row["system"] for row in rows):
             mine = [r["results"] for r in rows if r["system"] == system]
             own = [_row(result[part], key, NAME) for result in mine]
-            told = {name: spread([float(r[name]) for r in own]) for name in scores}
+            told = {name: spread([_score(r, name) for r in own]) for name in scores}
             entry: dict[str, Any] = {"method": ARMS[system][0], "seeds": len(own)}
             if part == "generation":
                 told |= _how(mine)
             table.append(entry | told)
         for row in rows[0]["results"][part]:
             if row[key] != NAME:
-                told = {name: spread([float(row[name])]) for name in scores}
+                told = {name: spread([_score(row, name)]) for name in scores}
                 table.append({"method": row[key], "seeds": 1, **told})
         found[part] = table
     if all("samples" in row["results"] for row in rows):
@@ -280,16 +280,24 @@ def paired(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Args:
       rows: Of `compare`.
+
+    Returns:
+      As `differences` does, of the scores that every run has.
     """
     flat = []
     for row in rows:
         entry: dict[str, Any] = {"system": row["system"], "seed": row["seed"]}
         completed = _row(row["results"]["completion"], "method", NAME)
         made = _row(row["results"]["generation"], "group", NAME)
-        entry |= {name: float(completed[name]) for name in COMPLETION}
-        entry |= {name: float(made[name]) for name in GENERATION}
-        flat.append(entry)
+        entry |= {name: _score(completed, name) for name in COMPLETION}
+        entry |= {name: _score(made, name) for name in GENERATION}
+        flat.append({k: v for k, v in entry.items() if v == v})
     return differences(flat, REFERENCE)
+
+
+def _score(row: Mapping[str, Any], name: str) -> float:
+    """A score; NaN of hearts without a left ventricle, whose features nobody has."""
+    return float(row.get(name, "nan"))
 
 
 def _row(rows: Sequence[Mapping[str, Any]], key: str, name: str) -> Mapping[str, Any]:
@@ -322,6 +330,7 @@ def table(results: Mapping[str, Any]) -> str:
     heads = {name: head for name, (head, _) in {**COMPLETION, **GENERATION}.items()}
     if entries := paired(results["runs"]):
         about = f"minus {ARMS[REFERENCE][0]}, paired"
+        heads = {k: head for k, head in heads.items() if all(k in e for e in entries)}
         shown.append(compared(about, ARMS, entries, heads, _interval))
     return "\n\n".join(shown)
 

@@ -116,6 +116,14 @@ def test_a_comparison_tells_presets_over_seeds_and_peers_once(finished, monkeypa
     best = results["samples"][1]["dice_best"]
     assert samples[1]["dice_best"]["mean"] == pytest.approx(best, nan_ok=True)
     assert text.count("| CHeart, as released | myo |") == 1
+    # Hearts without a left ventricle have no features, and no distances of them.
+    less = [{**row} for row in results["generation"]]
+    for row in less:
+        for name in anatomy.GENERATION if row["group"] == "CHeart" else ():
+            row.pop(name, None)
+    bare = [{**row, "results": {**results, "generation": less}} for row in rows]
+    told = anatomy.table({"summary": anatomy.summarise(bare), "runs": bare})
+    assert "| nan ± nan |" in told and "Wasserstein" not in told.split(", paired")[1]
     # Runs from before samples were drawn have no such table.
     older = [
         {**row, "results": {k: v for k, v in results.items() if k != "samples"}}
