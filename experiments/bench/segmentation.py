@@ -5,6 +5,8 @@ Each task is the same work for both sides, which take turns:
 ============ ========================================================================
 ``lesions``  one batch of lesions turned, flipped, resized, bent and relit, against five
              transforms one after the other: torchio's, and SciPy's interpolation
+``volume``   ten lesions put into a whole brain and half of its own painted over,
+             against SciPy's interpolation and filters, one lesion at a time
 ``surfaces`` HD95, ASSD and surface Dice of three labels, against MONAI and medpy
 ``tiles``    tiles cut, weighed and blended, with a network that costs nothing, against
              MONAI
@@ -33,6 +35,7 @@ from experiments.bench.tasks import run_tasks
 GOALS: Goals = {
     "cpu": {
         "lesions": Goal(8.0),
+        "volume": Goal(5.0),
         "surfaces": Goal(2.0),
         "tiles": Goal(1.0),
         "samples": Goal(1 / 0.6),

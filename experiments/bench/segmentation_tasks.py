@@ -1,4 +1,4 @@
-"""What the benchmark of segmentation times: five kinds of work, ours and the peers'.
+"""What the benchmark of segmentation times, ours and the peers'.
 
 Peers are loaded if they are installed.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from experiments.bench.compiled import CompiledStep
+from experiments.bench.lesion_tasks import SPACING, lesions, volume
 from experiments.bench.tasks import Task, Work, peer
 from medjax.metrics.surface import surface_distances
 from medjax.mri.motion import MotionConfig, beats_of, draw_breathing, move
@@ -23,15 +24,15 @@ from medjax.nn.nnunet import NNUNetConfig
 from medjax.segmentation.hierarchical import HierarchicalConfig, hierarchical_system
 from medjax.segmentation.inference import WindowConfig, sliding_window
 from medjax.segmentation.labels import classes
-from medjax.segmentation.lesionmix import transform
 from medjax.segmentation.system import SegmentationConfig, segmentation_system
 from medjax.train.ensemble import ensemble, member
 from medjax.train.mesh import make_mesh
 from medjax.train.optimizer import OptimizerConfig
 
-TaskName = Literal["lesions", "surfaces", "tiles", "samples", "ensemble", "motion"]
-MEMBERS, DRAWS = 5, 16
-SPACING = (1.0, 1.0, 1.0)
+TaskName = Literal[
+    "lesions", "volume", "surfaces", "tiles", "samples", "ensemble", "motion"
+]
+DRAWS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,8 @@ class SegmentationBenchConfig:
     """Of a batch."""
     box: int = 32
     """Voxels along each axis of a lesion's box."""
+    whole: tuple[int, int, int] = (182, 218, 182)
+    """Voxels of a brain that lesions are put into and taken from."""
     surface: int = 128
     """Voxels along each axis of label maps."""
     volume: int = 96
@@ -52,6 +55,8 @@ class SegmentationBenchConfig:
     """Voxels along each axis of a tile."""
     plane: int = 64
     """Rows and columns of what the members are trained on."""
+    members: int = 5
+    """Of an ensemble."""
     frame: int = 144
     """Rows and columns of a frame."""
     turns: int = 5
@@ -63,76 +68,6 @@ class SegmentationBenchConfig:
 
 
 PEERS = ("torch", "monai", "medpy", "torchio")
-
-
-def lesions(config: SegmentationBenchConfig) -> Task:
-    """Lesions of one batch, transformed."""
-    rng = np.random.default_rng(config.seed)
-    n, count = config.box, config.lesions
-    at = np.indices((n,) * 3) - n // 2
-    mask = ((at / np.array([5, 7, 6]).reshape(3, 1, 1, 1)) ** 2).sum(0) < 1
-    crops = rng.normal(size=(count, n, n, n)).astype(np.float32)
-    given = np.stack([crops, np.broadcast_to(mask, crops.shape)], -1)
-    given = jnp.asarray(given, jnp.float32)
-    how = transform.TransformConfig()
-    middle = jnp.full(3, n // 2, jnp.float32)
-
-    def one(crop: jax.Array, key: jax.Array) -> Any:
-        motion_key, light_key = jax.random.split(key)
-        motion = transform.draw_motion(crop[..., 1] > 0, SPACING, how, key=motion_key)
-        image, moved = transform.move(crop, motion, middle)
-        return transform.relit(image, how, key=light_key), moved
-
-    keys = jax.random.split(jax.random.key(config.seed), count)
-    many = jax.jit(jax.vmap(one))
-
-    def scipy() -> None:
-        for crop in crops:
-            _transformed(crop, mask.astype(np.float32), rng)
-
-    theirs: dict[str, Work] = {"SciPy": scipy}
-    if (torchio := peer("torchio")) and (torch := peer("torch")):
-        steps = torchio.Compose(
-            [
-                torchio.RandomFlip(axes=(0, 1, 2)),
-                torchio.RandomAffine(scales=(0.5, 1.8), degrees=89),
-                torchio.RandomElasticDeformation(5, max_displacement=4),
-                torchio.RandomGamma(),
-                torchio.RandomNoise(std=0.1),
-            ]
-        )
-
-        def with_torchio() -> None:
-            for crop in crops:
-                steps(
-                    torchio.Subject(
-                        image=torchio.ScalarImage(tensor=torch.tensor(crop[None])),
-                        mask=torchio.LabelMap(tensor=torch.tensor(mask[None])),
-                    )
-                )
-
-        theirs["torchio"] = with_torchio
-    about = f"{count} lesions of {n}^3 voxels, five transforms"
-    return Task(about, lambda: jax.block_until_ready(many(given, keys)), theirs, {})
-
-
-def _transformed(
-    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Flip, affine map, elastic map, brightness and noise, one after the other."""
-    pair = [np.flip(x, axis=int(rng.integers(3))) for x in (image, mask)]
-    matrix = np.linalg.qr(rng.normal(size=(3, 3)))[0] / rng.uniform(0.5, 1.8)
-    centre = (np.array(image.shape) - 1) / 2
-    offset = centre - matrix @ centre
-    mapped: Any = ndimage.affine_transform  # takes an offset for each axis as well
-    pair = [mapped(x, matrix, offset, order=1) for x in pair]
-    field = rng.uniform(-4, 4, (3, 5, 5, 5))
-    zooms = [n / 5 for n in image.shape]
-    bent = np.stack([np.asarray(ndimage.zoom(f, zooms, order=1)) for f in field])
-    at = np.indices(image.shape) + bent
-    pair = [ndimage.map_coordinates(x, at, order=1) for x in pair]
-    light = rng.uniform(0.9, 1.1) * pair[0] + 0.1 * rng.normal(size=image.shape)
-    return light, pair[1] > 0.5
 
 
 def surfaces(config: SegmentationBenchConfig) -> Task:
@@ -284,9 +219,9 @@ def ensembles(config: SegmentationBenchConfig) -> Task:
                 step.step()
                 step.wait()
 
-    together = compiled(ensemble(system, MEMBERS))
-    alone = [compiled(member(system, number)) for number in range(MEMBERS)]
-    about = f"a step of {MEMBERS} members, widths 8-16-32, 8 patches of {n}x{n}"
+    together = compiled(ensemble(system, config.members))
+    alone = [compiled(member(system, number)) for number in range(config.members)]
+    about = f"a step of {config.members} members, widths 8-16-32, 8 patches of {n}x{n}"
     work: dict[str, Work] = {"one after the other": functools.partial(taken, *alone)}
     return Task(about, functools.partial(taken, together), work, {})
 
@@ -324,6 +259,7 @@ def motion(config: SegmentationBenchConfig) -> Task:
 
 TASKS: Mapping[TaskName, Callable[[SegmentationBenchConfig], Task]] = {
     "lesions": lesions,
+    "volume": volume,
     "surfaces": surfaces,
     "tiles": tiles,
     "samples": samples,

@@ -21,6 +21,7 @@ from experiments.compare import (
     motion,
     pods_page,
     pretraining,
+    real_segmentation,
     reconstruction,
     rounding,
     uncertainty,
@@ -55,7 +56,8 @@ SAVED, SAVING = "cpu/bench-saved.json", "cpu/bench-saving.json"
 FIT, CHEART = "cpu/heart-fit.json", "cpu/cheart-tiny.json"
 FOLLOWED = ("cpu/deepmesh-tiny.json", "cpu/graph-motion-tiny.json")
 MASKS = tuple(
-    f"cpu/bench-segmentation-{task}.json" for task in ("lesions", "tiles", "motion")
+    f"cpu/bench-segmentation-{task}.json"
+    for task in ("lesions", "tiles", "motion", "surfaces", "samples", "volume")
 )
 WORDS = tuple(f"cpu/bench-{name}.json" for name in ("gloria", "mgca", "diffusion"))
 SYNTHETIC = "synthetic_pretraining.json"
@@ -99,6 +101,11 @@ TABLES: Mapping[str, Table] = {
     ),
     "compare_cmrxmotion": Table(
         "results/segmentation.md", ("compare_cmrxmotion.json",), cmrxmotion.table
+    ),
+    "compare_real_segmentation": Table(
+        "results/segmentation.md",
+        ("compare_real_segmentation.json",),
+        real_segmentation.table,
     ),
     "bench_segmentation": Table("results/segmentation.md", MASKS, bench.segmentation),
     "front_vlp": Table(FRONT, (PRETRAINING,), front.vlp),

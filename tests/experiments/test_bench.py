@@ -301,9 +301,10 @@ def test_both_readers_read_the_same_fields(torch, tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_segmentation_beside_its_peers(tmp_path, quick_compiler, capsys):
     config = segmentation.SegmentationBenchConfig(
-        tasks=("lesions", "surfaces", "tiles", "motion"),
+        tasks=("lesions", "volume", "surfaces", "tiles", "motion"),
         lesions=2,
         box=16,
+        whole=(24, 28, 24),
         surface=24,
         volume=32,
         patch=16,
@@ -313,9 +314,9 @@ def test_segmentation_beside_its_peers(tmp_path, quick_compiler, capsys):
     )
     result = segmentation.run(config)
     assert set(result["tasks"]) == set(config.tasks)
-    for name in ("lesions", "motion"):
-        ratio = result["tasks"][name]["ours_times_faster"]["SciPy"]
-        assert 0 < ratio["low"] <= ratio["high"]
+    for name in ("lesions", "volume", "motion"):
+        for peer, ratio in result["tasks"][name]["ours_times_faster"].items():
+            assert 0 < ratio["low"] <= ratio["high"], peer
     for name in ("surfaces", "tiles"):
         gaps = result["tasks"][name]["differences"]
         assert all(gap < 1e-5 for gap in gaps.values())
@@ -323,6 +324,19 @@ def test_segmentation_beside_its_peers(tmp_path, quick_compiler, capsys):
     assert json.loads(written) == json.loads(json.dumps(result))
     told = capsys.readouterr().out
     assert all(name in told for name in result["absent"])
+
+
+def test_answers_and_members_beside_one_after_the_other(tmp_path, quick_compiler):
+    config = segmentation.SegmentationBenchConfig(
+        tasks=("samples", "ensemble"), plane=16, members=2, turns=1, out=tmp_path
+    )
+    result = segmentation.run(config)
+    for name, peer in (
+        ("samples", "16 forward passes"),
+        ("ensemble", "one after the other"),
+    ):
+        task = result["tasks"][name]
+        assert task["ours_times_faster"].keys() == {peer} and "16x16" in task["about"]
 
 
 SMALL_WORDS: dict[str, Any] = {
