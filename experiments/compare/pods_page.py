@@ -16,6 +16,8 @@ BATCH, POD = 65_536, "v6e-256"
 """The contrast that is planned, and where."""
 SHARE = 0.06
 """Of a step, that it is to take at most."""
+KILLS, MINUTES = 50, 30
+"""Of a drill, and in which it is to be over."""
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -132,6 +134,12 @@ def told_drill(found: Mapping[str, Any]) -> str:
     if settings.get("heartbeat", drill.Drill.heartbeat) != drill.Drill.heartbeat:
         names.append("heartbeat")
     flags = " ".join(f"--{name} {settings[name]}" for name in names)
+    minutes = sum(found["seconds"].values()) / 60
+    goal = ""
+    if len(found["kills"]) >= KILLS:
+        met = "met" if minutes <= MINUTES else "missed"
+        goal = f"\nThe disturbed run took {minutes:.1f} minutes: the goal of at most "
+        goal += f"{MINUTES} is {met}.\n"
     # A drill of before there were turns has none.
     chosen = {"elastic": "--elastic", "in_turn": "--in-turn"}
     flags = " ".join([*(v for k, v in chosen.items() if settings.get(k)), flags])
@@ -141,7 +149,7 @@ def told_drill(found: Mapping[str, Any]) -> str:
 python -m experiments.drill {flags}
 ```
 
-{drill.page(found)}{found.get("remark", "")}"""
+{drill.page(found)}{goal}{found.get("remark", "")}"""
 
 
 def _network(found: Mapping[str, Any], cores: int) -> str:

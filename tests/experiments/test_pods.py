@@ -69,10 +69,19 @@ def test_what_differs_is_said(part):
 def test_a_drill_is_printed_with_the_command_that_repeats_it(monkeypatch):
     monkeypatch.setattr(pods_page.drill, "page", lambda found: "")
     usual = {"kills": 6, "seed": 3, "steps": 200, "processes": 4, "minutes": 5.0}
-    before = {"settings": {**usual, "elastic": True, "heartbeat": 10.0}}
+    settings = {**usual, "elastic": True, "heartbeat": 10.0}
+    spent = {"steps": 600.0, "down": 1206.0}
+    before = {"settings": settings, "kills": [0] * 6, "seconds": spent}
     words = "--kills 6 --seed 3 --steps 200 --processes 4 --minutes 5.0"
     assert f"drill --elastic {words}\n" in pods_page.told_drill(before)
-    turns = {"settings": {**before["settings"], "in_turn": True, "heartbeat": 30.0}}
+    assert "goal" not in pods_page.told_drill(before)
+    many = {**before, "kills": [0] * 50}
+    words_of_it = "took 30.1 minutes: the goal of at most 30 is missed."
+    assert words_of_it in pods_page.told_drill(many)
+    fast = {**many, "seconds": {"steps": 1799.0}}
+    assert "30.0 minutes: the goal of at most 30 is met." in pods_page.told_drill(fast)
+    turned = {**settings, "in_turn": True, "heartbeat": 30.0}
+    turns = {**before, "settings": turned}
     told = f"drill --elastic --in-turn {words} --heartbeat 30.0\n"
     assert told in pods_page.told_drill(turns)
 
