@@ -99,10 +99,11 @@ def input(result: Result) -> str:
     return markdown(head, rows)
 
 
-def heart(result: Result) -> str:
+def heart(*results: Result) -> str:
     """Parts of the heart's steps, ours and its peers; value and gradient of each."""
     rows = []
-    for part, measured in result["parts"].items():
+    parts = {k: v for result in results for k, v in result["parts"].items()}
+    for part, measured in parts.items():
         for name, one in measured["contestants"].items():
             ratio = measured["ours_times_faster"].get(name)
             median, low, high = (_short(v) for v in one["ms"])

@@ -53,6 +53,7 @@ ROUNDING, UNCERTAINTY = "compare_rounding.json", "compare_uncertainty.json"
 UNROLLED, MAPS = "cpu/bench-unrolled.json", "cpu/bench-maps.json"
 INPUT = "cpu/bench-input.json"
 SAVED, SAVING = "cpu/bench-saved.json", "cpu/bench-saving.json"
+HEART_STEPS = "cpu/bench-heart-steps.json"
 FIT, CHEART = "cpu/heart-fit.json", "cpu/cheart-tiny.json"
 FOLLOWED = ("cpu/deepmesh-tiny.json", "cpu/graph-motion-tiny.json")
 MASKS = tuple(
@@ -87,6 +88,7 @@ TABLES: Mapping[str, Table] = {
     "bench_saving": Table("results/speed.md", (SAVING,), bench.saving),
     "heart_fit": Table("results/heart.md", (FIT,), bench.fit),
     "bench_heart": Table("results/heart.md", ("cpu/bench-heart.json",), bench.heart),
+    "bench_heart_steps": Table("results/heart.md", (HEART_STEPS,), bench.heart),
     "cheart_tiny": Table("results/heart.md", (CHEART,), bench.completion),
     "motion_tiny": Table("results/heart.md", FOLLOWED, bench.following),
     "compare_anatomy": Table(
