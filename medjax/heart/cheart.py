@@ -105,18 +105,30 @@ def reconstruction_loss(
     Per frame the weighted mean over batch and voxels; then the weighted mean over
     frames. Dice is that of the three structures over each whole sequence.
     """
-    logp = jax.nn.log_softmax(logits.astype(jnp.float32))
-    truth = jax.nn.one_hot(labels, CLASSES)
+
+    def sums(of: tuple[Array, Array]) -> tuple[Array, ...]:
+        """Of one frame, over the voxels of every example and class, ``b k``."""
+        logp = jax.nn.log_softmax(of[0].astype(jnp.float32))
+        truth, axes = jax.nn.one_hot(of[1], CLASSES), (1, 2, 3)
+        p = jnp.exp(logp)
+        parts = (logp * truth, truth, p * truth, p + truth)
+        return tuple(jnp.sum(part, axes) for part in parts)
+
+    frames = (jnp.moveaxis(logits, 1, 0), jnp.moveaxis(labels, 1, 0))
+    if config.norm == "frame":
+        # Frame by frame as they are decoded, and computed again on the way back: what
+        # is kept of the published cycles is logits, 1.3 GB, not several times that.
+        each = jax.lax.map(jax.checkpoint(sums), frames)
+    else:
+        each = jax.vmap(sums)(frames)
     weights = jnp.array([1.0] + [config.class_weight] * (CLASSES - 1))
-    per_class = jnp.sum(logp * truth, axis=(0, 2, 3, 4))
-    counts = jnp.sum(truth, axis=(0, 2, 3, 4))
+    per_class, counts = (jnp.sum(part, axis=1) for part in each[:2])
     frame = -(per_class @ weights) / jnp.maximum(counts @ weights, 1.0)
     at = jnp.arange(logits.shape[1]) * 20
     middle = (at >= 3 * logits.shape[1]) & (at <= 13 * logits.shape[1])
     importance = jnp.where(middle, config.systole_weight, 1.0)
     entropy = jnp.sum(importance * frame) / jnp.sum(importance)
-    p, axes = jnp.exp(logp), (1, 2, 3, 4)
-    both, size = jnp.sum(p * truth, axes), jnp.sum(p + truth, axes)
+    both, size = (jnp.sum(part, axis=0) for part in each[2:])
     dice = jnp.mean((2 * both[:, 1:] + 1.0) / (size[:, 1:] + 1.0))
     return entropy, 1.0 - dice
 

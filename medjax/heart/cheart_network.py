@@ -280,8 +280,18 @@ class CHeart(nn.Module):
         """A decoder on every frame: one after the other where each is normalised by
         itself in training, else all at once."""
         if self.config.norm == "frame" and train:
-            each = [decoder(over[:, t], train=True) for t in range(over.shape[1])]
-            return jnp.stack(each, axis=1)
+            # A loop, not as many copies: what one frame needs is freed for the next.
+            def one(decoder: nn.Module, _: None, z: Array) -> tuple[None, Array]:
+                return None, decoder(z, train=True)
+
+            loop = nn.scan(
+                one,
+                variable_broadcast="params",
+                variable_carry="batch_stats",
+                split_rngs={"params": False},
+                in_axes=1,
+            )
+            return jnp.moveaxis(loop(decoder, None, over)[1], 0, 1)
         flat = decoder(over.reshape(-1, over.shape[-1]), train=train)
         return flat.reshape(*over.shape[:2], *flat.shape[1:])
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from medjax.nn.halving import Double, Halve
+from medjax.nn.halving import Double, Halve, Keep
 from medjax.nn.normalization import BatchNorm
 from medjax.nn.unet import upsample_bilinear
 
@@ -80,6 +80,9 @@ class Block(nn.Module):
             conv = Double(self.width, 3, **options)
         elif self.stride == 2:
             conv = Halve(self.width, 3, **options)
+        elif self.rank == 3:
+            keep = {k: v for k, v in options.items() if k != "use_bias"}
+            conv = Keep(self.width, **keep)
         else:
             kernel = (self.size,) * self.rank
             conv = nn.Conv(self.width, kernel, padding=self.size // 2, **options)

@@ -10,6 +10,9 @@ convolution of kernel 2 follows, and for doubling pairs of channels become voxel
 Values are the same. Of kernel 4 so is the number of products; one of 3 has a fourth tap
 of zeros, 64 products for 27 in three dimensions, and so is strided everywhere but there
 on a CPU. (Over several devices the gradient of four taps is what they sum.)
+
+There volumes are convolved slice by slice, which is several times faster still; so is
+:class:`Keep`, which leaves sizes as they are.
 """
 
 from typing import Any, Literal
@@ -49,6 +52,29 @@ class Halve(nn.Module):
         if any(n % 2 for n in x.shape[1:-1]):
             raise ValueError(f"Halve: sizes {x.shape[1:-1]}, expected even ones")
         return _apply(self, x, _halved, _strided)
+
+
+class Keep(nn.Module):
+    """Stride 1, kernel 3, padding 1, without bias, over volumes: sizes stay.
+
+    Flax's ``Conv``. XLA's own form is five times slower on a CPU than that of images.
+    """
+
+    features: int
+    kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d h w c"]) -> Float[Array, "b d h w f"]:
+        """Convolves.
+
+        Args:
+            x: features.
+        """
+        shape = (3, 3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        x, kernel = (jnp.asarray(v, self.dtype) for v in (x, kernel))
+        return _dense(jnp.pad(x, [(0, 0), *[(1, 1)] * 3, (0, 0)]), kernel)
 
 
 class Double(nn.Module):
@@ -106,7 +132,7 @@ def _halved(x: Array, kernel: Array) -> Array:
     kernel = kernel.reshape(*[2] * (2 * rank), channels, features)
     tap, phase = range(0, 2 * rank, 2), range(1, 2 * rank, 2)
     kernel = kernel.transpose(*tap, *phase, 2 * rank, 2 * rank + 1)
-    return _convolve(x, kernel.reshape(*[2] * rank, -1, features))
+    return _dense(x, kernel.reshape(*[2] * rank, -1, features))
 
 
 def _strided(x: Array, kernel: Array) -> Array:
@@ -122,7 +148,7 @@ def _doubled(x: Array, kernel: Array) -> Array:
     tap, phase = range(0, 2 * rank, 2), range(1, 2 * rank, 2)
     kernel = kernel.transpose(*tap, 2 * rank, *phase, 2 * rank + 1)
     kernel = kernel.reshape(*[2] * rank, channels, -1)
-    x = _convolve(jnp.pad(x, [(0, 0), *[(1, 1)] * rank, (0, 0)]), kernel)
+    x = _dense(jnp.pad(x, [(0, 0), *[(1, 1)] * rank, (0, 0)]), kernel)
     x = x.reshape(*x.shape[:-1], *[2] * rank, features)
     for axis, n in enumerate(size, 1):
         # The phase of this axis is the first that is left behind the spatial axes.
@@ -140,6 +166,24 @@ def _dilated(x: Array, kernel: Array) -> Array:
     rank = x.ndim - 2
     kernel = jnp.flip(kernel, range(rank))
     return _convolve(x, kernel, padding=((1, 2),) * rank, holes=(2,) * rank)
+
+
+def _dense(x: Array, kernel: Array) -> Array:
+    """Stride 1, nothing added at the borders."""
+    if x.ndim < 5:
+        return _convolve(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=_by_slices, default=_convolve)
+
+
+def _by_slices(x: Array, kernel: Array) -> Array:
+    """Slices of a volume as a batch of images, neighbours in depth as channels."""
+    taps, count = len(kernel), x.shape[1] - len(kernel) + 1
+    near = [jax.lax.slice_in_dim(x, i, i + count, axis=1) for i in range(taps)]
+    images = jnp.concatenate(near, axis=-1)
+    kernel = jnp.moveaxis(kernel, 0, 2)
+    kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
+    y = _convolve(images.reshape(-1, *images.shape[2:]), kernel)
+    return y.reshape(len(x), count, *y.shape[1:])
 
 
 def _convolve(

@@ -1,12 +1,13 @@
 """Halving and doubling against PyTorch's strided convolutions, and without dilation."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from medjax.nn import halving
-from medjax.nn.halving import Double, Halve
+from medjax.nn.halving import Double, Halve, Keep
 
 SIZES = {2: (6, 8), 3: (4, 6, 2)}
 
@@ -34,6 +35,28 @@ def test_values_are_pytorchs(kind, size, rank):
     params = {"kernel": weight.transpose(order), "bias": layer.bias.detach().numpy()}
     found = jax.jit(kind(5, size).apply)({"params": params}, x)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_volumes_slice_by_slice_are_what_flax_has():
+    x = features(3)
+    module = Keep(5)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+    kernel = np.random.default_rng(5).normal(size=shapes["params"]["kernel"].shape)
+    variables = {"params": {"kernel": jnp.asarray(kernel, jnp.float32)}}
+    plain = nn.Conv(5, (3, 3, 3), padding=1, use_bias=False)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
+
+    def both(module):
+        def loss(variables, x):
+            y = module.apply(variables, x)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+
+    for found, wanted in zip(
+        *(jax.tree.leaves(both(m)(variables, x)) for m in (module, plain)), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
 @pytest.mark.parametrize("forms", ["_halved _strided", "_doubled _dilated"])
