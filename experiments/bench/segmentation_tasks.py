@@ -55,6 +55,8 @@ class SegmentationBenchConfig:
     """Voxels along each axis of a tile."""
     plane: int = 64
     """Rows and columns of what the members are trained on."""
+    widths: tuple[int, ...] = (8, 16, 32)
+    """Channels of the levels of their network."""
     members: int = 5
     """Of an ensemble."""
     frame: int = 144
@@ -162,23 +164,28 @@ def tiles(config: SegmentationBenchConfig) -> Task:
     return Task(about, ours, theirs, differences)
 
 
-def _described(kind: type, n: int) -> Any:
+def _described(kind: type, n: int, widths: tuple[int, ...]) -> Any:
     """Settings of a small network of slices."""
+    levels = len(widths)
     network = NNUNetConfig(
-        widths=(8, 16, 32),
-        kernels=((3, 3),) * 3,
-        strides=((1, 1), (2, 2), (2, 2)),
-        blocks=(2, 2, 2),
-        decoder_blocks=(2, 2),
+        widths=widths,
+        kernels=((3, 3),) * levels,
+        strides=((1, 1), *((2, 2),) * (levels - 1)),
+        blocks=(2,) * levels,
+        decoder_blocks=(2,) * (levels - 1),
         out_channels=2,
     )
     return kind(network, (n, n), 1, classes({"lesion": 1}))
 
 
+def _told(config: SegmentationBenchConfig) -> str:
+    return "-".join(map(str, config.widths))
+
+
 def samples(config: SegmentationBenchConfig) -> Task:
     """Draws of one batch, the encoder asked once."""
     n, rng = config.plane, np.random.default_rng(config.seed)
-    system = hierarchical_system(_described(HierarchicalConfig, n))
+    system = hierarchical_system(_described(HierarchicalConfig, n, config.widths))
     images = jnp.asarray(rng.normal(size=(8, n, n, 1)), jnp.float32)
     key = jax.random.key(config.seed)
     variables = jax.jit(system.init)(key, {"image": images})
@@ -193,14 +200,14 @@ def samples(config: SegmentationBenchConfig) -> Task:
     def ours() -> jax.Array:
         return jax.block_until_ready(draw(variables, images, key, DRAWS))
 
-    about = f"{DRAWS} answers to 8 slices of {n}x{n}, widths 8-16-32"
+    about = f"{DRAWS} answers to 8 slices of {n}x{n}, widths {_told(config)}"
     return Task(about, ours, {f"{DRAWS} forward passes": one_by_one}, {})
 
 
 def ensembles(config: SegmentationBenchConfig) -> Task:
     """A step of five members."""
     n, rng = config.plane, np.random.default_rng(config.seed)
-    system = segmentation_system(_described(SegmentationConfig, n))
+    system = segmentation_system(_described(SegmentationConfig, n, config.widths))
     batch = {
         "image": rng.normal(size=(8, n, n, 1)).astype(np.float32),
         "label": rng.integers(0, 2, (8, n, n)).astype(np.int16),
@@ -221,7 +228,8 @@ def ensembles(config: SegmentationBenchConfig) -> Task:
 
     together = compiled(ensemble(system, config.members))
     alone = [compiled(member(system, number)) for number in range(config.members)]
-    about = f"a step of {config.members} members, widths 8-16-32, 8 patches of {n}x{n}"
+    about = f"a step of {config.members} members, widths {_told(config)}, "
+    about += f"8 patches of {n}x{n}"
     work: dict[str, Work] = {"one after the other": functools.partial(taken, *alone)}
     return Task(about, functools.partial(taken, together), work, {})
 

@@ -328,7 +328,12 @@ def test_segmentation_beside_its_peers(tmp_path, quick_compiler, capsys):
 
 def test_answers_and_members_beside_one_after_the_other(tmp_path, quick_compiler):
     config = segmentation.SegmentationBenchConfig(
-        tasks=("samples", "ensemble"), plane=16, members=2, turns=1, out=tmp_path
+        tasks=("samples", "ensemble"),
+        plane=16,
+        widths=(2, 3),
+        members=2,
+        turns=1,
+        out=tmp_path,
     )
     result = segmentation.run(config)
     for name, peer in (
