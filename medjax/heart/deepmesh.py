@@ -225,14 +225,8 @@ def plane_distance(
     diagonal = float(np.hypot(h, w))
 
     def one(plane: Array, contour: Array, there: Array) -> tuple[Array, Array, Array]:
-        seen = project(
-            vertices,
-            plane,
-            (h, w),
-            tau=config.tau,
-            within=config.within,
-            top=config.top,
-        )
+        reach = {"tau": config.tau, "within": config.within, "top": config.top}
+        seen = project(vertices, plane, (h, w), **reach)
         pixels = contour / jnp.sqrt(jnp.sum(jnp.square(plane[1:]), axis=-1))[None]
         away = weighted_hausdorff(
             seen.pixels, seen.weight, pixels, there, diagonal=diagonal
@@ -240,22 +234,21 @@ def plane_distance(
         empty = ~(jnp.any(seen.weight > 0.0) & jnp.any(there > 0.0))
         return away, empty, seen.left_out > 0
 
+    planes, known = example["planes"], example["label_mask"]
     if config.projections and frame == 0:
-        given = (example["projected"], example["projected_mask"])
         known = example["projected_planes"]
-        # Many planes with many pixels: of one at a time.
-        every = (example["planes"], *given)
+        # Many planes with many pixels: one at a time.
+        every = planes, example["projected"], example["projected_mask"]
         each, *told = jax.lax.map(jax.checkpoint(lambda x: one(*x)), every)
     else:
-        given = (example["contours"][frame], example["contour_mask"][frame])
-        known = example["label_mask"]
-        each, *told = jax.vmap(one)(example["planes"], *given)
+        contours, there = example["contours"], example["contour_mask"]
+        each, *told = jax.vmap(one)(planes, contours[frame], there[frame])
     mask = example["plane_mask"] * known
-    stack = jnp.sum(mask[:slices] * each[:slices])
-    stack = stack / jnp.maximum(jnp.sum(mask[:slices]), 1.0)
+    short_axis = jnp.sum(mask[:slices] * each[:slices])
+    short_axis /= jnp.maximum(jnp.sum(mask[:slices]), 1.0)
     count = jnp.maximum(jnp.sum(mask), 1.0)
     empty, short = (jnp.sum(mask * which.astype(mask.dtype)) / count for which in told)
-    return stack + jnp.sum(mask[slices:] * each[slices:]), empty, short
+    return short_axis + jnp.sum(mask[slices:] * each[slices:]), empty, short
 
 
 def deepmesh(config: DeepMeshConfig, topology: Topology) -> MotionSystem:

@@ -13,8 +13,8 @@ with the same settings, finds them there.
 
 Training people follow the seed; the held-out ones are always the same.
 
-Or people of a data set: see :mod:`medjax.heart.motion_trees` for scans with label maps,
-:mod:`medjax.heart.motion_folders` for DeepMesh's folders.
+Or people of a data set: scans with label maps (:mod:`medjax.heart.motion_trees`), or
+DeepMesh's folders (:mod:`medjax.heart.motion_folders`).
 """
 
 import dataclasses
@@ -394,8 +394,7 @@ def _open(folder: Path) -> Subject:
     found = {}
     for name in Subject._fields:
         path = folder / f"{name}.npy"
-        if name in Subject._field_defaults and not path.is_file():
-            continue
-        with reading(path, "drawn person"):
-            found[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+        if path.is_file() or name not in Subject._field_defaults:
+            with reading(path, "drawn person"):
+                found[name] = np.load(path, mmap_mode="r", allow_pickle=False)
     return Subject(**found)
