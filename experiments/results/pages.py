@@ -16,6 +16,7 @@ from experiments.compare import (
     anatomy,
     attention_effects,
     cmrxmotion,
+    doors,
     doubling,
     mixing,
     motion,
@@ -68,6 +69,7 @@ TABLES: Mapping[str, Table] = {
     "synthetic_pretraining": Table(
         "results/vlp.md", (SYNTHETIC,), synthetic_tables.table
     ),
+    "compare_doors": Table("results/vlp.md", ("compare_doors.json",), doors.table),
     "compare_reconstruction": Table(
         "results/mri.md", (RECONSTRUCTION,), reconstruction.table
     ),
