@@ -71,6 +71,21 @@ def absent() -> list[dict[str, Any]]:
     return found
 
 
+STARTER = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+found = {
+    "status": os.waitstatus_to_exitcode(status),
+    "cpu_s": usage.ru_utime + usage.ru_stime,
+    "memory": 1024 * usage.ru_maxrss,  # Linux counts KiB
+}
+print(json.dumps(found))
+"""
+"""Starts a command: Linux counts the memory of whoever does as the command's own, so it
+has to be somebody small."""
+
+
 def taken(command: Sequence[str]) -> dict[str, float]:
     """Seconds of processors and bytes of memory that a command takes.
 
@@ -79,14 +94,16 @@ def taken(command: Sequence[str]) -> dict[str, float]:
     """
     # Not the quick and poor code that the rest of the comparison is looked at in.
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise ValueError(f"{' '.join(command)} ended with {process.returncode}")
-    # Linux counts KiB.
-    most = 1024 * usage.ru_maxrss
-    return {"cpu_s": usage.ru_utime + usage.ru_stime, "memory": most}
+    told = subprocess.run(
+        [sys.executable, "-c", STARTER, *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found = json.loads(told.stdout)
+    if status := found.pop("status"):
+        raise ValueError(f"{' '.join(command)} ended with {status}")
+    return found
 
 
 def absent_table(rows: Sequence[Mapping[str, Any]]) -> str:

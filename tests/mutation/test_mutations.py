@@ -6,12 +6,13 @@ by default; ``pytest tests/mutation --mutations 10000 --mutation-seed 1`` for mo
 """
 
 import json
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from tests.mutation import formats, worker
+from tests.mutation import formats
 from tests.processes import ROOT, start
 
 FEW = 160
@@ -55,10 +56,14 @@ def test_damaged_files_are_read_or_refused(room, tmp_path, pytestconfig):
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    """Outcomes of readers that are at fault on purpose."""
+    """Outcomes of readers that are at fault on purpose, where signals are blocked."""
     names = [f"--format={name}" for name in formats.PLANTED]
     few = ["--files=16", "--work=0.15", "--wait=4"]
-    rows, status, _ = run(tmp_path_factory.mktemp("planted"), *names, *few)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPROF])
+    try:
+        rows, status, _ = run(tmp_path_factory.mktemp("planted"), *names, *few)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert status == 3
     return rows
 
@@ -82,10 +87,9 @@ def test_the_harness_finds_planted_faults(planted, name, fault):
     assert {row["fault"] for row in found} == {fault}
 
 
-def test_counts_of_a_run_are_a_page(tmp_path, capsys):
+def test_counts_of_a_run_are_a_page(tmp_path):
     asked = ["--format=sound", "--format=mistyped", "--files=4", "--seed=0"]
-    assert worker.main([*asked, f"--page={tmp_path / 'page.md'}"]) == 3
-    capsys.readouterr()
+    assert run(tmp_path, *asked, f"--page={tmp_path / 'page.md'}")[1] == 3
     written = (tmp_path / "page.md").read_text().splitlines()
     assert "--files 4 --seed 0" in written[2]
     assert written[-1] == "| all | 4 | 0 | 2 | 2 |"

@@ -57,7 +57,12 @@ class Limits:
     wait: float = 120.0
 
     def start(self) -> None:
-        """Begins to count: the kernel ends this process, whatever code it is in."""
+        """Begins to count: the kernel ends this process, whatever code it is in, and
+        whatever whoever started it did to its signals."""
+        ends = (signal.SIGPROF, signal.SIGALRM)
+        for each in ends:
+            signal.signal(each, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
         signal.setitimer(signal.ITIMER_PROF, self.work)
         signal.setitimer(signal.ITIMER_REAL, self.wait)
 

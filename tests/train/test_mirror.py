@@ -373,7 +373,8 @@ def test_a_run_outlives_its_machine_on_s3(s3, tmp_path):
     attempts = [({"0:17": "SIGKILL"}, -9), ({"0:20": "SIGTERM"}, 143), ({}, 0)]
     for attempt, (signals, status) in enumerate(attempts):
         name = f"machine{attempt}"
-        options = dict(mirror=copy, signals=signals, delay=0.1)
+        # So slow that a busy machine has copied a checkpoint before it dies.
+        options = dict(mirror=copy, signals=signals, delay=0.3)
         processes.finish(tmp_path / "logs", [start(name, **options)], [status])
         log = Path(tmp_path, "logs", f"{name}.log").read_text()
         assert ("resumed from step" in log) == (attempt > 0), log
