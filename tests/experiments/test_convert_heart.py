@@ -27,10 +27,16 @@ SHAPE = (16, 16, 16)
 
 
 def settled(network, seed):
-    """In use, with parameters and statistics that tell one tensor from another."""
+    """In use, with parameters and statistics that tell one tensor from another.
+
+    Kernels keep the size of what they read: where values grow from layer to layer, the
+    last one's tanh turns the rounding of large sums into differences of its slope.
+    """
     torch.manual_seed(seed)
     for name, value in network.state_dict().items():
-        if value.is_floating_point():
+        if value.ndim > 1:
+            value.normal_(0.0, value[0].numel() ** -0.5)
+        elif value.is_floating_point():
             value.uniform_(0.5 if name.endswith("running_var") else -0.4, 1.0)
     return network.eval()
 
@@ -89,7 +95,7 @@ def test_deepmeshs_two_stages_become_a_run(released, capsys):
         # Along columns, rows and slices there.
         expected = found.numpy().transpose(0, 2, 3, 4, 1)[..., ::-1]
         assert expected.std() > 0.01
-        np.testing.assert_allclose(field, expected, atol=1e-4)
+        np.testing.assert_allclose(field, expected, atol=1e-5)
 
 
 def test_one_stage_of_deepmesh_is_given_its_mesh_and_files_are_missed(released, capsys):
