@@ -51,6 +51,7 @@ from medjax.segmentation.cmrxmotion.disturbed import (
     answers,
     counts,
     in_turn,
+    rows_by_breathing,
     rows_by_grade,
     task2_rows,
 )
@@ -153,6 +154,9 @@ def run(config: UnderMotion) -> dict[str, Any]:
         "grading": graded_by(config, graders, segmenters[first], parts, found[first]),
         "segmentation": [
             row for arm, those in found.items() for row in rows_by_grade(arm, those)
+        ],
+        "breathing": [
+            row for arm, those in found.items() for row in rows_by_breathing(arm, those)
         ],
         "task2": task2_rows(found, config.workdir),
     }

@@ -42,7 +42,7 @@ from experiments.compare.publishing import (
     summarise,
 )
 from medjax.metrics.cases import EMPTY
-from medjax.segmentation.cmrxmotion.reader import LABELS
+from medjax.segmentation.cmrxmotion.reader import ACQUISITIONS, GRADES, LABELS
 from medjax.train.launch import LaunchConfig, cpu_devices
 
 ARMS = {
@@ -57,7 +57,10 @@ GRADERS = {
     "uncertainty": ("uncertainty of the segmenter at rest",),
     "commonest": ("*the commonest grade for all*",),
 }
+SAW = "segmenter saw hearts"
 REFERENCE = "clean"
+WAYS = tuple(way.replace("_", " ") for way in ACQUISITIONS.values())
+"""Of breathing, as the challenge asked for them."""
 GRADING = {"kappa": "kappa, linear", "accuracy": "accuracy"}
 
 
@@ -159,19 +162,20 @@ def headline(results: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
     Returns:
       ``segmentation`` (a row per segmenter: Dice, HD95 in mm, how many structures were
-      empty, and the error of the ejection fraction in points, by grade), ``grading``
-      (a row per grader) and ``scans`` held out of each grade.
+      empty, and the error of the ejection fraction in points, by grade and by way of
+      breathing), ``grading`` (a row per grader) and ``scans`` held out of each grade.
     """
     arms: dict[str, dict[str, Any]] = {}
-    for row in results["segmentation"]:
+    for row in [*results["segmentation"], *results["breathing"]]:
         known = {"system": row["trained on"], "seed": seed}
         scores = arms.setdefault(row["trained on"], known)
+        which = row["grade"] if "grade" in row else row["breathing"]
         hd95 = [row[f"{name}_hd95"] for name in LABELS]
-        scores[f"dice {row['grade']}"] = row["dice"]
-        scores[f"hd95 {row['grade']}"] = float(np.mean(hd95))
-        scores |= {f"{name} {row['grade']}": row[name] for name in EMPTY}
+        scores[f"dice {which}"] = row["dice"]
+        scores[f"hd95 {which}"] = float(np.mean(hd95))
+        scores |= {f"{name} {which}": row[name] for name in EMPTY}
         if np.isfinite(row["EF error"]):
-            scores[f"EF {row['grade']}"] = row["EF error"]
+            scores[f"EF {which}"] = row["EF error"]
     grading = [
         {"system": row["method"], "seed": seed, **{key: row[key] for key in GRADING}}
         for row in results["grading"]
@@ -194,21 +198,27 @@ def told_of_all(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Scores by grade, differences and graders in Markdown."""
+    """Scores by grade and way of breathing, differences and graders in Markdown."""
     found = results["segmentation"]
     present = found["summary"][0]
-    told = {
-        f"{key} {grade}": f"{name}, grade {grade}"
-        for key, name in (("dice", "Dice"), ("hd95", "HD95 mm"), ("EF", "EF error"))
-        for grade in (1, 2, 3)
-        if f"{key} {grade}" in present
-    }
-    parts = [compared("segmenter saw hearts", ARMS, found["summary"], told, cell)]
-    grades = {f" {g}": f", grade {g}" for g in (1, 2, 3) if f"dice {g}" in present}
-    parts += emptiness("structures of scans", ARMS, found["summary"], grades)
-    if against := found["differences"]:
-        about = f"minus {ARMS[REFERENCE][0]}"
-        parts.append(compared(about, ARMS, against, told, interval))
+    grades = {f" {grade}": f", grade {grade}" for grade in GRADES}
+    ways = {f" {way}": f", {way}" for way in WAYS}
+    parts = []
+    for those in (grades, ways):
+        told = {
+            key + place: name + said
+            for key, name in (("dice", "Dice"), ("hd95", "HD95 mm"), ("EF", "EF error"))
+            for place, said in those.items()
+            if key + place in present
+        }
+        if not told:
+            continue
+        parts.append(compared(SAW, ARMS, found["summary"], told, cell))
+        scored = {p: said for p, said in those.items() if f"dice{p}" in present}
+        parts += emptiness("structures of scans", ARMS, found["summary"], scored)
+        if against := found["differences"]:
+            about = f"minus {ARMS[REFERENCE][0]}"
+            parts.append(compared(about, ARMS, against, told, interval))
     graders = results["grading"]["summary"]
     parts.append(compared("graded by", GRADERS, graders, GRADING, cell))
     return "\n\n".join(parts)

@@ -32,7 +32,13 @@ def results(seed, *, grades=(1, 2, 3)):
         {"method": name, "kappa": 0.5, "accuracy": 0.75, "confusion": confusion}
         for name in ("softmax", "ordinal", "uncertainty")
     ]
-    return {"segmentation": rows, "grading": graded}
+    breathing = [
+        {**{key: row[key] for key in row if key != "grade"}, "breathing": way}
+        for row in rows
+        if row["grade"] == 1
+        for way in cmrxmotion.WAYS
+    ]
+    return {"segmentation": rows, "breathing": breathing, "grading": graded}
 
 
 def test_runs_differ_in_their_seed_alone():
@@ -58,6 +64,7 @@ def test_an_evaluation_is_told_by_segmenter_and_by_grader():
     assert row["hd95 2"] == np.mean(range(len(LABELS))) and row["n_missed 3"] == 3
     # An ejection fraction needs both phases: where none has them nothing is told.
     assert "EF 1" not in row and row["EF 3"] == 5.0
+    assert row["dice free"] == row["dice 1"] and row["n_missed free"] == 1
     assert told["scans"] == [7, 3, 2]
     commonest = told["grading"][-1]
     assert commonest["system"] == "commonest"
@@ -80,7 +87,9 @@ def test_the_table_tells_differences_of_grades_that_every_run_has(tmp_path):
     text = cmrxmotion.table(found)
     assert "Dice, grade 3" in text and "Dice, grade 2" not in text
     assert "missed, grade 3" in text and "missed, grade 2" not in text
-    assert text.count("| at rest, and breathing |") == 3
+    # Scores, what is empty and differences, by grade and by way of breathing.
+    assert text.count("| at rest, and breathing |") == 6
+    assert "Dice, breath hold" in text and "missed, intensive" in text
     assert "minus at rest" in text and "*the commonest grade for all*" in text
     with pytest.raises(ValueError, match="use another workdir"):
         cmrxmotion.compare(dataclasses.replace(config, steps=3))

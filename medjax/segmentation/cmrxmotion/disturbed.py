@@ -1,10 +1,10 @@
 """Segmentation of scans that breathing disturbed: scores by grade, and what is unsure.
 
 Every structure is scored by Dice and by HD95 (medpy's, mm), means are told by the
-grade of the scan, and end-diastole and end-systole of an acquisition give its ejection
-fraction. The uncertainty of a scan is the mean entropy within three voxels of what is
-predicted (of the whole image where nothing is): a mean over the image is one of its
-background.
+grade of the scan and by how people were to breathe, and end-diastole and end-systole of
+an acquisition give its ejection fraction. The uncertainty of a scan is the mean entropy
+within three voxels of what is predicted (of the whole image where nothing is): a mean
+over the image is one of its background.
 """
 
 import dataclasses
@@ -97,50 +97,81 @@ def rows_by_grade(arm: str, found: Sequence[Answer]) -> list[dict[str, Any]]:
     """A row for each grade that occurs: Dice and HD95 of every structure.
 
     Means of structures that some scans lack on a side come with their numbers:
-    ``LV_n_missed`` and so on, and ``n_missed``, ... over all structures.
+    ``LV_n_missed`` and so on, and ``n_missed``, ... over all structures. The grade of
+    an acquisition, of which there is one ejection fraction, is that of its worse phase.
 
     Args:
         arm: name of the segmenter.
         found: scored answers; those without a truth or a grade are left out.
     """
+    graded = [answer for answer in found if answer.scan.grade is not None]
+    pairs = acquisitions([answer for answer in found if answer.scores])
     rows = []
     for grade in GRADES:
-        those = [a for a in found if a.scan.grade == grade and a.scores]
-        if not those:
-            continue
-        row: dict[str, Any] = {"trained on": arm, "grade": grade, "n": len(those)}
-        mean, empty = over_cases([a.scores for a in those])
-        row |= {key: value for key, value in mean.items() if not key.endswith("_hd")}
-        row |= empty | empty_of_all(empty)
-        row["dice"] = float(np.mean([row[f"{name}_dice"] for name in LABELS]))
-        row["uncertainty"] = float(np.mean([a.uncertainty for a in those]))
-        errors = ejection_errors([a for a in found if a.scores], grade)
-        row["EF error"] = float(np.mean(np.abs(errors))) if errors else float("nan")
-        row["acquisitions"] = len(errors)
-        rows.append(row)
+        those = [answer for answer in graded if answer.scan.grade == grade]
+        worst = [p for p in pairs if max(a.scan.grade or 0 for a in p) == grade]
+        rows += _row({"trained on": arm, "grade": grade}, those, worst)
     return rows
 
 
-def ejection_errors(found: Sequence[Answer], grade: int) -> list[float]:
-    """Predicted minus true ejection fraction (percent) of acquisitions of a grade.
+def rows_by_breathing(arm: str, found: Sequence[Answer]) -> list[dict[str, Any]]:
+    """The same for each way of breathing that occurs, whatever came of it.
 
     Args:
-        found: with truths. An acquisition without both phases, or without a cavity at
-            end-diastole on either side, has none.
-        grade: the worse one of end-diastole and end-systole.
+        arm: name of the segmenter.
+        found: scored answers; those without a truth are left out.
     """
+    rows = []
+    for number, mode in ACQUISITIONS.items():
+        those = [a for a in found if a.scan.acquisition == number and a.scores]
+        known = {"trained on": arm, "breathing": mode.replace("_", " ")}
+        rows += _row(known, those, acquisitions(those))
+    return rows
+
+
+def _row(
+    known: Mapping[str, Any],
+    those: Sequence[Answer],
+    pairs: Sequence[tuple[Answer, Answer]],
+) -> list[dict[str, Any]]:
+    """Means over scored scans, and over acquisitions; none of none."""
+    those = [answer for answer in those if answer.scores]
+    if not those:
+        return []
+    row: dict[str, Any] = {**known, "n": len(those)}
+    mean, empty = over_cases([a.scores for a in those])
+    row |= {key: value for key, value in mean.items() if not key.endswith("_hd")}
+    row |= empty | empty_of_all(empty)
+    row["dice"] = float(np.mean([row[f"{name}_dice"] for name in LABELS]))
+    row["uncertainty"] = float(np.mean([a.uncertainty for a in those]))
+    errors = ejection_errors(pairs)
+    row["EF error"] = float(np.mean(np.abs(errors))) if errors else float("nan")
+    row["acquisitions"] = len(errors)
+    return [row]
+
+
+def acquisitions(found: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
+    """Answers to end-diastole and end-systole of what was scanned at both."""
     both: dict[tuple[str, int], dict[str, Answer]] = {}
     for answer in found:
         scan = answer.scan
         both.setdefault((scan.patient, scan.acquisition), {})[scan.phase] = answer
+    first, second = PHASES
+    return [(by[first], by[second]) for by in both.values() if set(by) == set(PHASES)]
+
+
+def ejection_errors(pairs: Sequence[tuple[Answer, Answer]]) -> list[float]:
+    """Predicted minus true ejection fraction, percent.
+
+    Args:
+        pairs: both phases of acquisitions, with truths. Without a cavity at
+            end-diastole on either side there is none.
+    """
     errors = []
-    for by in both.values():
-        worst = max(answer.scan.grade or 0 for answer in by.values())
-        if set(by) == set(PHASES) and worst == grade:
-            said = _fraction([by[phase].said for phase in PHASES])
-            truths = [by[phase].truth for phase in PHASES]
-            true = _fraction([t.data for t in truths if t is not None])
-            errors.append(said - true)
+    for pair in pairs:
+        said = _fraction([answer.said for answer in pair])
+        truths = [answer.truth for answer in pair]
+        errors.append(said - _fraction([t.data for t in truths if t is not None]))
     return [error for error in errors if np.isfinite(error)]
 
 

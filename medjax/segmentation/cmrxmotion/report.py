@@ -67,7 +67,8 @@ def motion_page(
 
     Args:
         workdir: folder of the run.
-        results: ``counts``, ``grading``, ``segmentation`` and ``task2``, tables all.
+        results: ``counts``, ``grading``, ``segmentation``, ``breathing`` and
+            ``task2``, tables all.
         strips: to show; none of real scans, whose rest nobody knows.
         shown: answers of each segmenter to the same scans.
         title: of the page.
@@ -172,18 +173,33 @@ def _segmentation(page: Report, results: Mapping[str, Any]) -> None:
     heads = {f"{n}_dice": f"{n} Dice" for n in LABELS}
     heads |= {f"{n}_hd95": f"{n} HD95, mm" for n in LABELS}
     heads |= EMPTY | {"uncertainty": "entropy around", "EF error": "EF error, points"}
-    page.table(
-        [
-            {"trained on": row["trained on"], "grade": row["grade"], "scans": row["n"]}
-            | {head: row[key] for key, head in heads.items()}
-            for row in rows
-        ],
-        caption="Held-out scans by their grade. HD95 is medpy's. A structure that one "
-        "side lacks has Dice 0 and the image's diagonal, one that both lack Dice 1 and "
-        "0 mm; both are counted over all structures. The EF error is the mean absolute "
-        "one, of acquisitions whose worse phase has the grade.",
-        bars={head: (0.0, 1.0) for head in heads.values() if head.endswith("Dice")},
+    bars = {head: (0.0, 1.0) for head in heads.values() if head.endswith("Dice")}
+    told = (
+        (
+            "grade",
+            rows,
+            "Held-out scans by their grade. HD95 is medpy's. A structure that one "
+            "side lacks has Dice 0 and the image's diagonal, one that both lack Dice 1 "
+            "and 0 mm; both are counted over all structures. The EF error is the mean "
+            "absolute one, of acquisitions whose worse phase has the grade.",
+        ),
+        (
+            "breathing",
+            results["breathing"],
+            "The same scans by what volunteers were asked to do, whatever came of it.",
+        ),
     )
+    for by_what, those, caption in told:
+        page.table(
+            [
+                {"trained on": row["trained on"], by_what: row[by_what]}
+                | {"scans": row["n"]}
+                | {head: row[key] for key, head in heads.items()}
+                for row in those
+            ],
+            caption=caption,
+            bars=bars,
+        )
     single = [f"{name}_{count}" for name in LABELS for count in EMPTY]
     page.table(
         [

@@ -10,9 +10,11 @@ from medjax.data.nifti import Volume
 from medjax.segmentation.cmrxmotion.disturbed import (
     SEGMENTATIONS,
     Answer,
+    acquisitions,
     counts,
     ejection_errors,
     in_turn,
+    rows_by_breathing,
     rows_by_grade,
     task2_rows,
 )
@@ -60,10 +62,27 @@ def beat():
 
 
 def test_ejection_fractions_are_of_acquisitions_by_their_worse_phase(beat):
-    assert ejection_errors(beat, 2) == pytest.approx([25.0 - 50.0])
-    assert ejection_errors(beat, 1) == [] and ejection_errors(beat[:1], 2) == []
+    (pair,) = acquisitions(beat[::-1])
+    assert pair == tuple(beat) and acquisitions(beat[:1]) == []
+    assert ejection_errors([pair]) == pytest.approx([25.0 - 50.0])
+    first, second = rows_by_grade("clean", beat)
+    assert (first["acquisitions"], second["acquisitions"]) == (0, 1)
     blind = dataclasses.replace(beat[0], said=np.zeros_like(beat[0].said))
-    assert ejection_errors([blind, beat[1]], 2) == []
+    assert ejection_errors([(blind, beat[1])]) == []
+
+
+def test_rows_of_breathing_do_not_ask_for_grades(beat):
+    held = answer("ED", None, labels(80), labels(80), acquisition=1)
+    first, second = rows_by_breathing("clean", [*beat, held])
+    assert (first["breathing"], first["n"], first["acquisitions"]) == (
+        "breath hold",
+        1,
+        0,
+    )
+    assert (second["breathing"], second["n"], second["acquisitions"]) == ("free", 2, 1)
+    assert second["LV_dice"] == pytest.approx((1 + 0.8) / 2)
+    assert second["EF error"] == pytest.approx(25.0)
+    assert [row["n"] for row in rows_by_grade("clean", [*beat, held])] == [1, 1]
 
 
 def test_rows_are_means_over_scans_of_a_grade(beat):
