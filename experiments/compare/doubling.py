@@ -64,7 +64,7 @@ class Doubling:
     """Peak learning rate; it falls along a cosine."""
     first: int = 1200
     """Updates of the first run."""
-    most: int = 9600
+    most: int = 19_200
     """Updates of no run are more."""
     flat: float = 0.2
     """Gain in dB by twice the updates, mean over accelerations, that ends a curve."""
