@@ -173,8 +173,7 @@ def _evaluate(
     config: ProbesConfig,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     section = system.compared
-    run = functools.partial(encode, mesh=mesh, batch_size=config.batch_size)
-    test = run(
+    test = encode(
         {
             "features": lambda v, b: system.image_features(v, b["image"]),
             "image": lambda v, b: system.image_embedding(v, b["image"]),
@@ -182,6 +181,8 @@ def _evaluate(
         },
         variables,
         Rows(corpus.source("test", ("image", section))),
+        mesh=mesh,
+        batch_size=config.batch_size,
         label="encode test",
     )
     results: dict[str, Any] = {"prompts": PROMPTS_VERSION, "test": len(test["image"])}
@@ -224,13 +225,17 @@ def _evaluate(
         seed=config.seed,
         groups=patients,
     )
-    encoders = {"features": lambda v, b: system.image_features(v, b["image"])}
+    # One encoder for both splits: an image tower is compiled once.
+    run = Encoder(
+        {"features": lambda v, b: system.image_features(v, b["image"])},
+        mesh=mesh,
+        batch_size=config.batch_size,
+    )
     features = {"test": test["features"]}
     for split in ("train", "valid"):
         rows = Rows(corpus.source(split, ("image",)), most=config.labelled)
-        features[split] = run(encoders, variables, rows, label=f"encode {split}")[
-            "features"
-        ]
+        found = run(variables, rows, label=f"encode {split}")
+        features[split] = found["features"]
         labels[split] = labels[split][: len(rows)]
     results["linear_probe"] = [
         linear_probe(

@@ -19,10 +19,13 @@ from experiments.compare.publishing import summarise
 from medjax.report.run import without_nan
 from medjax.train import goodput, speed
 from medjax.train.log import read_metrics
+from medjax.train.mesh import make_mesh
 from medjax.train.optimizer import OptimizerConfig
 from medjax.vlp import pretraining, show
 from medjax.vlp.corpus import Corpus
+from medjax.vlp.evaluate import ProbesConfig, evaluate
 from medjax.vlp.pretraining import run
+from medjax.vlp.system import PretrainingSystem
 from medjax.vlp.tokens import SPECIAL
 from medjax.vlp.words import continuing_pieces
 from tests.experiments.interrupted import same_files, stopped
@@ -119,6 +122,22 @@ def test_the_page_says_before_all_else_that_reports_are_real(trained, folder):
     corpus.metadata["name"] = "openi"
     first = blocks()[0]
     assert first.startswith('<p class="notice">Real data') and "from openi." in first
+
+
+def test_a_probes_splits_are_encoded_by_one_program(trained, folder):
+    corpus = Corpus(folder / "data", max_tokens=32)
+    traced = []
+
+    def embedded(variables, x):
+        traced.append(x.ndim)
+        return x.reshape(len(x), -1)[:, :2].astype(np.float32)
+
+    system = PretrainingSystem(*[embedded] * 6, tokens=("report",), compared="report")
+    config = ProbesConfig(fractions=(1.0,), batch_size=8)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    evaluate(system, {}, corpus, mesh=mesh, max_length=32, config=config)
+    # Films for their features and embeddings, and once more for both other splits.
+    assert traced.count(3) == 3
 
 
 @pytest.fixture

@@ -53,12 +53,12 @@ def test_varnet_equals_the_published_module(golden, tmp_path):
     params = found.variables["params"]
     mask = jnp.asarray(golden["mask"])[:, None]
     kspace = as_ours(golden["kspace"])
-    maps = varnet.SensitivityNet(SMALL).apply(
+    maps = jax.jit(varnet.SensitivityNet(SMALL).apply)(
         {"params": params["sens_net"]}, kspace, mask[None]
     )
     np.testing.assert_allclose(maps, as_ours(golden["sensitivities"]), atol=1e-4)
     batch = {"kspace": kspace[:, None], "mask": mask[None, None]}
-    out = varnet.varnet_system(SMALL).reconstruct(found.variables, batch)
+    out = jax.jit(varnet.varnet_system(SMALL).reconstruct)(found.variables, batch)
     np.testing.assert_allclose(
         out[:, 0], as_ours(golden["varnet_out"]), rtol=1e-4, atol=1e-4
     )
@@ -234,7 +234,7 @@ def test_full_sampling_with_a_silent_network_returns_the_data(trained):
     params = variables["params"]
     params["cascades"]["dc_weight"] = jnp.ones((2, 1))
     # Silent networks: maps of zero, so nothing but the step towards the data acts.
-    out = system.reconstruct(variables, batch)
+    out = jax.jit(system.reconstruct)(variables, batch)
     np.testing.assert_allclose(out, rss(ifft2c(batch["kspace"])), atol=2e-6)
 
 
@@ -242,9 +242,9 @@ def test_given_maps_take_the_place_of_estimated_ones(trained):
     """The maps that a network found, given to one that has no part to find them."""
     batch = {**trained[0], "kspace": trained[0]["kspace"][:, :1]}
     config = dataclasses.replace(SMALL, pools=1, sens_pools=1)
-    found = varnet.varnet_system(config).init(jax.random.key(0), batch)
+    found = jax.jit(varnet.varnet_system(config).init)(jax.random.key(0), batch)
     kspace, mask = varnet.frames_of(batch)
-    maps = varnet.SensitivityNet(config).apply(
+    maps = jax.jit(varnet.SensitivityNet(config).apply)(
         {"params": found["params"]["sens_net"]}, kspace, mask
     )
     one = {**batch, "sensitivities": maps}
@@ -253,8 +253,8 @@ def test_given_maps_take_the_place_of_estimated_ones(trained):
     shapes = jax.eval_shape(given.init, jax.random.key(0), one)
     assert jax.tree.structure(shapes) == jax.tree.structure(without)
     np.testing.assert_allclose(
-        given.reconstruct(without, one),
-        varnet.varnet_system(config).reconstruct(found, one),
+        jax.jit(given.reconstruct)(without, one),
+        jax.jit(varnet.varnet_system(config).reconstruct)(found, one),
         rtol=1e-4,
         atol=1e-5,
     )
@@ -266,11 +266,12 @@ def test_given_maps_count_whatever_their_scale(trained):
     unit = varnet.unit_norm(jnp.asarray(maps, jnp.complex64))
     batch = {**trained[0], "sensitivities": unit}
     system = varnet.varnet_system(dataclasses.replace(SMALL, given_maps=True))
-    variables = system.init(jax.random.key(1), batch)
-    image = system.reconstruct(variables, batch)
-    louder = system.reconstruct(variables, {**batch, "sensitivities": 3 * unit})
+    variables = jax.jit(system.init)(jax.random.key(1), batch)
+    reconstruct = jax.jit(system.reconstruct)
+    image = reconstruct(variables, batch)
+    louder = reconstruct(variables, {**batch, "sensitivities": 3 * unit})
     np.testing.assert_allclose(louder, image, rtol=1e-4, atol=1e-5)
-    others = system.reconstruct(variables, {**batch, "sensitivities": unit[:, ::-1]})
+    others = reconstruct(variables, {**batch, "sensitivities": unit[:, ::-1]})
     assert np.max(np.abs(others - image)) > 0.1 * np.max(np.abs(image))
     with pytest.raises(ValueError, match="expected 'sensitivities' too"):
         system.reconstruct(variables, trained[0])
