@@ -5,6 +5,7 @@ the same for devices that are not here. So what is planned is what runs.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,10 +77,12 @@ class Program:
         """Options of the compiler for what runs once.
 
         On a CPU, LLVM takes longer to optimise the random bits of each shape of weights
-        than it takes to draw them once.
+        than it takes to draw them once. A level that the user asks XLA for stands.
         """
         cpu = self.mesh.devices.flat[0].platform == "cpu"
-        return {"xla_backend_optimization_level": 1} if cpu else None
+        level = "xla_backend_optimization_level"
+        asked = level in os.environ.get("XLA_FLAGS", "")
+        return {level: 1} if cpu and not asked else None
 
 
 def describe(

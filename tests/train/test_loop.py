@@ -13,7 +13,9 @@ from medjax import train
 from medjax.report.run import MEASURED
 from medjax.train import preemption
 from medjax.train.checkpoint import saved_steps
+from medjax.train.mesh import make_mesh
 from medjax.train.preemption import PreemptionGuard
+from medjax.train.program import describe
 from tests.train.short import OPTIMIZER, assert_equal, curve, run
 from tests.train.tiny import Stream, init, loss, quiet_loss
 
@@ -315,3 +317,30 @@ def test_processes_stop_together_though_they_ask_every_few_steps(monkeypatch):
                 if name not in left and guard.requested(at) is not None:
                     left[name] = at
         assert left == {"ahead": stop, "behind": stop}, every
+
+
+def test_weights_are_drawn_at_the_level_that_xla_is_asked_for(monkeypatch):
+    """Without one, at little effort, since that program runs once."""
+    batch = jax.tree.map(jax.numpy.asarray, next(Stream()))
+    program = describe(
+        init,
+        loss,
+        batch,
+        optimizer=OPTIMIZER,
+        train=train.TrainConfig(steps=1),
+        mesh=make_mesh(devices=jax.devices()[:1]),
+    )
+    asked = []
+    jit = jax.jit
+
+    def spy(*args, **options):
+        if "compiler_options" in options:
+            asked.append(options["compiler_options"])
+        return jit(*args, **options)
+
+    monkeypatch.setattr(jax, "jit", spy)
+    level = "xla_backend_optimization_level"
+    for flags in ("", f"--{level}=3"):
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        program.initialise(jax.random.key(0), batch)
+    assert asked == [{level: 1}, None]
