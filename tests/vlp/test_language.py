@@ -30,12 +30,12 @@ BATCH = {"report": jnp.asarray(WORDS)}
 def test_the_loss_is_that_of_all_logits_where_pieces_are_hidden():
     init, loss = masked_language_model(TEXT)
     key = jax.random.key(1)
-    variables = init(jax.random.key(0), BATCH)
-    value, (metrics, _) = loss(variables, BATCH, key)
+    variables = jax.jit(init)(jax.random.key(0), BATCH)
+    value, (metrics, _) = jax.jit(loss)(variables, BATCH, key)
     ids = jnp.asarray(BATCH["report"])
     hidden, chosen = corrupt(ids, MlmConfig(), vocabulary=200, key=key)
     everywhere = jnp.broadcast_to(jnp.arange(32, dtype=jnp.int32), (4, 32))
-    logits = MaskedLanguageModel(TEXT).apply(variables, hidden, everywhere)
+    logits = jax.jit(MaskedLanguageModel(TEXT).apply)(variables, hidden, everywhere)
     cost = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
     right = (logits.argmax(-1) == ids)[chosen]
     np.testing.assert_allclose(value, cost[chosen].mean(), rtol=1e-5)
@@ -78,28 +78,31 @@ def test_a_report_tower_is_judged_by_reports_it_has_not_read():
     init, loss = masked_language_model(TEXT)
     rng = np.random.default_rng(0)
     reports = rng.integers(5, TEXT.vocab_size, (6, TEXT.max_length)).astype(np.int32)
-    variables = init(jax.random.key(0), {"report": jnp.asarray(reports)})
+    variables = jax.jit(init)(jax.random.key(0), {"report": jnp.asarray(reports)})
     state = TrainState(6, variables["params"], {}, ())
     mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
     found = held_out(loss, reports, mesh, batch_size=1)(state, 0)
     by_hand = []
+
+    @jax.jit
+    def everywhere(ids, key):
+        hidden, chosen = corrupt(ids, MlmConfig(), vocabulary=TEXT.vocab_size, key=key)
+        at = jnp.arange(TEXT.max_length, dtype=jnp.int32)[None]
+        logits = MaskedLanguageModel(TEXT).apply(variables, hidden, at)
+        return jax.nn.log_softmax(logits), chosen
+
     for i, ids in enumerate(reports):
         key = jax.random.fold_in(jax.random.key(0), i)
-        hidden, chosen = corrupt(
-            jnp.asarray(ids[None]), MlmConfig(), vocabulary=TEXT.vocab_size, key=key
-        )
+        told, chosen = map(np.asarray, everywhere(ids[None], key))
         at = np.flatnonzero(chosen[0])
-        logits = MaskedLanguageModel(TEXT).apply(
-            variables, hidden, jnp.asarray(at)[None]
-        )
-        told = jax.nn.log_softmax(logits[0])[np.arange(len(at)), ids[at]]
-        by_hand.append(-told.sum() / max(len(at), 1))
+        by_hand.append(-told[0, at, ids[at]].sum() / max(len(at), 1))
     assert found["perplexity"] == pytest.approx(np.exp(np.mean(by_hand)), rel=1e-5)
     # A last batch that is smaller counts as its reports.
     ragged = held_out(loss, reports, mesh, batch_size=4)(state, 0)
     ids = {0: jnp.asarray(reports[:4]), 4: jnp.asarray(reports[4:])}
+    cost = jax.jit(loss)
     costs = {
-        i: loss(variables, {"report": x}, jax.random.fold_in(jax.random.key(0), i))[0]
+        i: cost(variables, {"report": x}, jax.random.fold_in(jax.random.key(0), i))[0]
         for i, x in ids.items()
     }
     mean = (4 * costs[0] + 2 * costs[4]) / 6
