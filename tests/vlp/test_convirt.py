@@ -5,6 +5,7 @@ contrast and weights are computed anew by PyTorch from the same parameters.
 """
 
 import dataclasses
+import functools
 import json
 from typing import Any
 
@@ -107,10 +108,10 @@ def test_loss_is_that_of_pytorch(preset, pool, reads, still_bert):
     assert system.tokens == (reads,)
 
     params = variables["params"]
-    image: Any = ImageTower(IMAGE).apply(
-        {"params": params["image"]}, evaluate(data["image"], STILL), train=True
-    )
-    words = TextTower(text).apply({"params": params["text"]}, data[reads], train=False)
+    see = jax.jit(functools.partial(ImageTower(IMAGE).apply, train=True))
+    image: Any = see({"params": params["image"]}, evaluate(data["image"], STILL))
+    read = jax.jit(functools.partial(TextTower(text).apply, train=False))
+    words: Any = read({"params": params["text"]}, data[reads])
     x, y = (
         torch.tensor(np.asarray(features, np.float64))
         for features in (image.pooled, words)
@@ -122,7 +123,7 @@ def test_loss_is_that_of_pytorch(preset, pool, reads, still_bert):
     to_image = torch.nn.functional.cross_entropy(scores.T, own)
     expected = config.image_to_text * to_text + config.text_to_image * to_image
 
-    got, (metrics, _) = system.loss(variables, data, jax.random.key(1))
+    got, (metrics, _) = jax.jit(system.loss)(variables, data, jax.random.key(1))
     np.testing.assert_allclose(got, expected, rtol=2e-4)
     np.testing.assert_allclose(metrics["image_to_text"], to_text, rtol=2e-4)
     np.testing.assert_allclose(metrics["text_to_image"], to_image, rtol=2e-4)
