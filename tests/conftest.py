@@ -1,6 +1,7 @@
 """Every test runs on eight host devices, with no silent dtype or rank promotion."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -35,6 +36,10 @@ _XLA_FLAGS = ["--xla_backend_optimization_level=0"]
 if jax.__version_info__ < (0, 11):
     _XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*_XLA_FLAGS, os.environ.get("XLA_FLAGS", "")])
+
+# Tracing makes many objects that stay: to look through them for cycles as often as
+# Python does by itself takes a tenth of its time.
+gc.set_threshold(50_000, 10, 10)
 
 # Shapes in signatures are checked on every call, in tests only. Not by the pytest
 # option of jaxtyping: it splits a checker with arguments at its commas.

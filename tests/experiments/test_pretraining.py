@@ -7,6 +7,7 @@ to fit the next: data, language model, training, resuming, evaluation, page, exp
 import dataclasses
 import json
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -132,7 +133,8 @@ def test_a_probes_splits_are_encoded_by_one_program(trained, folder):
         traced.append(x.ndim)
         return x.reshape(len(x), -1)[:, :2].astype(np.float32)
 
-    system = PretrainingSystem(*[embedded] * 6, tokens=("report",), compared="report")
+    parts: list[Any] = [embedded] * 6
+    system = PretrainingSystem(*parts, tokens=("report",), compared="report")
     config = ProbesConfig(fractions=(1.0,), batch_size=8)
     mesh = make_mesh(devices=jax.devices()[:1])
     evaluate(system, {}, corpus, mesh=mesh, max_length=32, config=config)
