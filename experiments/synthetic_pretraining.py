@@ -164,18 +164,7 @@ def compare(config: Comparison) -> dict[str, Any]:
         seed=config.render_seed,
         folder=config.workdir / "films",
     )
-    witness = trained_witness(config, corpus, data)
-
-    def features(films: np.ndarray) -> np.ndarray:
-        return np.asarray(witness.image_features(films), np.float64)
-
-    judged = judge(
-        corpus,
-        made,
-        features,
-        held_out=config.held_out,
-        pictures=config.workdir / "films.html",
-    )
+    judged = judgement(config, corpus, data, made)
     rows = [
         _finished_run(arm, system, seed, config, data, corpus, made, judged)
         for seed in config.seeds
@@ -200,7 +189,7 @@ def compare(config: Comparison) -> dict[str, Any]:
     }
     results = {
         "budget": budget,
-        "films": {k: v for k, v in judged.items() if k != "kept"},
+        "films": judged["films"],
         "runs": rows,
         "summary": summarise(rows),
         "differences": [
@@ -223,6 +212,11 @@ def trained_generator(config: Comparison, corpus: Corpus) -> str:
     first = preset.autoencoder
     if config.autoencoder_steps is not None:
         first = dataclasses.replace(first, steps=config.autoencoder_steps)
+    budget = [config.preset, config.generator_steps, first.steps]
+    budget += [config.language_steps, config.patients]
+    what = "(preset, generator_steps, autoencoder_steps, language_steps, patients)"
+    if finished(folder, budget, what) is not None:
+        return f"run:{folder}"
     train_generator(
         dataclasses.replace(
             preset,
@@ -233,7 +227,40 @@ def trained_generator(config: Comparison, corpus: Corpus) -> str:
             workdir=folder,
         )
     )
+    keep(folder / "result.json", {"budget": budget})
     return f"run:{folder}"
+
+
+def judgement(
+    config: Comparison, corpus: Corpus, data: CorpusConfig, made: Made
+) -> dict[str, Any]:
+    """What `judge` says of the films; it is asked once, and kept.
+
+    Returns:
+      ``films``, the numbers; ``kept``, the training rows whose films curation keeps.
+    """
+    folder = config.workdir / "judged"
+    budget = [config.witness_steps, config.language_steps, config.patients]
+    budget += [config.held_out, made.described, config.render_seed]
+    what = "(witness_steps, language_steps, patients, held_out, generator, render_seed)"
+    if known := finished(folder, budget, what):
+        return known
+    witness = trained_witness(config, corpus, data)
+
+    def features(films: np.ndarray) -> np.ndarray:
+        return np.asarray(witness.image_features(films), np.float64)
+
+    films = judge(
+        corpus,
+        made,
+        features,
+        held_out=config.held_out,
+        pictures=config.workdir / "films.html",
+    )
+    kept = films.pop("kept").tolist()
+    known = {"budget": budget, "films": films, "kept": kept}
+    keep(folder / "result.json", known)
+    return known
 
 
 def trained_witness(
@@ -313,8 +340,10 @@ def _finished_run(
         if arm == "random":
             results = untrained(mine, build)
         else:
-            films = films_of(arm, config, corpus, made, judged["kept"])
-            results = run(mine, build, films=films)
+            kept = np.asarray(judged["kept"], np.int64)
+            films = films_of(arm, config, corpus, made, kept)
+            told = config.workdir / "report-features"
+            results = run(mine, build, films=films, kept=told)
         row = {"system": f"{system}/{arm}", "seed": seed, **headline(results)}
         known = {"budget": budget, "row": row}
         keep(folder / "result.json", known)

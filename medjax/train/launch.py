@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import warnings
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -24,6 +23,7 @@ from jax._src.clusters import cloud_tpu_cluster
 
 from medjax.progress import Lines
 from medjax.train import roll, watch
+from medjax.train.compiling import compile_quickly, keep_compiled
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,10 @@ class LaunchConfig:
     )
     """Folder (or gs:// address) of compiled programs, by default JAX's own variable
     where that is set; None: compile anew each time."""
+    compile_quickly: bool = False
+    """On a CPU, spend less on compiling than programs could be worth: for runs of
+    minutes, whose programs are compiled for longer than they run. What XLA_FLAGS say
+    of it stays."""
     log_level: Literal["debug", "info", "warning"] = "info"
     """Level of process 0's log; other processes log warnings only."""
 
@@ -84,19 +88,15 @@ def launch(config: LaunchConfig = LaunchConfig()) -> None:
         if process 0 cannot listen where it should.
     """
     parse_absl_flags()
+    if config.compile_quickly:
+        compile_quickly()
     if config.cpu_devices is not None:
         jax.config.update("jax_num_cpu_devices", config.cpu_devices)
     cluster = find_cluster(config)
     if cluster is not None:
         join(cluster, config)
     if config.compile_cache:
-        folder = config.compile_cache
-        if "://" not in folder:
-            folder = str(Path(folder).expanduser())
-        jax.config.update("jax_compilation_cache_dir", folder)
-        # FFTs are custom partitionings (`medjax_kernels.fft`), which stand in a program
-        # as an address in this process: with it, no later process would find a program.
-        jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
+        keep_compiled(config.compile_cache)
     level = logging.WARNING if jax.process_index() else config.log_level.upper()
     root = logging.getLogger("medjax")
     root.setLevel(level)

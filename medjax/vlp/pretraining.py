@@ -143,6 +143,7 @@ def run(
     *,
     devices: Sequence[Any] | None = None,
     films: OtherFilms | None = None,
+    kept: Path | None = None,
 ) -> dict[str, Any]:
     """Pre-trains, evaluates and reports; goes on where an earlier call stopped.
 
@@ -152,6 +153,8 @@ def run(
       devices: what to run on; default all there are.
       films: other films of the training reports, to train on; the evaluation sees those
         of the data all the same.
+      kept: folder where features of a frozen report tower are kept, for other runs
+        too; None: the run's.
 
     Returns:
       The evaluation, as in ``evaluation.json``.
@@ -213,7 +216,7 @@ def run(
             corpus,
             text,
             towers,
-            workdir=config.workdir,
+            workdir=kept or config.workdir,
             mesh=mesh,
             batch_size=config.evaluation.batch_size,
         )

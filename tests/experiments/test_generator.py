@@ -26,8 +26,12 @@ from medjax.vlp.diffusion.networks import Networks, parameter_shapes
 from medjax.vlp.diffusion.run import AutoencoderTraining, run
 from medjax.vlp.diffusion.schedule import SamplingConfig, ScheduleConfig
 from medjax.vlp.diffusion.scores import ScoresConfig
-from medjax.vlp.diffusion.sizes import GeneratorConfig
-from medjax.vlp.diffusion.training import diffusion_system
+from medjax.vlp.diffusion.sizes import (
+    GeneratorConfig,
+    autoencoder_sizes,
+    network_sizes,
+)
+from medjax.vlp.diffusion.training import autoencoder_system, diffusion_system
 from medjax.vlp.rendering import Generator, generator
 from medjax.vlp.report_tower import LanguageConfig
 from tests.experiments.interrupted import asked_to_stop, same_files, stopped
@@ -118,6 +122,34 @@ def test_stopped_in_each_phase_it_leaves_the_same_weights(
     for name in FOLDERS.values():
         (file,) = (whole.workdir / "generator" / name).glob("*.safetensors")
         same_files(file, cut.workdir / "generator" / name / file.name)
+
+
+@pytest.mark.parametrize(
+    "name, millions", [("tiny", (0.17, 1.0)), ("small", (0.68, 6.7))]
+)
+def test_presets_fit_their_films(name, millions):
+    """By shapes alone: both stages take what the preset's data bring."""
+    preset = PRESETS[name]
+    size, n = preset.data.image_size, 2
+    sizes = autoencoder_sizes(preset.system, preset.dtype)
+    text = BertConfig(50, 128, 1, 2, 128, max_position_embeddings=64)
+    networks = network_sizes(preset.system, size, sizes, text)
+    assert networks.image_size == size and networks.latent_shape == (16, 16, 4)
+    films = {"image": jax.ShapeDtypeStruct((n, size, size), jnp.uint8)}
+    first = autoencoder_system(sizes, preset.system.loss)
+    second = diffusion_system(networks, np.array([[1, 2, 0]], np.int32))
+    latent = jax.ShapeDtypeStruct((n, 16, 16, 4), jnp.float32)
+    ids = jax.ShapeDtypeStruct((n, 3), jnp.int32)
+    batches = films, {"mean": latent, "logvar": latent, "ids": ids}
+    key = jax.random.key(0)
+    shapes = parameter_shapes(networks)
+    params = {"params": shapes["autoencoder"]}, {"params": shapes}
+    for system, variables, batch in zip((first, second), params, batches, strict=True):
+        error, _ = jax.eval_shape(system.loss, variables, batch, key)
+        assert error.shape == ()
+    for part, about in zip(("autoencoder", "unet"), millions, strict=True):
+        count = sum(x.size for x in jax.tree.leaves(shapes[part])) / 1e6
+        assert 0.9 * about < count < 1.1 * about, (part, count)
 
 
 def test_a_folder_is_fine_tuned_by_flags(trained, tmp_path):

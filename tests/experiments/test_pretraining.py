@@ -22,7 +22,7 @@ from medjax.train import goodput, speed
 from medjax.train.log import read_metrics
 from medjax.train.mesh import make_mesh
 from medjax.train.optimizer import OptimizerConfig
-from medjax.vlp import pretraining, show
+from medjax.vlp import features, pretraining, show
 from medjax.vlp.corpus import Corpus
 from medjax.vlp.evaluate import ProbesConfig, evaluate
 from medjax.vlp.pretraining import run
@@ -149,7 +149,7 @@ def known(trained, monkeypatch):
     monkeypatch.setattr(pretraining, "evaluate", lambda *a, **o: (results, found))
 
 
-def test_asked_to_stop_it_goes_on_as_if_it_had_not(trained, folder, known):
+def test_asked_to_stop_it_goes_on_as_if_it_had_not(trained, folder, known, monkeypatch):
     whole = trained[0]
     cut = folder / "cut"
     shutil.copytree(whole / "language", cut / "language")
@@ -157,7 +157,11 @@ def test_asked_to_stop_it_goes_on_as_if_it_had_not(trained, folder, known):
     with stopped():
         run(config, mflag.mflag, devices=jax.devices()[:1])
     assert not (cut / "evaluation.json").exists() and len(curve(cut)) < 3
-    run(config, mflag.mflag, devices=jax.devices()[:1])
+    (said,) = cut.glob("text_features_*.npz")
+    said.unlink()
+    # What its report tower says is read where another run has kept it.
+    monkeypatch.setattr(features, "encode", None)
+    run(config, mflag.mflag, devices=jax.devices()[:1], kept=whole)
     assert curve(cut) == curve(whole)
     same_towers(cut, whole)
 

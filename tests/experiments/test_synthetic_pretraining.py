@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import synthetic_films, synthetic_places
+from experiments import synthetic_films, synthetic_places, synthetic_pretraining
 from experiments.compare.pretraining_runs import initial
 from experiments.compare.publishing import differences, keep, spread
 from experiments.synthetic_films import Made, judge, real_films, remembered
@@ -19,7 +19,9 @@ from experiments.synthetic_pretraining import (
     Comparison,
     chosen,
     films_of,
+    judgement,
     others,
+    trained_generator,
 )
 from experiments.synthetic_tables import ARMS, answer, table
 from medjax.vlp.contrastive import ContrastConfig
@@ -204,6 +206,41 @@ def test_an_untrained_generator_is_judged_beside_the_trained_one(corpus, tmp_pat
     assert list(found["agreement"]) == ["real", "synthetic", "shuffled", "untrained"]
     ((texts,), seeds) = bare.call_args
     assert len(texts) == 4 and seeds == {"seed": 7}
+
+
+def test_a_generator_is_trained_and_its_films_are_judged_once(
+    made, corpus, tmp_path, monkeypatch
+):
+    """The same command goes on behind both, and another is refused."""
+    asked: list[str] = []
+    for name, says in (
+        ("train_generator", {}),
+        ("trained_witness", None),
+        ("judge", {"agreement": {"real": 0.9}, "kept": np.array([0, 4])}),
+    ):
+        monkeypatch.setattr(
+            synthetic_pretraining,
+            name,
+            lambda *_, name=name, says=says, **__: asked.append(name) or says,
+        )
+    config = Comparison(workdir=tmp_path)
+    first = (
+        trained_generator(config, corpus),
+        judgement(config, corpus, CorpusConfig(), made),
+    )
+    assert asked == ["train_generator", "trained_witness", "judge"]
+    assert first[1]["films"] == {"agreement": {"real": 0.9}}
+    assert first[1]["kept"] == [0, 4]
+    again = (
+        trained_generator(config, corpus),
+        judgement(config, corpus, CorpusConfig(), made),
+    )
+    assert again == first and len(asked) == 3
+    with pytest.raises(ValueError, match="generator_steps"):
+        trained_generator(dataclasses.replace(config, generator_steps=9), corpus)
+    made.described["steps"] = 3
+    with pytest.raises(ValueError, match="judged was run with"):
+        judgement(config, corpus, CorpusConfig(), made)
 
 
 def results(synthetic: float) -> dict:

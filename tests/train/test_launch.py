@@ -1,12 +1,14 @@
 """Who runs together: told by flags, environment, Slurm, OpenMPI, Kubernetes, a pod."""
 
 import dataclasses
+import os
 import socket
 
 import numpy as np
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
 
+from medjax.train.compiling import compile_quickly
 from medjax.train.launch import Cluster, LaunchConfig, find_cluster
 from medjax.train.mesh import MeshConfig, make_mesh
 
@@ -16,8 +18,6 @@ CLEARED = ("SLURM_", "OMPI_", "TPU_", "MEGASCALE_", "JAX_COORD", "JAX_NUM_PROC",
 @pytest.fixture(autouse=True)
 def quiet_environment(monkeypatch):
     """No cluster but the one that a test makes up."""
-    import os
-
     for name in list(os.environ):
         if name.startswith(CLEARED):
             monkeypatch.delenv(name)
@@ -198,3 +198,16 @@ def test_slices_of_a_tpu_are_replicas(topology, slices, config, outer, monkeypat
     assert (of == of[:, :1, :1]).all()
     with pytest.raises(ValueError, match=f"there are {slices} slices"):
         make_mesh(MeshConfig(data=1, fsdp=-1), devices=described.devices)
+
+
+def test_compiled_quickly_once_and_never_against_the_flags_of_xla(monkeypatch):
+    level = "--xla_backend_optimization_level"
+    for before in ("", "--xla_dump_to=/nowhere", f"{level}=3"):
+        monkeypatch.setenv("XLA_FLAGS", before)
+        compile_quickly()
+        told = os.environ["XLA_FLAGS"].split()
+        compile_quickly()
+        assert os.environ["XLA_FLAGS"].split() == told, "once"
+        assert set(before.split()) <= set(told)
+        level_told = [flag for flag in told if flag.startswith(level)]
+        assert level_told == [before if level in before else f"{level}=1"]

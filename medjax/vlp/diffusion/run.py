@@ -8,13 +8,11 @@ learns or not.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -184,7 +182,9 @@ def run(config: Generation) -> dict[str, Any]:
     columns = {"ids": pipeline.tokenize(texts)}
     fields: tuple[str, ...] = ("image",)
     if config.cache_latents:
-        columns |= latents(networks, pipeline.params, corpus, mesh)
+        films = Rows(corpus.source("train", ("image",)))
+        weights = pipeline.params["autoencoder"]
+        columns |= latents(networks.autoencoder, weights, films, mesh)
         # A field that costs nothing to read: a row has to have one of the source.
         fields = ("patient",)
     source = corpus.source("train", fields)
@@ -320,24 +320,29 @@ def trained_autoencoder(
         phase="autoencoder",
     )
     params = jax.device_get(on_host(state.params, mesh))
-    films = np.stack([source[i]["image"] for i in range(min(SCALED, len(source)))])
-    latent, _ = jax.jit(functools.partial(encode_films, sizes))(params, films)
-    factor = 1.0 / float(jnp.std(latent))
+    first = latents(sizes, params, Rows(source, most=SCALED), mesh)
+    factor = 1.0 / float(np.std(first["mean"]))
     return params, dataclasses.replace(sizes, scaling_factor=factor)
 
 
 def latents(
-    networks: Networks, params: Params, corpus: Corpus, mesh: Mesh
+    sizes: AutoencoderConfig, params: Params, films: Rows, mesh: Mesh
 ) -> dict[str, np.ndarray]:
-    """Mean and log-variance of the latents of all training films."""
-    variables = {"params": {"autoencoder": params["autoencoder"]}}
+    """Mean and log-variance of the latents of films.
+
+    Args:
+      sizes: of the autoencoder.
+      params: of it.
+      films: rows with ``image``.
+      mesh: the batch is split over it.
+    """
     return encode(
         {
-            "mean": lambda v, b: networks.encode(v["params"], b["image"])[0],
-            "logvar": lambda v, b: networks.encode(v["params"], b["image"])[1],
+            "mean": lambda v, b: encode_films(sizes, v, b["image"])[0],
+            "logvar": lambda v, b: encode_films(sizes, v, b["image"])[1],
         },
-        jax.device_put(variables, replicated(mesh)),
-        Rows(corpus.source("train", ("image",))),
+        jax.device_put(params, replicated(mesh)),
+        films,
         mesh=mesh,
         batch_size=ENCODED,
         label="latents",

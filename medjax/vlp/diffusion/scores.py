@@ -87,7 +87,8 @@ def score(
     make = DiffusionGenerator(pipeline, sampling=sampling)
     made = make(texts, seed=config.seed)
     encode, decode = _halves(pipeline)
-    back = decode(encode(real))
+    moments = encode(real)
+    back = decode(moments["mean"] * pipeline.networks.autoencoder.scaling_factor)
     noise = jax.random.normal(
         jax.random.key(config.seed), (n, *pipeline.networks.latent_shape)
     )
@@ -100,7 +101,7 @@ def score(
         "generated": frechet_distance(wanted, describe(made)),
         NOISE: frechet_distance(wanted, describe(nothing)),
     }
-    errors = _denoised(pipeline, real, texts, config)
+    errors = _denoised(pipeline, moments, texts, config)
     results = {
         "films": n,
         "frechet_distance": distances,
@@ -136,11 +137,14 @@ def _small(films: UInt8[np.ndarray, "n h w"]) -> Float[np.ndarray, "n d"]:
 
 def _denoised(
     pipeline: Pipeline,
-    real: UInt8[np.ndarray, "n h w"],
+    moments: Mapping[str, Float[np.ndarray, "n i j d"]],
     texts: list[str],
     config: ScoresConfig,
 ) -> dict[str, float]:
-    """Errors with own reports, those of others and none, of equal noise."""
+    """Errors with own reports, those of others and none, of equal noise.
+
+    Films are encoded once, not in every draw.
+    """
     networks = pipeline.networks
     empty, ids = pipeline.tokenize([""]), pipeline.tokenize(texts)
     told = {
@@ -151,49 +155,52 @@ def _denoised(
     keys = jax.random.split(jax.random.key(config.seed), DRAWS)
 
     @jax.jit
-    def error(params: Any, image: jax.Array, ids: jax.Array) -> jax.Array:
+    def error(params: Any, latents: Any, ids: jax.Array) -> jax.Array:
         def one(key: jax.Array) -> jax.Array:
-            batch = {"image": image, "ids": ids}
+            batch = {**latents, "ids": ids}
             return denoising_error(networks, {"params": params}, batch, key, empty)
 
         return jnp.mean(jax.lax.map(one, keys))
 
-    size = min(GROUP, len(real))
-    starts = range(0, len(real) - size + 1, size)
-    errors = {
-        name: float(
-            np.mean(
-                [
-                    error(pipeline.params, real[i : i + size], rows[i : i + size])
-                    for i in starts
-                ]
-            )
-        )
-        for name, rows in told.items()
-    }
-    return errors
+    size = min(GROUP, len(texts))
+    groups = [slice(i, i + size) for i in range(0, len(texts) - size + 1, size)]
+
+    def mean(rows: np.ndarray) -> float:
+        each = [
+            error(pipeline.params, {k: v[here] for k, v in moments.items()}, rows[here])
+            for here in groups
+        ]
+        return float(np.mean(each))
+
+    return {name: mean(rows) for name, rows in told.items()}
 
 
-def _halves(pipeline: Pipeline) -> tuple[Films, Films]:
-    """Films to scaled latents, and these to films; one after the other."""
+def _halves(
+    pipeline: Pipeline,
+) -> tuple[Callable[[Any], dict[str, np.ndarray]], Films]:
+    """Films to ``mean`` and ``logvar`` of latents, and scaled latents to films.
+
+    Film by film.
+    """
     networks, params = pipeline.networks, pipeline.params
 
+    # Weights as arguments: as constants of the program they are folded for long.
     @jax.jit
-    def encode(films: jax.Array) -> jax.Array:
-        def one(film: jax.Array) -> jax.Array:
-            mean, _ = networks.encode(params, film[None])
-            return mean[0] * networks.autoencoder.scaling_factor
+    def encode(params: Any, films: jax.Array) -> dict[str, jax.Array]:
+        def one(film: jax.Array) -> dict[str, jax.Array]:
+            mean, logvar = networks.encode(params, film[None])
+            return {"mean": mean[0], "logvar": logvar[0]}
 
         return jax.lax.map(one, films)
 
     @jax.jit
-    def decode(latents: jax.Array) -> jax.Array:
+    def decode(params: Any, latents: jax.Array) -> jax.Array:
         grey = jax.lax.map(lambda z: networks.decode(params, z[None])[0], latents)
         return jnp.clip(jnp.round(grey), 0.0, 255.0).astype(jnp.uint8)
 
     return (
-        lambda films: np.asarray(encode(jnp.asarray(films))),
-        lambda latents: np.asarray(decode(jnp.asarray(latents))),
+        lambda films: jax.device_get(encode(params, jnp.asarray(films))),
+        lambda latents: np.asarray(decode(params, jnp.asarray(latents))),
     )
 
 
