@@ -26,12 +26,12 @@ tables what is not asked for.
 With no flag it is small and its numbers mean little: minutes of a CPU, one system
 and one seed, no masks and no boxes. A table takes hours::
 
-    python -m experiments.synthetic_pretraining --patients 3000 --preset small \\
-        --generator-steps 3000 --steps 200 --language-steps 800 --held-out 1000 \\
-        --witness-steps 800 \\
+    python -m experiments.synthetic_pretraining --patients 3000 \\
+        --autoencoder-steps 600 --generator-steps 3000 --steps 200 \\
+        --language-steps 800 --held-out 500 --witness-steps 800 \\
         --systems convirt gloria mgca imitate mflag --seeds 0 1 2 --publish \\
         --arms real synthetic several mixed shuffled null curated random \\
-        --places mask boxes --place-steps 300
+        --places mask boxes --place-steps 60 --launch.cpu-devices 1
 
 Every stage is kept in ``--workdir``, and the same command goes on. ``--generator`` is a
 run of ``experiments.generator`` (its films have to be of other patients) or
@@ -93,6 +93,8 @@ SYSTEMS: Mapping[System, tuple[Pretraining, Build]] = {
     "imitate": (imitate.PRESETS["tiny"], imitate.imitate),
     "mflag": (mflag.PRESETS["tiny"], mflag.mflag),
 }
+BATCH = 16
+"""Films of an update of the generator's autoencoder, at least."""
 WITNESS = 1000
 """Seed of the model whose features judge the films: no arm has it."""
 
@@ -209,7 +211,8 @@ def trained_generator(config: Comparison, corpus: Corpus) -> str:
     """A generator of the training films, trained here or found trained."""
     preset = generator.PRESETS[config.preset]
     folder = config.workdir / "generator"
-    first = preset.autoencoder
+    batch = max(preset.autoencoder.batch_size, BATCH)
+    first = dataclasses.replace(preset.autoencoder, batch_size=batch)
     if config.autoencoder_steps is not None:
         first = dataclasses.replace(first, steps=config.autoencoder_steps)
     budget = [config.preset, config.generator_steps, first.steps]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from medjax.train.compiling import once
 from medjax.train.log import read_metrics
 from medjax.train.mesh import make_mesh
 from medjax.train.sharding import load_into, replicated
@@ -167,7 +168,8 @@ def initial(
     system = build(config.system, config.image, config.text, config.loss)
     row = source_row(corpus.source("train", ("image", *system.tokens)))
     batch = {name: np.stack([value, value]) for name, value in row.items()}
-    variables = jax.jit(system.init)(run_keys(config.train.seed)[0], batch)
+    init = jax.jit(system.init, compiler_options=once(jax.default_backend()))
+    variables = init(run_keys(config.train.seed)[0], batch)
     towers = load_towers(variables, config.image, config.text)
     return system, load_into(variables, towers), corpus
 

@@ -1,7 +1,4 @@
-"""How a process compiles: with how much effort, and where programs are kept.
-
-Call both before anything touches a device.
-"""
+"""How a process compiles: with how much effort, and where programs are kept."""
 
 import os
 from pathlib import Path
@@ -14,7 +11,7 @@ def compile_quickly() -> None:
 
     LLVM optimises little, and JAX 0.10 is asked for the older, lighter code generator
     as well: programs come in less than half the time, and those of small networks run
-    about as fast. XLA reads its flags once, when the first device is asked for.
+    about as fast. XLA reads its flags once: call it before anything touches a device.
     """
     said = os.environ.get("XLA_FLAGS", "")
     flags = {"--xla_backend_optimization_level": "1"}
@@ -36,3 +33,17 @@ def keep_compiled(folder: str) -> None:
     # FFTs are custom partitionings (`medjax_kernels.fft`), which stand in a program
     # as an address in this process: with it, no later process would find a program.
     jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
+
+
+def once(platform: str) -> dict[str, int] | None:
+    """Options of the compiler for what runs once, such as drawing weights.
+
+    On a CPU, LLVM takes longer to optimise the random bits of each shape of weights
+    than it takes to draw them once. A level that the user asks XLA for stands.
+
+    Args:
+      platform: Of the devices.
+    """
+    level = "xla_backend_optimization_level"
+    asked = level in os.environ.get("XLA_FLAGS", "")
+    return {level: 1} if platform == "cpu" and not asked else None

@@ -5,7 +5,6 @@ the same for devices that are not here. So what is planned is what runs.
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from medjax.train.compiling import once
 from medjax.train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from medjax.train.settings import TrainConfig
 from medjax.train.sharding import DEFAULT_RULES, Rules, batch_sharding, replicated
@@ -74,15 +74,8 @@ class Program:
 
     @property
     def _once(self) -> dict[str, int] | None:
-        """Options of the compiler for what runs once.
-
-        On a CPU, LLVM takes longer to optimise the random bits of each shape of weights
-        than it takes to draw them once. A level that the user asks XLA for stands.
-        """
-        cpu = self.mesh.devices.flat[0].platform == "cpu"
-        level = "xla_backend_optimization_level"
-        asked = level in os.environ.get("XLA_FLAGS", "")
-        return {level: 1} if cpu and not asked else None
+        """Options of the compiler for what runs once."""
+        return once(self.mesh.devices.flat[0].platform)
 
 
 def describe(

@@ -124,12 +124,9 @@ def test_stopped_in_each_phase_it_leaves_the_same_weights(
         same_files(file, cut.workdir / "generator" / name / file.name)
 
 
-@pytest.mark.parametrize(
-    "name, millions", [("tiny", (0.17, 1.0)), ("small", (0.68, 6.7))]
-)
-def test_presets_fit_their_films(name, millions):
+def test_the_larger_preset_fits_its_films():
     """By shapes alone: both stages take what the preset's data bring."""
-    preset = PRESETS[name]
+    preset = PRESETS["small"]
     size, n = preset.data.image_size, 2
     sizes = autoencoder_sizes(preset.system, preset.dtype)
     text = BertConfig(50, 128, 1, 2, 128, max_position_embeddings=64)
@@ -147,7 +144,7 @@ def test_presets_fit_their_films(name, millions):
     for system, variables, batch in zip((first, second), params, batches, strict=True):
         error, _ = jax.eval_shape(system.loss, variables, batch, key)
         assert error.shape == ()
-    for part, about in zip(("autoencoder", "unet"), millions, strict=True):
+    for part, about in (("autoencoder", 0.68), ("unet", 6.7)):
         count = sum(x.size for x in jax.tree.leaves(shapes[part])) / 1e6
         assert 0.9 * about < count < 1.1 * about, (part, count)
 

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, UInt8
 
 from medjax.progress import Progress
+from medjax.train.compiling import once
 from medjax.train.mesh import BATCH_AXES, MeshConfig, make_mesh
 from medjax.train.sharding import DEFAULT_RULES, Rules, param_shardings
 from medjax.vlp.diffusion.folder import Pipeline, load_pipeline
@@ -107,7 +108,9 @@ class DiffusionGenerator:
 
     def untrained(self) -> "DiffusionGenerator":
         """The same networks, with weights as they are drawn before any training."""
-        params = jax.jit(self._pipeline.networks.init)(jax.random.key(0))
+        options = once(self._mesh.devices.flat[0].platform)
+        init = jax.jit(self._pipeline.networks.init, compiler_options=options)
+        params = init(jax.random.key(0))
         pipeline = dataclasses.replace(self._pipeline, params=params, identity="")
         return DiffusionGenerator(
             pipeline, sampling=self._sampling, mesh=self._mesh, rules=self._rules
