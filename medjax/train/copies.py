@@ -1,4 +1,4 @@
-"""What an object store has of a run: its files, and which of them belong together.
+"""What an object store has of a folder: its files, and which of them belong together.
 
 A store has no rename: an object is whole or absent, but of a folder half may be there.
 So ``COMMIT`` is written last, and names all files that belong together; what it does
@@ -8,6 +8,7 @@ not name was never there.
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,10 @@ class Commit:
     def decoded(cls, content: bytes, where: str) -> "Commit":
         """From what the object holds.
 
+        Args:
+          content: Its bytes.
+          where: Whose it is, as a message begins.
+
         Raises:
           MirrorError: That is something else.
         """
@@ -53,33 +58,33 @@ class Commit:
         if not isinstance(found, dict) or not all(
             fits(found.get(name), kind) for name, kind in shape.items()
         ):
-            raise MirrorError(f"mirror: {where}/{COMMIT}: expected a list of files")
+            raise MirrorError(f"{where}/{COMMIT}: expected a list of files")
         for name in found["files"]:
             if name.startswith("/") or ".." in name.split("/"):
-                raise MirrorError(
-                    f"mirror: {where}/{COMMIT}: {name} is outside of a run"
-                )
+                raise MirrorError(f"{where}/{COMMIT}: {name} is outside of it")
         return cls(
             found["mark"], {n: (was[0], was[1]) for n, was in found["files"].items()}
         )
 
 
 class Copy:
-    """Files of a run at an address of an object store.
+    """Files of a folder at an address of an object store.
 
     Whatever its library raises comes as `MirrorError` with the address.
 
     Args:
       address: As ``s3://bucket/run``.
+      what: The flag that names it, for errors.
 
     Raises:
       ValueError: It is no address of a store.
       ImportError: What speaks to it is not installed.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, what: str = "mirror") -> None:
         self.address = address.rstrip("/")
-        self.store, self._root = _opened(self.address)
+        self._where = f"{what}: {self.address}"
+        self.store, self._root = _opened(self.address, self._where)
 
     def commit(self) -> Commit | None:
         """What the copy says of itself; None where there is none.
@@ -92,7 +97,7 @@ class Copy:
                 content = self.store.cat_file(f"{self._root}/{COMMIT}")
             except FileNotFoundError:
                 return None
-            return Commit.decoded(content, self.address)
+            return Commit.decoded(content, self._where)
 
     def say(self, commit: Commit) -> None:
         """Writes a COMMIT.
@@ -131,17 +136,40 @@ class Copy:
                 [f"{self._root}/{name}" for name in names],
             )
 
-    def get(self, names: Sequence[str], places: Sequence[Path]) -> None:
-        """Brings files to places of their own.
+    def bring(
+        self, names: Sequence[str], folder: Path, *, changed: Sequence[int] = ()
+    ) -> None:
+        """Brings files to their places in a folder, where each appears whole.
+
+        Args:
+          names: Their relative paths.
+          folder: Where they belong.
+          changed: Times of change in nanoseconds that they get; else the present.
 
         Raises:
-          MirrorError: The store does not answer, or one is not there.
+          MirrorError: The store does not answer, one is not there, or the disk takes no
+            more.
         """
-        with self._speaking():
-            self.store.get(
-                [f"{self._root}/{name}" for name in names],
-                [str(place) for place in places],
-            )
+        places = [folder / name for name in names]
+        # Hidden, as all drafts are: what is half here is not copied back.
+        drafts = [path.with_name(f".part.{path.name}") for path in places]
+        try:
+            with self._speaking():
+                for draft in drafts:
+                    draft.parent.mkdir(parents=True, exist_ok=True)
+                self.store.get(
+                    [f"{self._root}/{name}" for name in names],
+                    [str(draft) for draft in drafts],
+                )
+        except MirrorError:
+            for draft in drafts:  # of a disk that may be full
+                with contextlib.suppress(OSError):
+                    draft.unlink(missing_ok=True)
+            raise
+        for draft, when in zip(drafts, changed, strict=False):
+            os.utime(draft, ns=(when, when))
+        for draft, place in zip(drafts, places, strict=True):
+            draft.replace(place)
 
     def remove(self, names: Sequence[str]) -> None:
         """Takes away files; some may be gone.
@@ -163,10 +191,10 @@ class Copy:
             raise
         except Exception as error:
             told = " ".join(str(error).split()) or type(error).__name__
-            raise MirrorError(f"mirror: {self.address}: {told[:300]}") from error
+            raise MirrorError(f"{self._where}: {told[:300]}") from error
 
 
-def _opened(address: str) -> tuple[Any, str]:
+def _opened(address: str, where: str) -> tuple[Any, str]:
     """The store of an address, and the address as it knows it.
 
     Raises:
@@ -176,8 +204,8 @@ def _opened(address: str) -> tuple[Any, str]:
     scheme, _, rest = address.partition("://")
     if not rest or scheme in ("file", "local"):
         raise ValueError(
-            f"mirror: {address}: expected an address of an object store, as "
-            "s3://bucket/run; a folder on a disk that lasts can be the workdir itself"
+            f"{where}: expected an address of an object store, as s3://bucket/run; a "
+            "folder on a disk that lasts needs no copy"
         )
     try:
         import fsspec
@@ -186,9 +214,9 @@ def _opened(address: str) -> tuple[Any, str]:
             address, use_listings_cache=False, skip_instance_cache=True
         )
     except ValueError as error:
-        raise ValueError(f"mirror: {address}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
     except ImportError as error:
         raise ImportError(
-            f"mirror: {address}: {error}; pip install 'medjax[s3]' or 'medjax[gcs]'"
+            f"{where}: {error}; pip install 'medjax[s3]' or 'medjax[gcs]'"
         ) from error
     return store, root.rstrip("/")

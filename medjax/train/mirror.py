@@ -273,16 +273,8 @@ class Mirror:
         names = sorted(commit.files)
         with Progress(f"from {self._address}", len(names), "files") as progress:
             for some in _in_turn(names):
-                places = [self._folder / name for name in some]
-                # Hidden, as all drafts are: what is half here is not copied back.
-                drafts = [path.with_name(f".part.{path.name}") for path in places]
-                for draft in drafts:
-                    draft.parent.mkdir(parents=True, exist_ok=True)
-                self._copy.get(some, drafts)
-                for name, draft, place in zip(some, drafts, places, strict=True):
-                    _, changed = commit.files[name]
-                    os.utime(draft, ns=(changed, changed))
-                    draft.replace(place)
+                changed = [commit.files[name][1] for name in some]
+                self._copy.bring(some, self._folder, changed=changed)
                 progress.advance(len(some))
         self._note([commit.mark])
         logger.info(

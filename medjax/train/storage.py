@@ -32,21 +32,31 @@ EVERY = 60.0
 """Seconds between two copies of what grows."""
 
 
+def split_address(text: str) -> tuple[str, str] | None:
+    """Scheme and rest of an address; None: it is a path.
+
+    Args:
+      text: One that went through `pathlib` and lost a slash (``gs:/bucket/run``) is an
+        address still.
+    """
+    found = re.fullmatch(r"([a-z][a-z0-9+]+):/+(.*)", text)
+    return None if found is None else (found[1], found[2])
+
+
 def run_folder(workdir: str | os.PathLike[str]) -> Folder:
     """The folder that a flag names.
 
     Args:
-      workdir: A path, or an address; one that went through `pathlib` and lost a slash
-        (``gs:/bucket/run``) is the address still.
+      workdir: A path, or an address.
 
     Raises:
       ValueError: If checkpoints cannot be written there.
     """
     text = os.fspath(workdir)
-    address = re.fullmatch(r"([a-z][a-z0-9+]+):/+(.*)", text)
+    address = split_address(text)
     if address is None:
         return Path(text)
-    scheme, rest = address.groups()
+    scheme, rest = address
     if scheme != "gs" or not rest:
         raise ValueError(
             f"workdir: {scheme}://{rest}: expected a folder or gs://bucket/folder: "

@@ -4,12 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-import boto3
 import fsspec
 import jax
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from medjax import train
 from medjax.train import mirror
@@ -211,7 +209,7 @@ def test_what_would_mix_two_runs_is_refused_by_name(store, tmp_path):
         one._renew()
     away = {"mark": "m", "files": {"../../home": [0, 0]}}
     store.pipe_file(f"/bucket/run/{COMMIT}", json.dumps(away).encode())
-    with pytest.raises(MirrorError, match="../../home is outside of a run"):
+    with pytest.raises(MirrorError, match="../../home is outside of it"):
         copied(other)
 
 
@@ -334,29 +332,6 @@ def test_an_experiment_goes_on_from_its_copy(store, tmp_path, monkeypatch, capsy
     assert (tmp_path / "a" / "README.txt").exists() and "README.txt" in objects(store)
     assert command("--workdir", "s3://bucket/run") == 1
     assert "--mirror" in capsys.readouterr().err
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    """An address on a server that speaks S3, and how processes reach it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    told = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "NO_PROXY": host,
-        "no_proxy": host,
-    }
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="films")
-    yield client
-    client.close()
-    server.stop()
 
 
 def test_a_run_outlives_its_machine_on_s3(s3, tmp_path):

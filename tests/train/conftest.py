@@ -1,0 +1,28 @@
+"""A store that more than one test needs."""
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """An address on a server that speaks S3, and how processes reach it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    told = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "NO_PROXY": host,
+        "no_proxy": host,
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="films")
+    yield client
+    client.close()
+    server.stop()
