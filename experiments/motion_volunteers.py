@@ -30,6 +30,7 @@ from medjax.segmentation.cmrxmotion.reader import (
 from medjax.segmentation.datasets import Case, DataSet
 from medjax.segmentation.datasets.hearts import LABELS
 from medjax.train.agree import on_first
+from medjax.train.sets import on_disk
 
 Parts = Mapping[str, tuple[Scan, ...]]
 """``train``, ``validation`` and ``test``."""
@@ -82,6 +83,7 @@ def volunteers(data: MotionData, workdir: Path, ledger: Ledger) -> Parts:
     """
     names = ("train", "validation", "test")
     if data.root is not None:
+        on_disk(data.root, "data.root")
         # Those without a grade are in the ledger by now.
         scans = [s for s in find(data.root, ledger=ledger) if s.grade is not None]
         if not scans:

@@ -143,7 +143,11 @@ def _budget(config: Doubling) -> dict[str, Any]:
         "seeds": list(config.seeds),
         "rate": config.rate,
         "flat": config.flat,
-        "data": {**dataclasses.asdict(config.data), "root": str(config.data.root)},
+        "data": {
+            **dataclasses.asdict(config.data),
+            "root": str(config.data.root),
+            "cache": None,
+        },
         **machine(),
     }
 

@@ -141,7 +141,11 @@ def budget(config: Comparison) -> dict[str, Any]:
     return {
         "steps": config.steps,
         "tuning_steps": config.tuning_steps,
-        "data": {**dataclasses.asdict(config.data), "root": str(config.data.root)},
+        "data": {
+            **dataclasses.asdict(config.data),
+            "root": str(config.data.root),
+            "cache": None,
+        },
         **machine(),
     }
 

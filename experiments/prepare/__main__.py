@@ -3,7 +3,8 @@
 ``python -m experiments.prepare mimic|chexpert|nih|rsna|siim|object_cxr|covidx|openi``
 or ``table ...`` for radiographs and reports, ``cmrxrecon`` for k-space,
 ``segmentation`` for images and label maps, ``lookalike`` for a small tree in the
-challenge's layout, ``five_classes`` for a list of CheXpert 5x200.
+challenge's layout, ``five_classes`` for a list of CheXpert 5x200, ``upload`` for a
+prepared set that goes to an object store.
 """
 
 import sys
@@ -14,6 +15,7 @@ from experiments.prepare import (
     lookalike,
     reports,
     segmentation,
+    upload,
 )
 
 if __name__ == "__main__":
@@ -26,4 +28,6 @@ if __name__ == "__main__":
         sys.exit(lookalike.main(given[1:]))
     if given[:1] == ["five_classes"]:
         sys.exit(five_classes.main(given[1:]))
+    if given[:1] == ["upload"]:
+        sys.exit(upload.main(given[1:]))
     sys.exit(reports.main(given))

@@ -28,6 +28,7 @@ from medjax.mri.cmrxrecon import (
 )
 from medjax.mri.cmrxrecon.layout import Edition
 from medjax.train.ending import ends_in_words
+from medjax.train.sets import CACHE, address_of, on_disk, written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Prepare:
     root: Path
     """The folder that holds MultiCoil and SingleCoil."""
     out: Path
-    """Folder of the prepared sets."""
+    """Folder of the prepared sets, or its gs:// or s3:// address."""
     edition: Edition = 2023
     """Which year's layout: 2023 or 2024."""
     series: tuple[str, ...] = ("T1map", "T2map")
@@ -54,6 +55,8 @@ class Prepare:
     """A damaged file: stop, or list it and go on."""
     overwrite: bool = False
     """Replace sets that were prepared with other settings."""
+    cache: Path = CACHE
+    """Of an address as out: folder of this machine where the set is written first."""
 
 
 def split_of(config: Prepare, patients: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -117,5 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         prog="python -m experiments.prepare cmrxrecon",
     )
-    run(config)
-    print(f"prepared sets: {config.out}")
+    on_disk(config.root, "root")
+    with written(config.out, config.cache, overwrite=config.overwrite) as folder:
+        run(dataclasses.replace(config, out=folder))
+    print(f"prepared sets: {address_of(config.out) or config.out}")

@@ -11,6 +11,8 @@ Examples::
 It prints a count after every filter and the list of what was skipped, and leaves the
 full list in ``skipped.csv``. The folder appears when it is complete: a run that was
 stopped leaves nothing behind and is started again; a finished one returns at once.
+With ``--out s3://bucket/set`` (or gs://) it is then uploaded, and read from there by
+``--data.root s3://bucket/set``.
 """
 
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ import tyro
 
 from medjax.data.ledger import Ledger, OnError
 from medjax.train.ending import ends_in_words
+from medjax.train.sets import CACHE, address_of, on_disk, written
 from medjax.vlp.datasets import READERS, PrepareConfig, Reader, prepare
 
 R = TypeVar("R")
@@ -34,13 +37,15 @@ class Prepare(Generic[R]):
     data: tyro.conf.OmitArgPrefixes[R]
     """Which data set, and where it lies."""
     out: Path
-    """Folder of the prepared set."""
+    """Folder of the prepared set, or its gs:// or s3:// address."""
     config: tyro.conf.OmitArgPrefixes[PrepareConfig] = PrepareConfig()
     """What the prepared set looks like."""
     on_error: OnError = "raise"
     """An unreadable image, a duplicate id, an empty report: stop, or list and go on."""
     overwrite: bool = False
     """Replace a set that was prepared with other settings."""
+    cache: Path = CACHE
+    """Of an address as out: folder of this machine where the set is written first."""
 
 
 def command(arguments: Sequence[str] | None = None) -> Prepare[Reader]:
@@ -61,11 +66,13 @@ def command(arguments: Sequence[str] | None = None) -> Prepare[Reader]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare a set."""
     asked = command(arguments)
-    prepare(
-        asked.data,
-        asked.out,
-        asked.config,
-        ledger=Ledger(asked.on_error),
-        overwrite=asked.overwrite,
-    )
-    print(f"prepared set: {asked.out}")
+    on_disk(asked.data.root, "root")
+    with written(asked.out, asked.cache, overwrite=asked.overwrite) as folder:
+        prepare(
+            asked.data,
+            folder,
+            asked.config,
+            ledger=Ledger(asked.on_error),
+            overwrite=asked.overwrite,
+        )
+    print(f"prepared set: {address_of(asked.out) or asked.out}")

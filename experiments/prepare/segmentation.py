@@ -24,6 +24,7 @@ from medjax.segmentation.fingerprint import PlanConfig
 from medjax.segmentation.prepared import write_prepared
 from medjax.segmentation.sets import RawFormat, SegmentationDataConfig, read_raw
 from medjax.train.ending import ends_in_words
+from medjax.train.sets import CACHE, address_of, written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Config:
     root: Path
     """Folder of a set, or a CSV."""
     out: Path
-    """Folder of the prepared set."""
+    """Folder of the prepared set, or its gs:// or s3:// address; what is evaluated is
+    read from its own files, wherever the set is."""
     format: RawFormat = "nnunet"
     """What lies there; nnunet reads the Decathlon too."""
     channels: tuple[str, ...] = ()
@@ -58,6 +60,8 @@ class Config:
     image's geometry is taken, with one warning that lists them."""
     overwrite: bool = False
     """Replace a set that is there."""
+    cache: Path = CACHE
+    """Of an address as out: folder of this machine where the set is written first."""
 
 
 @ends_in_words
@@ -71,8 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = read_raw(SegmentationDataConfig(**flags), ledger)
     for split in ("train", "validation", "test"):
         ledger.count(split, sum(case.split == split for case in data.cases))
-    write_prepared(data, config.plan, config.out, ledger, overwrite=config.overwrite)
-    print(ledger.summary())
-    if ledger.skipped:
-        ledger.write_skipped(config.out.with_name(f"{config.out.name}.skipped.csv"))
-    print(f"prepared set: {config.out}")
+    again = config.overwrite
+    with written(config.out, config.cache, overwrite=again) as folder:
+        write_prepared(data, config.plan, folder, ledger, overwrite=again)
+        print(ledger.summary())
+        if ledger.skipped:
+            ledger.write_skipped(folder.with_name(f"{folder.name}.skipped.csv"))
+    print(f"prepared set: {address_of(config.out) or config.out}")

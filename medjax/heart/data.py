@@ -36,6 +36,7 @@ from medjax.heart.meshes import unit
 from medjax.heart.population import CONDITIONS, person
 from medjax.heart.trees import open_cheart
 from medjax.progress import say, track
+from medjax.train.sets import on_disk
 
 Format = Literal["phantom", "cheart", "ukb", "acdc", "mnms"]
 HELD_OUT = 0
@@ -162,14 +163,16 @@ def expect_enough(config: Any, least: Mapping[str, int]) -> None:
 
 
 def expect_root(config: Any) -> None:
-    """Refuses a tree without a folder, and a folder of phantoms.
+    """Refuses a tree without a folder, an address, and a folder of phantoms.
 
     Args:
         config: of a data set of this room, with ``root`` and ``format``.
 
     Raises:
         ValueError: naming both.
+        DataError: for an address of an object store.
     """
+    on_disk(config.root, "data.root")
     if (config.root is None) != (config.format == "phantom"):
         raise ValueError(
             f"data.root is {config.root} and data.format {config.format!r}: a tree "

@@ -31,6 +31,7 @@ from medjax.mri.kspace_axes import affine_of_slices, fully_sampled
 from medjax.mri.kspace_files import read_kspace, read_maps, read_mask
 from medjax.mri.relaxometry import FRAMES_TO_FIT
 from medjax.mri.scans import TRAINED_ON, TRUTH, Contrast, ScansConfig, phantoms
+from medjax.train.sets import on_disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +169,7 @@ def _phantoms(data: PhantomData) -> list[Pending]:
 
 
 def _tree(data: TreeData) -> list[Pending]:
+    on_disk(data.root, "data.root")
     if not data.series or (data.patients is not None and data.patients < 1):
         raise ValueError(
             f"data.series={data.series}, data.patients={data.patients}: expected one "
@@ -267,6 +269,7 @@ def _read(
 
 
 def _file(data: FileData) -> Acquisition:
+    on_disk(data.path, "data.path")
     found = read_kspace(data.path, key=data.key, axes=data.axes, slices=data.slices)
     t, d, c, h, w = found.kspace.shape
     times = None

@@ -32,6 +32,7 @@ from medjax.data.records import METADATA, Field, RecordSource, read_metadata
 from medjax.mri import masks
 from medjax.mri.cmrxrecon.pipeline import Row, undersample
 from medjax.mri.phantom import Phantom, PhantomConfig, cardiac_phantom
+from medjax.train.sets import CACHE, here
 from medjax.typing import Key
 
 Contrast = Literal["t1", "t2"]
@@ -48,7 +49,8 @@ class ScansConfig:
 
     root: Path | None = None
     """A prepared CMRxRecon set, or a folder of those of all matrix sizes, which are
-    mixed; None: phantoms."""
+    mixed; or the gs:// or s3:// address of either, as it was uploaded; None:
+    phantoms."""
     series: Contrast = "t1"
     """T1 (nine inversion times) or T2 (three echo times)."""
     acceleration: tuple[int, ...] = (8,)
@@ -89,6 +91,8 @@ class ScansConfig:
     """Of the training phantoms, the order of rows, and the masks."""
     workers: int = 0
     """Interpreters that read beside each process; 0: threads."""
+    cache: Path = dataclasses.field(default=CACHE, repr=False)
+    """Folder of this machine that prepared sets of an object store are fetched to."""
 
     def phantom(self) -> PhantomConfig:
         """The scan of one phantom."""
@@ -160,7 +164,7 @@ def open_scans(config: ScansConfig) -> Scans:
             found = getattr(config, name)
             raise ValueError(f"data.{name} is {found}, expected 1 at least")
     if config.root is not None:
-        folders = find_sets(config.root, config.series)
+        folders = find_sets(here(config.root, config.cache), config.series)
         scored = held_out_part(folders)
         scans = Scans(
             ", ".join(folder.name for folder in folders),

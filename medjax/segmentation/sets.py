@@ -20,6 +20,7 @@ from medjax.segmentation.prepared import (
     write_prepared,
 )
 from medjax.train.agree import on_first
+from medjax.train.sets import CACHE, here, on_disk
 
 RawFormat = Literal["nnunet", "acdc", "mnms", "cmrxmotion", "bids", "table"]
 Format = Literal["embedded", "ambiguous", "prepared", RawFormat]
@@ -36,7 +37,8 @@ class SegmentationDataConfig:
     """What is segmented."""
 
     root: Path | None = None
-    """Folder of a set, or a CSV; None: phantoms."""
+    """Folder of a set, or a CSV; of a prepared one the gs:// or s3:// address too;
+    None: phantoms."""
     format: Format = "embedded"
     """What lies there: raw data, or what experiments.prepare segmentation made; of
     phantoms: brains with lesions, or objects that annotators draw differently."""
@@ -72,6 +74,8 @@ class SegmentationDataConfig:
     """Share of every batch that is cut around the foreground."""
     workers: int = 0
     """Interpreters that read beside each process; 0: threads."""
+    cache: Path = CACHE
+    """Folder of this machine that prepared sets of an object store are fetched to."""
 
 
 def prepared_set(
@@ -108,7 +112,7 @@ def prepared_set(
         phantoms = lesion_phantoms(data.phantom, seed=data.seed, **counts)
         return in_memory(phantoms, plan, ledger)
     if data.format == "prepared":
-        found = _opened(data.root, data)
+        found = _opened(here(data.root, data.cache), data)
         return dataclasses.replace(found, plan=chosen(found.plan, plan))
 
     def prepare() -> None:
@@ -142,6 +146,7 @@ def read_raw(
     Raises:
         ValueError: For flags that the format does not have, or labels without values.
     """
+    on_disk(config.root, f"data.root ({config.format})")
     kind = READERS[config.format]
     flags: dict[str, Any] = {"root": config.root, "seed": config.seed, **options}
     given = {"channels": config.channels, "labels": config.labels}

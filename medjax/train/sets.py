@@ -8,8 +8,9 @@ in room on every machine and the time of one download (14 GB at 200 MB/s: 70 s),
 the folder is kept, and is found again by the address and the mark that the store's
 ``COMMIT`` has (:mod:`medjax.train.copies`); a set that is written anew has another.
 
-Whole files are kept when a download is cut, and the next start fetches the others. The
-processes of a machine share the folder: one fetches, the others wait for its lock.
+Whole files are kept when a download is cut, and the next start fetches the others; when
+all are there, their contents are held to the hash that the mark is. The processes of a
+machine share the folder: one fetches, the others wait for its lock.
 
 Only prepared sets are fetched. Raw data sets, of which each file is read once, are
 prepared where they lie; ``experiments.prepare --out s3://bucket/set`` writes the set on
@@ -18,7 +19,6 @@ and nobody reads it.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -38,8 +38,8 @@ CACHE = Path("~/.cache/medjax/data")
 """Where sets of object stores are on this machine."""
 TOGETHER = 8
 """Files that travel at once: shards have some hundred megabytes."""
-LOCK = ".lock"
-"""File that is locked while a set is fetched."""
+LOCK, CHECKED = ".lock", ".checked"
+"""Files beside a set: one is locked while it is fetched, one says that it was whole."""
 
 Files = Mapping[str, tuple[int, int]]
 
@@ -116,8 +116,9 @@ def _fetched(address: str, cache: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder.parent):
         missing = _missing(folder, commit.files)
-        if not missing:
+        if (checked := folder.with_name(CHECKED)).exists() and not missing:
             return folder
+        checked.unlink(missing_ok=True)
         _check_room(folder, address, sum(commit.files[name][0] for name in missing))
         for some in _in_turn(f"from {address}", commit.files, missing):
             copy.bring(some, folder)
@@ -131,6 +132,13 @@ def _fetched(address: str, cache: Path) -> Path:
                 f"data: {address}: {in_short(missing, 3)} came with other sizes than "
                 f"{COMMIT} says: upload the set again"
             )
+        if _mark(folder, commit.files) != commit.mark:
+            shutil.rmtree(folder)
+            raise DataError(
+                f"data: {address}: what came is not what {COMMIT} has the hash of: "
+                "start again, and if that does not help, upload the set again"
+            )
+        checked.touch()
     return folder
 
 
@@ -284,6 +292,8 @@ def _place(cache: Path, address: str, mark: str) -> Path:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keeps other processes of this machine out, which wait; a dead one holds none."""
+    import fcntl  # which Windows has not
+
     with (folder / LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from medjax.data.ledger import DataError, Ledger
 from medjax.data.records import METADATA, RecordSource, described, read_metadata
 from medjax.train.agree import on_first
+from medjax.train.sets import CACHE, here, on_disk
 from medjax.vlp.datasets import (
     READERS,
     PrepareConfig,
@@ -35,7 +36,8 @@ class CorpusConfig:
     """What to read, and how it is turned into training input."""
 
     root: Path | None = None
-    """Folder (or table) of the data; None: the embedded data."""
+    """Folder (or table) of the data, or gs:// or s3:// address of a prepared set; None:
+    the embedded data."""
     format: Literal[
         "prepared",
         "mimic",
@@ -52,6 +54,8 @@ class CorpusConfig:
     is then prepared first. prepare has more options for each."""
     prepared: Path | None = None
     """Where a raw data set is prepared to; default: data/ in the run's folder."""
+    cache: Path = CACHE
+    """Folder of this machine that prepared sets of an object store are fetched to."""
     on_error: Literal["raise", "skip"] = "raise"
     """A file that cannot be read, a duplicate id: stop, or count and list it."""
     image_column: str | None = "image"
@@ -230,13 +234,15 @@ def open_corpus(
       ValueError: token ids made by another tokenizer than the report tower's.
     """
     if config.root is not None and config.format == "prepared":
-        if not (config.root / METADATA).is_file():
+        folder = here(config.root, config.cache)
+        if not (folder / METADATA).is_file():
             raise DataError(
                 f"data.root: {config.root} holds no {METADATA}, so it is not a "
                 f"prepared set; name a raw one by data.format, one of {list(READERS)}"
             )
-        folder = config.root
     else:
+        on_disk(config.root, f"data.root ({config.format})")
+        on_disk(config.prepared, "data.prepared")
         folder = config.prepared or folder
 
         def write() -> None:

@@ -16,6 +16,7 @@ from medjax.data.boundary import DataError
 from medjax.data.images import ResizeMode
 from medjax.data.ledger import OnError
 from medjax.data.records import METADATA, RecordSource, read_metadata
+from medjax.train.sets import CACHE, address_of
 from medjax.vlp.corpus import Corpus, CorpusConfig, open_corpus
 from medjax.vlp.datasets.lesions import shows, whose
 from medjax.vlp.films import TABLES
@@ -28,8 +29,8 @@ class LabelledConfig:
     """Which films and labels."""
 
     data: Path | None = None
-    """A prepared set, a table (CSV, TSV, JSONL) of image paths and labels, or a raw
-    data set with --format; None: the embedded data."""
+    """A prepared set or its gs:// or s3:// address, a table (CSV, TSV, JSONL) of image
+    paths and labels, or a raw data set with --format; None: the embedded data."""
     format: Literal[
         "auto",
         "prepared",
@@ -70,6 +71,8 @@ class LabelledConfig:
     """A file that cannot be read, a duplicate id: stop, or count and list it."""
     prepared: Path | None = None
     """Where raw data are prepared to; default: data/ in the run's folder."""
+    cache: Path = CACHE
+    """Folder of this machine that prepared sets of an object store are fetched to."""
     image_size: int | None = None
     """Side of the stored films; None: what the tower was trained on."""
     resize: ResizeMode | None = None
@@ -284,7 +287,8 @@ def _corpus(
     kind: Any = config.format
     if config.data is not None and kind == "auto":
         is_table = config.data.suffix.lower() in TABLES
-        if not is_table and not (config.data / METADATA).is_file():
+        remote = address_of(config.data) is not None
+        if not (is_table or remote or (config.data / METADATA).is_file()):
             raise DataError(
                 f"data: {config.data} is neither a prepared set nor a table "
                 f"({', '.join(TABLES)}); --format names a raw data set"
@@ -303,6 +307,7 @@ def _corpus(
         root=config.data,
         format="prepared" if kind == "auto" else kind,
         prepared=config.prepared,
+        cache=config.cache,
         on_error=config.on_error,
         image_column=config.column,
         text_column=None,

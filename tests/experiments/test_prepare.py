@@ -4,18 +4,21 @@ import dataclasses
 import functools
 import json
 import os
+from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import convirt, generator
 from experiments.prepare.reports import command, main
+from experiments.prepare.upload import main as upload
 from medjax.data.boundary import DataError
 from medjax.data.ledger import Ledger
 from medjax.data.pipeline import PipelineConfig, build_pipeline
 from medjax.data.records import RecordSource, read_metadata
-from medjax.vlp.corpus import Corpus, CorpusConfig
+from medjax.vlp.corpus import Corpus, CorpusConfig, open_corpus
 from medjax.vlp.datasets import (
     READERS,
     OpenI,
@@ -26,6 +29,7 @@ from medjax.vlp.datasets import (
     prepare,
 )
 from medjax.vlp.datasets.prepared import sentence_ids
+from medjax.vlp.labelled import LabelledConfig, open_labelled
 from medjax.vlp.pretraining import run as pretrain
 from medjax.vlp.text_lengths import LengthsConfig, lengths_of
 from medjax.vlp.towers import ImageTowerConfig, TextTowerConfig
@@ -385,6 +389,56 @@ def test_every_data_set_has_a_command():
     for name in READERS:
         asked = command([name, "--root", "r", "--out", "o", "--image-size", "64"])
         assert asked.config.image_size == 64
+
+
+def test_a_set_is_prepared_to_an_address_and_opened_from_it(
+    table, prepared, tmp_path, capsys
+):
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    address, cache = "memory://films/set", str(tmp_path / "cache")
+    flags = ("--on-error", "skip", "--cache", cache)
+    for _ in range(2):  # the second time there is nothing to do
+        assert run(table, address, *flags) == 0
+    told = capsys.readouterr().out
+    assert "already uploaded" in told and f"prepared set: {address}" in told
+    host = tmp_path / "host"
+    corpus = CorpusConfig(root=Path(address), cache=host)
+    # Of masks: so few labels teach nothing, and that is refused.
+    films = LabelledConfig(data=Path(address), cache=host, target=("mask",))
+    for found in (
+        open_corpus(corpus, tmp_path, tokenizer=None, max_tokens=32),
+        open_labelled(films, tmp_path, image_size=16, resize="mgca").corpus,
+    ):
+        assert found.folder.is_relative_to(tmp_path / "host")
+        for split in found.splits:
+            pairs = zip(
+                RecordSource(found.folder, split),
+                RecordSource(prepared, split),
+                strict=True,
+            )
+            for ours, theirs in pairs:
+                np.testing.assert_equal(ours, theirs)
+    assert upload([f"--root={prepared}", "--out", "memory://films/other"]) == 0
+    assert upload([f"--root={prepared}", "--out", str(tmp_path)]) == 1
+    assert "expected an address, as s3://bucket/set" in capsys.readouterr().err
+    store.store.clear()
+
+
+def test_raw_data_at_an_address_are_refused_by_name(tmp_path, capsys):
+    raw = Path("s3://bucket/mimic")
+    told = r"data.root \((mimic|table)\): s3://bucket/.*experiments.prepare writes one"
+    for config in (
+        CorpusConfig(root=raw, format="mimic"),
+        CorpusConfig(root=raw / "films.csv", format="table"),
+    ):
+        with pytest.raises(DataError, match=told):
+            open_corpus(config, tmp_path, tokenizer=None, max_tokens=32)
+    with pytest.raises(DataError, match="data.prepared: gs://bucket/set: expected a"):
+        config = CorpusConfig(prepared=Path("gs://bucket/set"))
+        open_corpus(config, tmp_path, tokenizer=None, max_tokens=32)
+    assert main(["mimic", "--root", str(raw), "--out", str(tmp_path / "set")]) == 1
+    assert "root: s3://bucket/mimic: expected a place" in capsys.readouterr().err
 
 
 def test_lengths_of_texts_are_those_of_the_tokens_stored(prepared):

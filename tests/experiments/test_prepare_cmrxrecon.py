@@ -1,5 +1,8 @@
 """From a CMRxRecon tree to prepared sets and into training, as the commands do it."""
 
+from pathlib import Path
+
+import fsspec
 import numpy as np
 import pytest
 
@@ -37,6 +40,25 @@ def test_the_sets_hold_what_training_reads(tree, tmp_path, capsys):
     batch = next(iter(scans.training_batches(data, config)))
     assert batch["kspace"].shape == (2, 3, 4, 28, 48)
     assert batch["mask"].shape == (2, 1, 28, 1)
+
+
+def test_sets_go_to_an_address_and_are_read_from_it(tree, tmp_path):
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    address = Path("memory://hearts/sets")
+    flags = ("--series", "T2map", "--cache", str(tmp_path / "there"))
+    assert run(tree, address, *flags) == 0
+    config = scans.ScansConfig(
+        root=address, series="t2", acs=8, batch_size=2, cache=tmp_path / "here"
+    )
+    data = scans.open_scans(config)
+    assert data.name == "t2map_3x4x28x48" and len(data.train) == 2
+    (written,) = (tmp_path / "there").rglob("t2map_*")
+    rows = RecordSource(written, "test")
+    for i in range(2):
+        np.testing.assert_equal(data.test[i], rows[i])
+    assert run(Path("s3://bucket/tree"), tmp_path / "sets") == 1
+    store.store.clear()
 
 
 def test_a_split_without_a_test_part_is_scored_on_validation(tree, tmp_path, capsys):

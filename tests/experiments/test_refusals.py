@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,14 @@ from experiments.compare import (
 from experiments.compare import cmrxmotion as cmrxmotion_comparison
 from experiments.prepare import cmrxrecon as prepare_cmrxrecon
 from experiments.prepare import lookalike, reports
+from medjax.data.boundary import DataError
+from medjax.data.ledger import Ledger
+from medjax.heart.data import AnatomyConfig, open_anatomies
+from medjax.mri.acquisition_config import TreeData
+from medjax.mri.acquisitions import open_data
+from medjax.segmentation.fingerprint import PlanConfig
+from medjax.segmentation.lesionmix.command import MixData, read_cohort
+from medjax.segmentation.sets import SegmentationDataConfig, prepared_set
 from medjax.train import experiment
 
 COMPARISONS = (anatomy, mixing, pretraining, reconstruction, rounding, uncertainty)
@@ -126,3 +135,22 @@ def test_sources_that_are_not_there_are_named(tmp_path, capsys):
         assert door.main(arguments) == 1
         told = capsys.readouterr().err.strip().split("\n")[-1]
         assert told.startswith("error: ") and absent in told
+
+
+RAW = Path("s3://bucket/raw")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda folder: prepared_set(
+            SegmentationDataConfig(RAW, "acdc"), PlanConfig(), folder, Ledger()
+        ),
+        lambda _: read_cohort(MixData(root=RAW)),
+        lambda _: open_data(TreeData(RAW)),
+        lambda _: open_anatomies(AnatomyConfig(root=RAW, format="acdc")),
+    ],
+)
+def test_raw_data_at_an_address_are_refused_by_name(read, tmp_path):
+    with pytest.raises(DataError, match=r"data.root.*: s3://bucket/raw: expected a pl"):
+        read(tmp_path / "set")

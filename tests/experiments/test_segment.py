@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import chex
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +40,7 @@ from medjax.train import goodput, speed
 from medjax.train.log import read_metrics
 from medjax.train.mesh import MeshConfig
 from medjax.train.optimizer import OptimizerConfig
+from medjax.train.sets import upload
 from tests.compiling import quickly
 
 BRAINS = LesionConfig(shape=(40, 40), slots=6)
@@ -455,13 +458,18 @@ def test_a_raw_set_is_prepared_and_trained_on(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "rows in pairs.csv: kept 4" in told and "plan: 2-D U-Net" in told
     config = small(tmp_path / "run", steps=1)
-    data = dataclasses.replace(config.data, root=out, format="prepared")
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    upload(out, "memory://masks/set")  # its cases are still where they were
+    root, cache = Path("memory://masks/set"), tmp_path / "cache"
+    data = dataclasses.replace(config.data, root=root, format="prepared", cache=cache)
     config = dataclasses.replace(config, data=data)
     solid = dataclasses.replace(config, plan=PlanConfig(rank=3))
     with pytest.raises(ValueError, match="the set is planned for 2 axes"):
         run(solid)
     results = run(config)
     assert results["scores"][0]["n"] == 1
+    store.store.clear()
 
 
 def test_lesions_are_mixed_while_training_and_the_run_is_used_as_any(folder):

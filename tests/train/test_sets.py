@@ -253,6 +253,11 @@ def test_what_is_at_fault_is_named(store, local, tmp_path, monkeypatch):
     store.pipe_file(there, whole[:-1])
     with pytest.raises(DataError, match=f"'{shard}'.* came with other sizes"):
         here(ROOT, tmp_path / "a")
+    store.pipe_file(there, whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(DataError, match="what came is not what COMMIT has the hash of"):
+        here(ROOT, tmp_path / "a")
+    store.pipe_file(there, whole)
+    assert contents(here(ROOT, tmp_path / "a")) == contents(local)
     store.rm_file(there)
     with pytest.raises(MirrorError, match=f"data: {ADDRESS}: .*{shard}"):
         here(ROOT, tmp_path / "b")

@@ -30,6 +30,7 @@ from medjax.segmentation.lesionmix.pairs import Cohort, find_pairs, read_pairs
 from medjax.segmentation.lesionmix.populate import VERDICTS, verdict_counts
 from medjax.segmentation.lesionmix.report import Shown, mixing_report
 from medjax.segmentation.phantoms.lesions import LesionConfig, lesion_phantom
+from medjax.train.sets import on_disk
 from medjax.typing import Key
 
 
@@ -55,6 +56,7 @@ def read_cohort(data: MixData) -> Cohort:
     """Cases from files, or phantoms."""
     if data.root is None:
         return draw_cohort(data.phantom, data.phantoms)
+    on_disk(data.root, "data.root")
     pairs = find_pairs(data.root, image=data.image, mask=data.mask)
     kept = tuple(pair for pair in pairs if pair.case not in data.hold_out)
     if absent := sorted(set(data.hold_out) - {pair.case for pair in pairs}):
