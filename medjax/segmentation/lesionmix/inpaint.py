@@ -2,8 +2,9 @@
 
 Which go is decided on labels made once on the host: components in a random order, until
 the load is no more than the target; a table of what goes, looked up by the label map,
-gives the mask. Then one fill for all of them, over the mask grown by one voxel (whose
-neighbours are still touched by the lesion):
+gives the mask. Then a fill, over the mask grown by one voxel (whose neighbours are
+still touched by the lesion): in a small image one for all of them, in a large one a
+window for each group of lesions (:mod:`.windows`).
 
 ``harmonic``    solves ``Laplace u = 0`` with the tissue as boundary, by Jacobi sweeps
 ``biharmonic``  minimises ``|Laplace u|^2``, which goes on with slopes too, by conjugate
@@ -31,6 +32,13 @@ from medjax.segmentation.lesionmix.morphology import (
     grown_labels,
     masked_moments,
 )
+from medjax.segmentation.lesionmix.windows import (
+    boxes_of,
+    fill_groups,
+    grouped,
+    smallest_window,
+    windows_of,
+)
 from medjax.typing import Key
 
 Fill = Literal["harmonic", "biharmonic", "pushpull", "telea", "ring"]
@@ -55,6 +63,13 @@ class InpaintConfig:
     lesions."""
     texture: bool = True
     """Add the noise that a smooth fill lacks against the ring around."""
+    windows: tuple[int, ...] = (24, 64)
+    """Voxels along each axis of windows that lesions are filled in where the image is
+    much larger; none: always the whole image."""
+
+    def __post_init__(self) -> None:
+        if any(size < 1 for size in self.windows):
+            raise ValueError(f"windows={self.windows}: expected a voxel at least")
 
 
 class Inpainted(NamedTuple):
@@ -110,15 +125,31 @@ def inpaint(
     choice_key, texture_key = jax.random.split(key)
     goes = choose(host.volumes, target, key=choice_key)
     table = jnp.concatenate([jnp.zeros(1, bool), goes])
-    gone = jnp.where(table[host.components], host.components, 0)
-    stay = jnp.where(gone > 0, 0, host.components)
+    going = jnp.take(table, host.components, mode="clip")
+    stay = jnp.where(going, 0, host.components)
 
-    def filled(image: Array) -> Array:
+    def whole(image: Array) -> Array:
+        gone = jnp.where(going, host.components, 0)
         usable = host.organ & (stay == 0)
         return fill(image, gone, usable, spacing, config, key=texture_key)
 
-    # Most cases of a batch may need none; under vmap both are computed.
-    image = jax.lax.cond(jnp.any(goes), filled, lambda x: x, host.image)
+    shape, most = host.image.shape, goes.shape[0]
+    windows = windows_of(config.windows, shape, most)
+    if windows:
+
+        def one(image: Array, lesions: Array, usable: Array, key: Key) -> Array:
+            return fill(image, lesions, usable, spacing, config, key=key)
+
+        def apart(image: Array) -> Array:
+            where = image, host.components, host.organ
+            return fill_groups(*where, groups, windows, one, key=texture_key)
+
+        groups = grouped(goes, *boxes_of(host.components, most))
+        held = smallest_window(groups, windows, shape) < len(windows)
+        image = jax.lax.cond(jnp.all(held | ~goes), apart, whole, host.image)
+    else:
+        # Most cases of a batch may need none; under vmap both are computed.
+        image = jax.lax.cond(jnp.any(goes), whole, lambda x: x, host.image)
     left = jnp.where(goes, 0.0, host.volumes)
     return Inpainted(image, stay, left, jnp.sum(goes, dtype=jnp.int32))
 
