@@ -66,7 +66,7 @@ def command(arguments: Sequence[str] | None = None) -> Prepare[Reader]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare a set."""
     asked = command(arguments)
-    on_disk(asked.data.root, "root")
+    on_disk(getattr(asked.data, "root", None), "root")
     with written(asked.out, asked.cache, overwrite=asked.overwrite) as folder:
         prepare(
             asked.data,
