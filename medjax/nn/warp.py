@@ -85,7 +85,8 @@ def warp(
             index = jnp.zeros((), jnp.int32)
             for place, n in zip(places, extent, strict=True):
                 index = index * n + jnp.clip(place, 0.0, n - 1.0).astype(jnp.int32)
-            value = jnp.take(flat, index, axis=0)
+            # Inside already; without the mode what is outside is looked for again.
+            value = jnp.take(flat, index, axis=0, mode="clip")
         if order == "nearest":
             return jnp.where(spread(inside), value, jnp.zeros((), value.dtype))
         weight = jnp.where(inside, reduce(operator.mul, shares), 0.0)
@@ -111,7 +112,7 @@ def _quads(
         jnp.clip(jnp.floor(x), -1.0, n - 1.0).astype(jnp.int32) + 1
         for x, n in zip(at, (h, w), strict=True)
     )
-    return jnp.take(words, above * (w + 1) + left, axis=0)
+    return jnp.take(words, above * (w + 1) + left, axis=0, mode="clip")
 
 
 def affine_points(

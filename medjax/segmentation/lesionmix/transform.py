@@ -106,10 +106,9 @@ def draw_motion(
     control = most * jax.random.uniform(field_key, shape, minval=-1.0, maxval=1.0)
 
     offsets = _offsets(mask.shape, [float(n // 2) for n in mask.shape])
-    column = (-1, *(1,) * rank)
     reach = []
     for row in forward:
-        along = jnp.sum(row.reshape(column) * offsets, axis=0)
+        along = _along(row, offsets)
         reach.append(jnp.max(jnp.where(mask, jnp.abs(along), 0.0)))
     half = jnp.asarray([(n - 1) // 2 - 1 for n in mask.shape], jnp.float32)
     fits = jnp.min((half - most) / jnp.maximum(jnp.stack(reach), 0.5))
@@ -133,12 +132,10 @@ def move(
     """
     box = crop.shape[:-1]
     offsets = _offsets(box, list(middle))
-    column = (-1, *(1,) * len(box))
+    bent = _spread(motion.control, box)
     at = []
     for axis, n in enumerate(box):
-        linear = jnp.sum(motion.matrix[axis].reshape(column) * offsets, axis=0)
-        bent = _spread(motion.control[axis], box)
-        at.append(linear + bent + n // 2)
+        at.append(_along(motion.matrix[axis], offsets) + bent[axis] + n // 2)
     moved = warp(crop, at)
     return moved[..., 0], moved[..., 1] > 0.5
 
@@ -156,25 +153,32 @@ def _between(u: Array, ends: tuple[float, float]) -> Array:
     return ends[0] + u * (ends[1] - ends[0])
 
 
-def _offsets(
-    box: Sequence[int], middle: Sequence[Array | float]
-) -> Float[Array, "r *box"]:
+def _offsets(box: Sequence[int], middle: Sequence[Array | float]) -> list[Array]:
+    """From the middle along each axis, each with an axis of its own to broadcast."""
     axes = [
         jnp.arange(n, dtype=jnp.float32) - m for n, m in zip(box, middle, strict=True)
     ]
-    return jnp.stack(jnp.meshgrid(*axes, indexing="ij"))
+    return list(jnp.meshgrid(*axes, indexing="ij", sparse=True))
 
 
-def _spread(control: Float[Array, "*points"], box: Sequence[int]) -> Array:
+def _along(row: Float[Array, " r"], offsets: Sequence[Array]) -> Float[Array, "*box"]:
+    """A row of a matrix times offsets, without an array of all of them."""
+    terms = [row[axis] * offset for axis, offset in enumerate(offsets)]
+    return functools.reduce(jnp.add, terms)
+
+
+def _spread(
+    control: Float[Array, "r *points"], box: Sequence[int]
+) -> Float[Array, "r *box"]:
     """Control points over the box, linear in between: one small product per axis."""
     field = control
     for n in box:
-        points = field.shape[0]
+        points = field.shape[1]
         at = jnp.linspace(0.0, points - 1.0, n)
         number = jnp.arange(points, dtype=jnp.float32)
         weights = jnp.maximum(1.0 - jnp.abs(at[:, None] - number[None, :]), 0.0)
         # What is done goes last, so that the next axis is first; all come round.
         field = jnp.moveaxis(
-            jnp.tensordot(weights, field, axes=1, precision="highest"), 0, -1
+            jnp.tensordot(weights, field, axes=(1, 1), precision="highest"), 0, -1
         )
     return field
