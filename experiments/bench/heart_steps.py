@@ -37,7 +37,7 @@ class Sides(NamedTuple):
 
     Attributes:
       ours: Loss and gradient of parameters, with what else the step gives, compiled.
-      given: Its argument.
+      given: Its argument: parameters and the batch.
       temporary: Bytes.
       values: Loss and the gradient, all parameters by PyTorch's names in order.
       weights: What PyTorch starts from, by its names.
@@ -53,30 +53,35 @@ class Sides(NamedTuple):
 def _sides(
     loss: Callable[..., Any],
     variables: Mapping[str, Any],
+    batch: Mapping[str, jax.Array],
     names: Callable[[Mapping[str, Any]], dict[str, np.ndarray]],
 ) -> Sides:
     """Compiles a step, and runs it once.
 
     Args:
-      loss: Of variables, with an auxiliary result.
+      loss: Of variables and a batch, with an auxiliary result.
       variables: All collections.
+      batch: An argument, as in training: nothing is computed of it beforehand.
       names: Variables by PyTorch's names.
     """
     rest = {k: v for k, v in variables.items() if k != "params"}
 
-    def step(params: Any) -> Any:
-        return loss({"params": params, **rest})
+    def step(given: tuple[Any, Any]) -> Any:
+        def of(params: Any) -> Any:
+            return loss({"params": params, **rest}, given[1])
 
-    run = jax.value_and_grad(step, has_aux=True)
-    program = jax.jit(run).lower(variables["params"]).compile()
+        return jax.value_and_grad(of, has_aux=True)(given[0])
+
+    given = variables["params"], batch
+    program = jax.jit(step).lower(given).compile()
     need = program.memory_analysis()
-    (value, _), gradient = program(variables["params"])
+    (value, _), gradient = program(given)
     by_name = names({"params": jax.device_get(gradient)})
     temporary = None if need is None else int(need.temp_size_in_bytes)
     weights = {k: v for k, v in variables.items() if k != "counters"}
     return Sides(
         program,
-        variables["params"],
+        given,
         temporary,
         (np.asarray(value), flat(by_name)),
         names(jax.device_get(weights)),
@@ -190,10 +195,10 @@ def deepmesh_sides(
     table = deepmesh_motion(halvings=len(config.network.volume) - 1)
     given = {name: jnp.asarray(value) for name, value in batch.items()}
 
-    def loss(variables: Any) -> Any:
+    def loss(variables: Any, given: Any) -> Any:
         return system.loss(variables, given, jax.random.key(0))
 
-    return _sides(loss, variables, lambda v: to_torch(table, v))
+    return _sides(loss, variables, given, lambda v: to_torch(table, v))
 
 
 def cheart_config(shape: tuple[int, int, int], frames: int) -> CHeartConfig:
@@ -241,7 +246,7 @@ def cheart_sides(
         depth, height, width = small
         return channels_first(to_torch(CHEART_NAMES, variables), (depth, height, width))
 
-    def loss(variables: Any) -> Any:
+    def loss(variables: Any, given: Any) -> Any:
         return system.loss(variables, given, key)
 
-    return _sides(loss, variables, names), np.asarray(noise)
+    return _sides(loss, variables, given, names), np.asarray(noise)
