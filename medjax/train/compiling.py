@@ -10,8 +10,7 @@ def compile_quickly() -> None:
     """Has XLA spend little on programs of a CPU, unless its flags say how much.
 
     LLVM optimises little, and JAX 0.10 is asked for the older, lighter code generator
-    as well: programs come in less than half the time, and those of small networks run
-    about as fast. XLA reads its flags once: call it before anything touches a device.
+    as well. XLA reads its flags once: call it before anything touches a device.
     """
     said = os.environ.get("XLA_FLAGS", "")
     flags = {"--xla_backend_optimization_level": "1"}
