@@ -94,8 +94,9 @@ def weighted_hausdorff(
     """
     here, there = weight > 0.0, contour_mask > 0.0
     p = weight.astype(jnp.float32)
-    away = pixels[:, None, :] - contour[None, :, :] + EPSILON
-    square = jnp.sum(jnp.square(away), axis=-1)
+    # Rows and columns apart: an axis of two would be the innermost of all pairs.
+    down, along = (pixels[:, None, i] - contour[None, :, i] + EPSILON for i in range(2))
+    square = jnp.square(down) + jnp.square(along)
     pair = here[:, None] & there[None]
     # Where there is no pair the root's derivative must not be asked for.
     distance = jnp.sqrt(jnp.where(pair, square, 1.0))
