@@ -234,15 +234,19 @@ def plane_distance(
         empty = ~(jnp.any(seen.weight > 0.0) & jnp.any(there > 0.0))
         return away, empty, seen.left_out > 0
 
+    def in_turn(*every: Array) -> tuple[Array, Array, Array]:
+        return jax.lax.map(jax.checkpoint(lambda x: one(*x)), every)
+
     planes, known = example["planes"], example["label_mask"]
     if config.projections and frame == 0:
         known = example["projected_planes"]
-        # Many planes with many pixels: one at a time.
-        every = planes, example["projected"], example["projected_mask"]
-        each, *told = jax.lax.map(jax.checkpoint(lambda x: one(*x)), every)
+        # Many planes with many pixels: in turn, as where the cache has room for one.
+        each, *told = in_turn(planes, example["projected"], example["projected_mask"])
     else:
-        contours, there = example["contours"], example["contour_mask"]
-        each, *told = jax.vmap(one)(planes, contours[frame], there[frame])
+        every = planes, example["contours"][frame], example["contour_mask"][frame]
+        each, *told = jax.lax.platform_dependent(
+            *every, cpu=in_turn, default=jax.vmap(one)
+        )
     mask = example["plane_mask"] * known
     short_axis = jnp.sum(mask[:slices] * each[:slices])
     short_axis /= jnp.maximum(jnp.sum(mask[:slices]), 1.0)
