@@ -1,5 +1,7 @@
 """A store that more than one test needs."""
 
+import urllib.request
+
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
@@ -21,6 +23,9 @@ def s3(monkeypatch):
     }
     for name, value in told.items():
         monkeypatch.setenv(name, value)
+    # What servers of a process hold is one for all of them, the last test's too.
+    reset = f"http://{host}:{port}/moto-api/reset"
+    urllib.request.urlopen(urllib.request.Request(reset, method="POST")).close()
     client = boto3.client("s3")
     client.create_bucket(Bucket="films")
     yield client
