@@ -35,6 +35,7 @@ from experiments.compare.reconstruction_runs import (
     ARMS,
     DATA,
     Arm,
+    data_told,
     scores_of,
     trained_system,
 )
@@ -143,11 +144,7 @@ def _budget(config: Doubling) -> dict[str, Any]:
         "seeds": list(config.seeds),
         "rate": config.rate,
         "flat": config.flat,
-        "data": {
-            **dataclasses.asdict(config.data),
-            "root": str(config.data.root),
-            "cache": None,
-        },
+        "data": data_told(config.data),
         **machine(),
     }
 

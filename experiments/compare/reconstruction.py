@@ -44,6 +44,7 @@ from experiments.compare.reconstruction_runs import (
     Arm,
     chosen_rate,
     classical_scores,
+    data_told,
     scores_of,
     trained_system,
 )
@@ -141,11 +142,7 @@ def budget(config: Comparison) -> dict[str, Any]:
     return {
         "steps": config.steps,
         "tuning_steps": config.tuning_steps,
-        "data": {
-            **dataclasses.asdict(config.data),
-            "root": str(config.data.root),
-            "cache": None,
-        },
+        "data": data_told(config.data),
         **machine(),
     }
 

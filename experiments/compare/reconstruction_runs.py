@@ -93,6 +93,13 @@ DATA = ScansConfig(
 """The phantoms; series and seed are set by the comparison."""
 
 
+def data_told(data: ScansConfig) -> dict[str, Any]:
+    """What a comparison keeps of its data: where fetched sets lie changes nothing."""
+    kept = dataclasses.asdict(data) | {"root": str(data.root)}
+    del kept["cache"]
+    return kept
+
+
 class Asked(Protocol):
     """What a learning rate is chosen by."""
 

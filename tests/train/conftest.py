@@ -1,10 +1,35 @@
-"""A store that more than one test needs."""
+"""Stores that more than one test needs."""
 
 import urllib.request
 
 import boto3
+import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
+
+from medjax.train import mirror
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """An empty store in memory; nothing waits."""
+    monkeypatch.setattr(mirror, "PAUSE", 0.0)
+    found = fsspec.filesystem("memory")
+    found.store.clear()
+    found.pseudo_dirs[:] = [""]
+    yield found
+    found.store.clear()
+    found.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def fill(store, monkeypatch):
+    """Makes the store take nothing more, when it is called."""
+
+    def full(*_):
+        raise RuntimeError("quota exceeded")
+
+    return lambda: monkeypatch.setattr(type(store), "put", full)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import fsspec
 import jax
 import numpy as np
 import pytest
@@ -19,18 +18,6 @@ from tests.train.short import run
 from tests.train.test_processes import PROGRAM, rows
 
 ADDRESS = "memory://bucket/run"
-
-
-@pytest.fixture
-def store(monkeypatch):
-    """An empty store in memory; nothing waits."""
-    monkeypatch.setattr(mirror, "PAUSE", 0.0)
-    found = fsspec.filesystem("memory")
-    found.store.clear()
-    found.pseudo_dirs[:] = [""]
-    yield found
-    found.store.clear()
-    found.pseudo_dirs[:] = [""]
 
 
 def write(folder, **files):
@@ -249,17 +236,14 @@ def test_a_checkpoint_that_goes_while_it_is_copied_is_left_out(
 
 
 def test_a_copy_that_keeps_failing_ends_the_run_at_the_next_save(
-    store, tmp_path, monkeypatch, caplog
+    store, tmp_path, monkeypatch, fill, caplog
 ):
-    def full(*_):
-        raise RuntimeError("quota exceeded")
-
     with train.mirrored(tmp_path / "ok", ADDRESS):
         run(tmp_path / "ok")
     assert "checkpoints/6/_CHECKPOINT_METADATA" in objects(store)
 
     monkeypatch.setattr(mirror, "EVERY", 0.0)
-    monkeypatch.setattr(type(store), "put", full)
+    fill()
     with (
         pytest.raises(MirrorError, match="memory://bucket/other: quota exceeded"),
         train.mirrored(tmp_path / "run", "memory://bucket/other"),
@@ -269,13 +253,8 @@ def test_a_copy_that_keeps_failing_ends_the_run_at_the_next_save(
     assert train.read_metrics(tmp_path / "run")[-1]["step"] < 5000
 
 
-def test_a_last_copy_that_fails_is_an_error_but_hides_none(
-    store, tmp_path, monkeypatch, caplog
-):
-    def full(*_):
-        raise RuntimeError("quota exceeded")
-
-    monkeypatch.setattr(type(store), "put", full)
+def test_a_last_copy_that_fails_is_an_error_but_hides_none(tmp_path, fill, caplog):
+    fill()
     with (
         pytest.raises(MirrorError, match="quota exceeded"),
         train.mirrored(tmp_path / "a", ADDRESS),

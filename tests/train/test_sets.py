@@ -5,7 +5,6 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import fsspec
 import jax
 import numpy as np
 import pytest
@@ -29,17 +28,6 @@ FIELDS = {
     "y": Field("array", (4,), "float32"),
     "id": Field("text"),
 }
-
-
-@pytest.fixture
-def store():
-    """An empty store in memory."""
-    found = fsspec.filesystem("memory")
-    found.store.clear()
-    found.pseudo_dirs[:] = [""]
-    yield found
-    found.store.clear()
-    found.pseudo_dirs[:] = [""]
 
 
 def row(i):
@@ -201,13 +189,8 @@ def test_an_upload_that_was_cut_is_refused_and_done_again(
     assert contents(here(ROOT, tmp_path)) == contents(local)
 
 
-def test_a_preparation_that_could_not_be_uploaded_says_how(
-    store, tmp_path, monkeypatch, capsys
-):
-    def full(*_):
-        raise RuntimeError("quota exceeded")
-
-    monkeypatch.setattr(type(store), "put", full)
+def test_a_preparation_that_could_not_be_uploaded_says_how(tmp_path, fill, capsys):
+    fill()
     with (
         pytest.raises(MirrorError, match="quota exceeded"),
         written(ROOT, tmp_path) as folder,
